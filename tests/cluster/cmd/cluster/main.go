@@ -1,0 +1,146 @@
+// Command cluster runs a real Kubernetes cluster with Calico on this machine; see package cluster.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/binaries"
+	"github.com/host-firewall/host-firewall/tests/cluster/host"
+)
+
+const usage = `A real Kubernetes cluster with Calico on this machine, made of network namespaces.
+
+usage: cluster COMMAND
+
+  up                       start it: one control plane node, two workers, the outsiders admin and stranger
+  down                     remove everything that up made, also after an up that was cut off
+  status                   show its hosts, nodes and addresses
+  exec HOST -- COMMAND...  run a command on a node or an outsider
+  add-node NAME            start one more worker
+  remove-node NAME         switch a worker off and delete its Node
+  load IMAGE-ARCHIVE       import an image (docker-archive) on every node
+
+It needs root, Go, and some Debian packages, which up installs. Its programs are built once into a cache
+(HOST_FIREWALL_CACHE, else the user's cache folder). Each can be replaced by another through an environment variable:
+  %s
+`
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	if len(args) == 0 || args[0] == "help" || args[0] == "--help" || args[0] == "-h" {
+		variables := []string{}
+		for _, name := range binaries.Names() {
+			variables = append(variables, binaries.Variable(name))
+		}
+		fmt.Printf(usage, strings.Join(variables, "\n  "))
+		return 0
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := command(ctx, args[0], args[1:])
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && args[0] == "exec" {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cluster "+args[0]+":", err)
+		return 1
+	}
+	return 0
+}
+
+func command(ctx context.Context, name string, args []string) error {
+	switch name {
+	case host.InitCommand:
+		return host.Init(args[0])
+	case cluster.CalicoStartCommand:
+		return cluster.CalicoStart(ctx, args)
+	}
+	root, err := cluster.Root()
+	if err != nil {
+		return err
+	}
+	wants := map[string]int{"up": 0, "down": 0, "status": 0, "add-node": 1, "remove-node": 1, "load": 1}
+	if n, ok := wants[name]; ok && len(args) != n {
+		return fmt.Errorf("takes %d arguments, got %d (cluster help)", n, len(args))
+	}
+	switch name {
+	case "up":
+		c, err := cluster.Up(ctx, root, os.Stdout)
+		if err != nil {
+			return err
+		}
+		fmt.Println("the cluster is up; KUBECONFIG=" + c.Kubeconfig())
+		return nil
+	case "down":
+		return cluster.Down(root, os.Stdout)
+	}
+	c, err := cluster.Open(root, os.Stdout)
+	if err != nil {
+		return err
+	}
+	switch name {
+	case "status":
+		return status(ctx, c, os.Stdout)
+	case "exec":
+		if len(args) < 3 || args[1] != "--" {
+			return errors.New("usage: cluster exec HOST -- COMMAND...")
+		}
+		cmd, err := c.Command(ctx, args[0], args[2], args[3:]...)
+		if err != nil {
+			return err
+		}
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		return cmd.Run()
+	case "add-node":
+		_, err := c.AddNode(ctx, args[0])
+		return err
+	case "remove-node":
+		return c.RemoveNode(ctx, args[0])
+	case "load":
+		return c.Load(ctx, args[0])
+	}
+	return errors.New("no such command (cluster help)")
+}
+
+// status shows every host, and what Kubernetes says of those that are nodes.
+func status(ctx context.Context, c *cluster.Cluster, out io.Writer) error {
+	client, err := c.Client()
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "HOST\tROLE\tIPV4\tIPV6\tSTATE")
+	for _, m := range c.Members() {
+		state := "running"
+		if _, err := c.Host(m.Name); err != nil {
+			state = "not running"
+		} else if m.Role != cluster.Outsider {
+			state = "Ready"
+			if n, err := client.CoreV1().Nodes().Get(ctx, m.Name, metav1.GetOptions{}); err != nil {
+				state = err.Error()
+			} else if err := cluster.NodeReady(n); err != nil {
+				state = err.Error()
+			}
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", m.Name, m.Role, m.Addresses.V4, m.Addresses.V6, state)
+	}
+	if err := table.Flush(); err != nil {
+		return fmt.Errorf("print status: %w", err)
+	}
+	fmt.Fprintf(out, "\nKUBECONFIG=%s\nlogs: %s\n", c.Kubeconfig(), c.Logs())
+	return nil
+}

@@ -1,0 +1,208 @@
+package cluster
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/host-firewall/host-firewall/tests/cluster/binaries"
+	"github.com/host-firewall/host-firewall/tests/cluster/host"
+)
+
+// Ports of a node that the tests connect to. Nothing of Kubernetes listens there.
+const (
+	SSHPort      = 22
+	OrdinaryPort = 8080
+	apiPort      = 6443
+)
+
+// OutsidePort is open on every outsider: what nodes mean by the world outside.
+const OutsidePort = 8080
+
+// listener stands for the services of a host. A firewall test needs a connection, no SSH protocol.
+func listener(l layout, ports ...int) host.Component {
+	args := []string{l.bin("workload"), "listen"}
+	for _, p := range ports {
+		args = append(args, fmt.Sprintf(":%d", p))
+	}
+	return host.Component{Name: "listener", Args: args}
+}
+
+// controlPlane is what runs on the control plane's node besides what runs on every node.
+func controlPlane(l layout, bin binaries.Set, m Member) []host.Component {
+	pki := func(name string) string { return filepath.Join(l.pki(), name) }
+	const etcd = "http://127.0.0.1:2379"
+	return []host.Component{
+		{Name: "etcd", Args: []string{"etcd",
+			"--data-dir=/var/lib/etcd", "--unsafe-no-fsync",
+			"--listen-client-urls=" + etcd, "--advertise-client-urls=" + etcd,
+			"--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",
+			"--initial-cluster=default=http://127.0.0.1:2380", "--logger=zap", "--log-level=warn",
+		}},
+		{Name: "kube-apiserver", Args: []string{bin["kube-apiserver"],
+			"--etcd-servers=" + etcd,
+			"--advertise-address=" + m.Addresses.V4.String(), fmt.Sprintf("--secure-port=%d", apiPort),
+			"--service-cluster-ip-range=" + serviceCIDR4 + "," + serviceCIDR6,
+			"--client-ca-file=" + pki("ca.crt"),
+			"--tls-cert-file=" + pki("apiserver.crt"), "--tls-private-key-file=" + pki("apiserver.key"),
+			"--kubelet-client-certificate=" + pki("apiserver-kubelet.crt"), "--kubelet-client-key=" + pki("apiserver-kubelet.key"),
+			"--kubelet-preferred-address-types=InternalIP", // nothing here resolves node names
+			"--service-account-issuer=https://kubernetes.default.svc",
+			"--service-account-key-file=" + pki("sa.key"), "--service-account-signing-key-file=" + pki("sa.key"),
+			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+			"--requestheader-client-ca-file=" + pki("ca.crt"), "--requestheader-allowed-names=front-proxy",
+			"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
+			"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+			"--proxy-client-cert-file=" + pki("front-proxy.crt"), "--proxy-client-key-file=" + pki("front-proxy.key"),
+			"--enable-aggregator-routing=true",
+			"--profiling=false",
+		}},
+		{Name: "kube-controller-manager", Args: []string{bin["kube-controller-manager"],
+			"--kubeconfig=" + pki("controller-manager.kubeconfig"),
+			"--authentication-kubeconfig=" + pki("controller-manager.kubeconfig"),
+			"--authorization-kubeconfig=" + pki("controller-manager.kubeconfig"),
+			"--root-ca-file=" + pki("ca.crt"), // without it every pod gets an empty ca.crt
+			"--service-account-private-key-file=" + pki("sa.key"),
+			"--use-service-account-credentials=true", "--leader-elect=false", "--profiling=false",
+		}},
+		{Name: "kube-scheduler", Args: []string{bin["kube-scheduler"],
+			"--kubeconfig=" + pki("scheduler.kubeconfig"),
+			"--authentication-kubeconfig=" + pki("scheduler.kubeconfig"),
+			"--authorization-kubeconfig=" + pki("scheduler.kubeconfig"),
+			"--leader-elect=false", "--profiling=false",
+		}},
+	}
+}
+
+// node is what runs on every node.
+func node(l layout, bin binaries.Set, m Member) []host.Component {
+	file := func(name string) string { return filepath.Join(l.host(m.Name), name) }
+	pki := func(name string) string { return filepath.Join(l.pki(), name) }
+	return []host.Component{
+		listener(l, SSHPort, OrdinaryPort),
+		{Name: "containerd", Args: []string{bin["containerd"], "--config", file("containerd.toml")},
+			// containerd looks for its shim in PATH.
+			Env: []string{"PATH=" + filepath.Dir(bin["containerd-shim-runc-v2"]) + ":" + os.Getenv("PATH")}},
+		{Name: "kubelet", Args: []string{bin["kubelet"],
+			"--config=" + file("kubelet.yaml"),
+			"--kubeconfig=" + pki(kubeletIdentity(m.Name)),
+			"--hostname-override=" + m.Name,
+			"--node-ip=" + m.Addresses.V4.String() + "," + m.Addresses.V6.String(),
+		}},
+		{Name: "kube-proxy", Args: []string{bin["kube-proxy"], "--config=" + file("kube-proxy.yaml"), "--hostname-override=" + m.Name}},
+		{Name: "felix", Args: []string{l.bin("cluster"), CalicoStartCommand, l.host(m.Name), bin["calico-felix"]},
+			Env: []string{
+				"FELIX_DATASTORETYPE=kubernetes", "KUBECONFIG=" + pki("calico.kubeconfig"), "FELIX_FELIXHOSTNAME=" + m.Name,
+				"FELIX_IPV6SUPPORT=true", "FELIX_BPFENABLED=false", "FELIX_USAGEREPORTINGENABLED=false",
+				"FELIX_LOGFILEPATH=none", "FELIX_LOGSEVERITYSCREEN=info", "FELIX_LOGSEVERITYSYS=none",
+				"FELIX_IPTABLESBACKEND=NFT", "FELIX_HEALTHENABLED=true",
+				// What Calico's own manifests set: pods reach their node, kubelet's probes reach pods.
+				"FELIX_DEFAULTENDPOINTTOHOSTACTION=ACCEPT",
+			}},
+	}
+}
+
+// kubeletIdentity is the file, in the pki folder, with a kubelet's kubeconfig.
+func kubeletIdentity(node string) string { return "kubelet-" + node + ".kubeconfig" }
+
+// writeNodeFiles writes the configuration that a node's components read.
+func writeNodeFiles(l layout, m Member) error {
+	taints := "[]"
+	if m.Role == ControlPlane {
+		taints = "[{key: node-role.kubernetes.io/control-plane, effect: NoSchedule}]"
+	}
+	files := map[string]string{
+		"containerd.toml": fmt.Sprintf(`version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+
+[grpc]
+  address = %[1]q
+
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "overlayfs"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = %[2]q
+
+[plugins."io.containerd.cri.v1.runtime"]
+  # A machine without CAP_SYS_RESOURCE can't lower oom_score_adj.
+  restrict_oom_score_adj = true
+[plugins."io.containerd.cri.v1.runtime".cni]
+  bin_dirs = [%[3]q]
+  conf_dir = %[4]q
+  use_internal_loopback = true
+
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
+`, containerdSocket, WorkloadImage, filepath.Join(l.cni(), "bin"), filepath.Join(l.host(m.Name), "cni")),
+
+		"kubelet.yaml": fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication:
+  x509: {clientCAFile: %[1]q}
+containerRuntimeEndpoint: unix://%[2]s
+podLogsDir: %[3]q
+registerWithTaints: %[4]s
+resolvConf: ""
+# The node shares the machine's control groups, whatever their version, and keeps its pods below one of its own.
+failCgroupV1: false
+cgroupDriver: cgroupfs
+cgroupsPerQOS: true
+cgroupRoot: %[5]q
+enforceNodeAllocatable: []
+localStorageCapacityIsolation: false
+failSwapOn: false
+evictionHard: {memory.available: "0%%", nodefs.available: "0%%", imagefs.available: "0%%", nodefs.inodesFree: "0%%"}
+imageGCHighThresholdPercent: 100
+# A test's pods are gone when the test says so.
+syncFrequency: 10s
+`, filepath.Join(l.pki(), "ca.crt"), containerdSocket, filepath.Join(l.logs(m.Name), "pods"), taints, cgroupRoot(l, m.Name)),
+
+		"kube-proxy.yaml": fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+clientConnection: {kubeconfig: %q}
+mode: nftables
+clusterCIDR: %s,%s
+conntrack: {maxPerCore: 0, min: 0}
+`, filepath.Join(l.pki(), "kube-proxy.kubeconfig"), podCIDR4, podCIDR6),
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(l.host(m.Name), name), []byte(text), 0o644); err != nil {
+			return fmt.Errorf("write configuration of %s: %w", m.Name, err)
+		}
+	}
+	return writeCNI(l, m)
+}
+
+// writeCNI is the node's pod network: Calico's plugin, with addresses of both families from Calico's own pools.
+func writeCNI(l layout, m Member) error {
+	config := map[string]any{
+		"name": "k8s-pod-network", "cniVersion": "0.3.1",
+		"plugins": []any{map[string]any{
+			"type": "calico", "datastore_type": "kubernetes", "nodename": m.Name,
+			"log_level": "info", "log_file_path": filepath.Join(l.logs(m.Name), "cni.log"),
+			"ipam":       map[string]any{"type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "true"},
+			"policy":     map[string]any{"type": "k8s"},
+			"kubernetes": map[string]any{"kubeconfig": filepath.Join(l.pki(), "calico.kubeconfig")},
+		}},
+	}
+	raw, err := json.MarshalIndent(config, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write CNI configuration: %w", err)
+	}
+	dir := filepath.Join(l.host(m.Name), "cni")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("write CNI configuration: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "10-calico.conflist"), raw, 0o644); err != nil {
+		return fmt.Errorf("write CNI configuration: %w", err)
+	}
+	return nil
+}
+
+// containerdSocket is each node's own: the node's /run is.
+const containerdSocket = "/run/containerd/containerd.sock"
+
+// WorkloadImage is the image of cmd/workload: every pod's sandbox, and what the tests' pods run. It is never pulled.
+const WorkloadImage = "host-firewall.test/workload:dev"

@@ -1,0 +1,214 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Host is a running host: its folder and the id, on the machine, of its first process.
+type Host struct {
+	Spec
+	Dir string
+	PID int
+}
+
+// Start makes a host. program is the binary that calls Init when its first argument is InitCommand; console, when the
+// spec asks for one, is a listener on the machine's loopback. network gives the running host its interfaces, before
+// any component starts. When it fails, nothing of the host is left.
+func Start(program, dir string, spec *Spec, console *net.TCPListener, network func(*Host) error) (*Host, error) {
+	if err := writeSpec(dir, spec); err != nil {
+		return nil, err
+	}
+	log, err := openLog(spec.Logs, "init")
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	wait, signal, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("start host %s: %w", spec.Name, err)
+	}
+	defer wait.Close()
+	defer signal.Close()
+	cmd := exec.Command(program, InitCommand, dir)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{wait}
+	if console != nil {
+		socket, err := console.File()
+		if err != nil {
+			return nil, fmt.Errorf("start host %s: %w", spec.Name, err)
+		}
+		defer socket.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, socket)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setsid:     true,
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start host %s: %w", spec.Name, err)
+	}
+	go func() { _ = cmd.Wait() }() // no zombie, should this program outlive the host
+	h := &Host{Spec: *spec, Dir: dir, PID: cmd.Process.Pid}
+	if err := network(h); err != nil {
+		return nil, errors.Join(fmt.Errorf("connect host %s: %w", spec.Name, err), h.Kill())
+	}
+	if _, err := signal.Write([]byte{1}); err != nil {
+		return nil, errors.Join(fmt.Errorf("start host %s: %w", spec.Name, err), h.Kill())
+	}
+	return h, nil
+}
+
+// Running lists the hosts whose folders are below dir, by looking at what runs on the machine: no file can be stale, and
+// no other program is taken for ours.
+func Running(dir string) ([]*Host, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var hosts []*Host
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		args := bytes.Split(cmdline, []byte{0})
+		if len(args) < 3 || string(args[1]) != InitCommand || filepath.Dir(string(args[2])) != filepath.Clean(dir) {
+			continue
+		}
+		h := &Host{Dir: string(args[2]), PID: pid, Spec: Spec{Name: filepath.Base(string(args[2]))}}
+		// A host whose folder has been deleted can still be named, and ended.
+		if spec, err := readSpec(h.Dir); err == nil {
+			h.Spec = *spec
+		}
+		hosts = append(hosts, h)
+	}
+	return hosts, nil
+}
+
+// Kill ends the host and everything on it, and returns when the kernel is done with it. A host that has ended already
+// is no error.
+func (h *Host) Kill() error {
+	fd, err := unix.PidfdOpen(h.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("end host %s: %w", h.Name, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("end host %s: %w", h.Name, err)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(deadline).Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return fmt.Errorf("wait for the end of host %s: %w", h.Name, err)
+		case n == 0:
+			return fmt.Errorf("host %s (process %d) has not ended within 30 seconds of SIGKILL", h.Name, h.PID)
+		}
+		return nil
+	}
+}
+
+// Command is a command that will run on the host, in all its namespaces.
+func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter", append([]string{
+		"--target", strconv.Itoa(h.PID), "--mount", "--net", "--pid", "--uts", "--ipc", "--", name}, args...)...)
+}
+
+// NetNS is the path of the host's network namespace.
+func (h *Host) NetNS() string { return fmt.Sprintf("/proc/%d/ns/net", h.PID) }
+
+// Netlink opens a netlink handle inside the host's network namespace; close it after use.
+func (h *Host) Netlink() (*netlink.Handle, error) {
+	ns, err := netns.GetFromPath(h.NetNS())
+	if err != nil {
+		return nil, fmt.Errorf("open network of %s: %w", h.Name, err)
+	}
+	defer ns.Close()
+	handle, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		return nil, fmt.Errorf("open network of %s: %w", h.Name, err)
+	}
+	return handle, nil
+}
+
+// InNetNS calls do on a thread that is in the network namespace with this path. Sockets that do opens are in that
+// namespace, as long as it opens them itself and not in another goroutine.
+func InNetNS(path string, do func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		// Not unlocked: the thread can't be given back to others and ends with this goroutine.
+		runtime.LockOSThread()
+		ns, err := netns.GetFromPath(path)
+		if err != nil {
+			result <- fmt.Errorf("open network namespace: %w", err)
+			return
+		}
+		defer ns.Close()
+		if err := netns.Set(ns); err != nil {
+			result <- fmt.Errorf("enter network namespace: %w", err)
+			return
+		}
+		result <- do()
+	}()
+	return <-result
+}
+
+// ProcessOf returns the id, on the machine, of a process in the container with this id (as in a Pod's status, without
+// the runtime's prefix). It is found by its control group. fs.ErrNotExist: no such process.
+func ProcessOf(containerID string) (int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, fmt.Errorf("list processes: %w", err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		groups, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup"))
+		if err == nil && bytes.Contains(groups, []byte(containerID)) {
+			return pid, nil
+		}
+	}
+	return 0, fmt.Errorf("find a process of container %s: %w", containerID, fs.ErrNotExist)
+}
+
+// DialContext connects from this host. The address has to be a literal one: names are looked up by the machine.
+func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return DialFrom(ctx, h.NetNS(), network, address)
+}
+
+// DialFrom connects from the network namespace with this path.
+func DialFrom(ctx context.Context, netNS, network, address string) (conn net.Conn, err error) {
+	inside := InNetNS(netNS, func() error {
+		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, inside
+}
