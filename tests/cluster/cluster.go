@@ -28,6 +28,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -123,6 +124,9 @@ func (c *Cluster) up(ctx context.Context, root string) error {
 		return err
 	}
 	c.say("starting the control plane")
+	if err := c.layout.write(c.record); err != nil { // the nodes read where the programs are
+		return err
+	}
 	if err := c.makeIdentities(); err != nil {
 		return err
 	}
@@ -162,7 +166,7 @@ func (c *Cluster) up(ctx context.Context, root string) error {
 		}
 	}
 	for _, m := range c.Nodes() {
-		if err := c.waitNode(ctx, m); err != nil {
+		if err := c.WaitNode(ctx, m); err != nil {
 			return err
 		}
 	}
@@ -198,7 +202,7 @@ func (c *Cluster) linkCNI() error {
 
 // apiServer is where nodes and pods' node components reach it.
 func apiServer() string {
-	return "https://" + net.JoinHostPort(nodes.address(11).V4.String(), fmt.Sprint(apiPort))
+	return "https://" + net.JoinHostPort(nodes.address(11).V4.String(), fmt.Sprint(APIPort))
 }
 
 func (c *Cluster) makeIdentities() error {
@@ -262,7 +266,7 @@ func (c *Cluster) startNode(name string, role Role) error {
 	var console *net.TCPListener
 	if role == ControlPlane {
 		spec.Components = append(controlPlane(c.layout, c.record.Binaries, m), spec.Components...)
-		spec.Console = fmt.Sprintf("127.0.0.1:%d", apiPort)
+		spec.Console = fmt.Sprintf("127.0.0.1:%d", APIPort)
 		if console, err = net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
 			return fmt.Errorf("listen for the console: %w", err)
 		}
@@ -289,14 +293,14 @@ func waitAPI(ctx context.Context, config *rest.Config) error {
 	if err != nil {
 		return fmt.Errorf("make client: %w", err)
 	}
-	return poll(ctx, 2*time.Minute, "the API server to be ready", func(ctx context.Context) error {
+	return Poll(ctx, 2*time.Minute, "the API server to be ready", func(ctx context.Context) error {
 		_, err := client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
 		return err
 	})
 }
 
-// poll calls check until it returns nil, and says on failure what it waited for and what it last saw.
-func poll(ctx context.Context, limit time.Duration, what string, check func(context.Context) error) error {
+// Poll calls check until it returns nil, and says on failure what it waited for and what it last saw.
+func Poll(ctx context.Context, limit time.Duration, what string, check func(context.Context) error) error {
 	last := errors.New("not looked at yet")
 	err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, limit, true, func(ctx context.Context) (bool, error) {
 		if err := check(ctx); err != nil {
@@ -313,13 +317,13 @@ func poll(ctx context.Context, limit time.Duration, what string, check func(cont
 	return nil
 }
 
-// waitNode waits until a node has registered, is Ready, has the images and its Felix has programmed it.
-func (c *Cluster) waitNode(ctx context.Context, m Member) error {
+// WaitNode waits until a node has registered, is Ready, and its Felix has programmed it.
+func (c *Cluster) WaitNode(ctx context.Context, m Member) error {
 	client, err := c.Client()
 	if err != nil {
 		return err
 	}
-	if err := poll(ctx, 2*time.Minute, "Node "+m.Name+" to be Ready", func(ctx context.Context) error {
+	if err := Poll(ctx, 2*time.Minute, "Node "+m.Name+" to be Ready", func(ctx context.Context) error {
 		n, err := client.CoreV1().Nodes().Get(ctx, m.Name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -335,16 +339,7 @@ func (c *Cluster) waitNode(ctx context.Context, m Member) error {
 			return fmt.Errorf("label node %s: %w", m.Name, err)
 		}
 	}
-	images, err := filepath.Glob(filepath.Join(c.layout.images(), "*.tar"))
-	if err != nil {
-		return fmt.Errorf("list images: %w", err)
-	}
-	for _, archive := range images {
-		if err := c.loadOn(ctx, m.Name, archive); err != nil {
-			return err
-		}
-	}
-	return poll(ctx, 2*time.Minute, "Felix on "+m.Name+" to be ready", func(ctx context.Context) error {
+	return Poll(ctx, 2*time.Minute, "Felix on "+m.Name+" to be ready", func(ctx context.Context) error {
 		return c.felixReady(ctx, m.Name)
 	})
 }
@@ -549,9 +544,12 @@ func (c *Cluster) Host(name string) (*host.Host, error) {
 	return nil, fmt.Errorf("host %q is not running; there are %s", name, strings.Join(c.names(), ", "))
 }
 
-// AddNode starts one more worker and returns when it works.
-func (c *Cluster) AddNode(ctx context.Context, name string) (Member, error) {
-	if _, err := c.Member(name); err == nil {
+// AddNode starts one more worker; WaitNode waits until it works.
+func (c *Cluster) AddNode(name string) (Member, error) {
+	if problems := validation.IsDNS1123Label(name); len(problems) > 0 {
+		return Member{}, fmt.Errorf("add node: %q can't be a node's name: %s", name, strings.Join(problems, "; "))
+	}
+	if _, err := c.Member(name); err == nil || name == routerHost {
 		return Member{}, fmt.Errorf("add node: there is a host %q already", name)
 	}
 	if err := c.startNode(name, Worker); err != nil {
@@ -560,11 +558,7 @@ func (c *Cluster) AddNode(ctx context.Context, name string) (Member, error) {
 	if err := c.layout.write(c.record); err != nil {
 		return Member{}, err
 	}
-	m, err := c.Member(name)
-	if err != nil {
-		return Member{}, err
-	}
-	return m, c.waitNode(ctx, m)
+	return c.Member(name)
 }
 
 // RemoveNode ends a worker as a machine that is switched off ends, and deletes its Node.
@@ -621,12 +615,8 @@ func (c *Cluster) loadOn(ctx context.Context, node, archive string) error {
 	if err != nil {
 		return err
 	}
-	return poll(ctx, time.Minute, "containerd on "+node+" to import "+filepath.Base(archive), func(ctx context.Context) error {
-		output, err := h.Command(ctx, c.record.Binaries["ctr"], "--address", containerdSocket, "--namespace", "k8s.io", "images", "import", archive).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("%w: %s", err, output)
-		}
-		return nil
+	return Poll(ctx, time.Minute, "containerd on "+node+" to import "+filepath.Base(archive), func(ctx context.Context) error {
+		return run(h.Command(ctx, c.record.Binaries["ctr"], importArgs(archive)...))
 	})
 }
 

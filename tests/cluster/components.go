@@ -14,8 +14,10 @@ import (
 const (
 	SSHPort      = 22
 	OrdinaryPort = 8080
-	apiPort      = 6443
 )
+
+// APIPort is the API server's, on the control plane's node.
+const APIPort = 6443
 
 // OutsidePort is open on every outsider: what nodes mean by the world outside.
 const OutsidePort = 8080
@@ -42,7 +44,7 @@ func controlPlane(l layout, bin binaries.Set, m Member) []host.Component {
 		}},
 		{Name: "kube-apiserver", Args: []string{bin["kube-apiserver"],
 			"--etcd-servers=" + etcd,
-			"--advertise-address=" + m.Addresses.V4.String(), fmt.Sprintf("--secure-port=%d", apiPort),
+			"--advertise-address=" + m.Addresses.V4.String(), fmt.Sprintf("--secure-port=%d", APIPort),
 			"--service-cluster-ip-range=" + serviceCIDR4 + "," + serviceCIDR6,
 			"--client-ca-file=" + pki("ca.crt"),
 			"--tls-cert-file=" + pki("apiserver.crt"), "--tls-private-key-file=" + pki("apiserver.key"),
@@ -84,14 +86,14 @@ func node(l layout, bin binaries.Set, m Member) []host.Component {
 		{Name: "containerd", Args: []string{bin["containerd"], "--config", file("containerd.toml")},
 			// containerd looks for its shim in PATH.
 			Env: []string{"PATH=" + filepath.Dir(bin["containerd-shim-runc-v2"]) + ":" + os.Getenv("PATH")}},
-		{Name: "kubelet", Args: []string{bin["kubelet"],
+		{Name: "kubelet", Args: []string{l.bin("cluster"), kubeletStart, l.host(m.Name), bin["kubelet"],
 			"--config=" + file("kubelet.yaml"),
 			"--kubeconfig=" + pki(kubeletIdentity(m.Name)),
 			"--hostname-override=" + m.Name,
 			"--node-ip=" + m.Addresses.V4.String() + "," + m.Addresses.V6.String(),
 		}},
 		{Name: "kube-proxy", Args: []string{bin["kube-proxy"], "--config=" + file("kube-proxy.yaml"), "--hostname-override=" + m.Name}},
-		{Name: "felix", Args: []string{l.bin("cluster"), CalicoStartCommand, l.host(m.Name), bin["calico-felix"]},
+		{Name: "felix", Args: []string{l.bin("cluster"), calicoStart, l.host(m.Name), bin["calico-felix"]},
 			Env: []string{
 				"FELIX_DATASTORETYPE=kubernetes", "KUBECONFIG=" + pki("calico.kubeconfig"), "FELIX_FELIXHOSTNAME=" + m.Name,
 				"FELIX_IPV6SUPPORT=true", "FELIX_BPFENABLED=false", "FELIX_USAGEREPORTINGENABLED=false",

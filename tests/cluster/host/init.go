@@ -101,6 +101,10 @@ func mountOwn(state string) error {
 		}
 		mounts = append(mounts, mount{state, "/var/lib", "", unix.MS_BIND})
 	}
+	// No name is ever looked up out there. The file can be a link into /run, so it comes first.
+	if _, err := os.Stat("/etc/resolv.conf"); err == nil {
+		mounts = append(mounts, mount{os.DevNull, "/etc/resolv.conf", "", unix.MS_BIND})
+	}
 	mounts = append(mounts, mount{"tmpfs", "/run", "tmpfs", 0})
 	for _, m := range mounts {
 		if err := unix.Mount(m.source, m.target, m.fstype, m.flags, ""); err != nil {

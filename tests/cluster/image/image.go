@@ -28,9 +28,14 @@ type Config struct {
 	Arch       string // GOARCH; empty is this machine's
 }
 
-// Binary builds one of our commands, static and for Linux. arch is GOARCH, empty for this machine's.
-func Binary(ctx context.Context, root, pkg, target, arch string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", target, pkg)
+// Binary builds one of our commands, static and for Linux. arch is GOARCH, empty for this machine's; each of set is a
+// variable and its value, NAME=VALUE.
+func Binary(ctx context.Context, root, pkg, target, arch string, set ...string) error {
+	flags := "-s -w"
+	for _, s := range set {
+		flags += " -X " + s
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", target, pkg)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	if arch != "" {

@@ -63,11 +63,11 @@ func run(args []string) int {
 }
 
 func command(ctx context.Context, name string, args []string) error {
-	switch name {
-	case host.InitCommand:
+	if name == host.InitCommand && len(args) == 1 {
 		return host.Init(args[0])
-	case cluster.CalicoStartCommand:
-		return cluster.CalicoStart(ctx, args)
+	}
+	if started, err := cluster.Start(ctx, append([]string{name}, args...)); started {
+		return err
 	}
 	root, err := cluster.Root()
 	if err != nil {
@@ -97,7 +97,7 @@ func command(ctx context.Context, name string, args []string) error {
 		return status(ctx, c, os.Stdout)
 	case "exec":
 		if len(args) < 3 || args[1] != "--" {
-			return errors.New("usage: cluster exec HOST -- COMMAND...")
+			return errors.New("usage: cluster exec HOST -- COMMAND [ARGUMENT...]")
 		}
 		cmd, err := c.Command(ctx, args[0], args[2], args[3:]...)
 		if err != nil {
@@ -106,8 +106,11 @@ func command(ctx context.Context, name string, args []string) error {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 		return cmd.Run()
 	case "add-node":
-		_, err := c.AddNode(ctx, args[0])
-		return err
+		m, err := c.AddNode(args[0])
+		if err != nil {
+			return err
+		}
+		return c.WaitNode(ctx, m)
 	case "remove-node":
 		return c.RemoveNode(ctx, args[0])
 	case "load":

@@ -19,16 +19,70 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// CalicoStartCommand is the first argument with which cmd/cluster is run as a node's Felix; it has to call CalicoStart.
-const CalicoStartCommand = "calico-start"
+// First arguments with which cmd/cluster is run in the place of a node's component, to do what has to come before it. Each
+// is followed by the host's folder and the component's command; Start does the rest.
+const (
+	calicoStart  = "calico-start"
+	kubeletStart = "kubelet-start"
+)
 
-// CalicoStart does on a node what the start of a calico-node container does before Felix: it waits for the Node, gives it
-// the addresses of the node's VXLAN tunnels out of Calico's pools, then becomes Felix. args are the host's folder and
-// Felix's command.
-func CalicoStart(ctx context.Context, args []string) error {
-	dir, felix := args[0], args[1:]
-	l := layout(filepath.Dir(filepath.Dir(dir)))
-	name := filepath.Base(dir)
+// Start is called by cmd/cluster with its arguments; it returns false if they are none of a component's start.
+func Start(ctx context.Context, args []string) (bool, error) {
+	if len(args) < 3 {
+		return false, nil
+	}
+	name, component := filepath.Base(args[1]), args[2:]
+	l := layout(filepath.Dir(filepath.Dir(args[1])))
+	var err error
+	switch args[0] {
+	case calicoStart:
+		err = beforeFelix(ctx, l, name)
+	case kubeletStart:
+		err = beforeKubelet(ctx, l)
+	default:
+		return false, nil
+	}
+	if err == nil {
+		err = syscall.Exec(component[0], component, os.Environ())
+	}
+	return true, err // the host starts us again
+}
+
+// beforeKubelet imports the cluster's images: pods come as soon as kubelet has registered, and nothing here can be pulled.
+func beforeKubelet(ctx context.Context, l layout) error {
+	r, err := l.read()
+	if err != nil {
+		return err
+	}
+	archives, err := filepath.Glob(filepath.Join(l.images(), "*.tar"))
+	if err != nil {
+		return fmt.Errorf("list images: %w", err)
+	}
+	for _, archive := range archives {
+		if err := Poll(ctx, time.Minute, "containerd to import "+filepath.Base(archive), func(ctx context.Context) error {
+			return run(exec.CommandContext(ctx, r.Binaries["ctr"], importArgs(archive)...))
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// importArgs are ctr's, on a node.
+func importArgs(archive string) []string {
+	return []string{"--address", containerdSocket, "--namespace", "k8s.io", "images", "import", archive}
+}
+
+func run(cmd *exec.Cmd) error {
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, output)
+	}
+	return nil
+}
+
+// beforeFelix does on a node what the start of a calico-node container does: it waits for the Node and gives it the
+// addresses of the node's VXLAN tunnels, out of Calico's pools.
+func beforeFelix(ctx context.Context, l layout, name string) error {
 	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {
 		return fmt.Errorf("read kubeconfig: %w", err)
@@ -37,10 +91,10 @@ func CalicoStart(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("make client: %w", err)
 	}
-	if err := poll(ctx, time.Minute, "Node "+name+" to be described", func(ctx context.Context) error {
+	if err := Poll(ctx, time.Minute, "Node "+name+" to be described", func(ctx context.Context) error {
 		return describeNode(ctx, client, l, name)
 	}); err != nil {
-		return err // the host starts us again
+		return err
 	}
 	for _, dir := range []string{"/run/calico", "/var/lib/calico"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -51,7 +105,7 @@ func CalicoStart(ctx context.Context, args []string) error {
 	if err := os.WriteFile("/var/lib/calico/nodename", []byte(name), 0o644); err != nil {
 		return fmt.Errorf("write the node's name: %w", err)
 	}
-	return syscall.Exec(felix[0], felix, os.Environ())
+	return nil
 }
 
 // describeNode writes Calico's annotations on a Node that hasn't got them yet.

@@ -1,0 +1,57 @@
+# Two commands are enough: `make demo` and `make test`.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+export GOFLAGS += -buildvcs=false
+
+CLUSTER := go run ./tests/cluster/cmd/cluster
+VERSION ?= dev
+ARCH    ?= $(shell go env GOARCH)
+
+.PHONY: help
+help: ## show this help
+	@awk 'BEGIN {FS = ":.*## "; print "host-firewall: make TARGET\n"} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## start a real cluster, protect it, measure who reaches what, take it all away (root; KEEP=1 keeps it)
+	@go run ./tests/cluster/cmd/demo
+
+.PHONY: test
+test: lint unit e2e ## every check and every test (root)
+
+.PHONY: lint
+lint: ## formatting, vet, static checks
+	@test -z "$$(gofmt -l agent tests)" || { echo "not formatted:"; gofmt -l agent tests; exit 1; }
+	go vet ./...
+	go tool -modfile=tools/go.mod staticcheck ./...
+
+.PHONY: unit
+unit: compiler ## tests that need neither root nor a cluster, with the race detector
+	go test -race ./agent/... ./tests/helm/... ./tests/cluster/...
+
+# The race detector links C.
+.PHONY: compiler
+compiler:
+	@command -v $$(go env CC) >/dev/null || { \
+	  echo "installing Debian packages: gcc libc6-dev"; \
+	  apt-get update >/dev/null && apt-get install --yes --no-install-recommends gcc libc6-dev >/dev/null; }
+
+.PHONY: e2e
+e2e: ## packets and lifecycle on a real cluster that is started for it (root)
+	go test -count=1 -timeout=60m -v ./tests/kind/...
+
+.PHONY: image
+image: ## build the agent's image as dist/host-firewall-agent-$(ARCH).tar (ARCH=arm64 cross-compiles)
+	@go run ./tests/cluster/cmd/image host-firewall/agent:$(VERSION) dist/host-firewall-agent-$(ARCH).tar $(ARCH)
+
+.PHONY: cluster-up
+cluster-up: ## start the test cluster (root); KUBECONFIG=.cluster/kubeconfig
+	@$(CLUSTER) up
+
+.PHONY: cluster-status
+cluster-status: ## show the test cluster's hosts and nodes
+	@$(CLUSTER) status
+
+.PHONY: cluster-down
+cluster-down: ## remove the test cluster, also one that was cut off
+	@$(CLUSTER) down

@@ -1,0 +1,237 @@
+// Command demo shows host-firewall at work: it starts a real cluster on this machine, installs the chart, measures who
+// reaches what before, with, and after it, and takes everything away again. It ends with 0 only if everything that it
+// prints was measured so.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/probe"
+	"github.com/host-firewall/host-firewall/tests/cluster/release"
+	"github.com/host-firewall/host-firewall/tests/cluster/scene"
+)
+
+func main() { os.Exit(run(os.Stdout, os.Stderr)) }
+
+func run(out, errs io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	start := time.Now()
+	d := &demo{out: out}
+	err := d.play(ctx)
+	if ctx.Err() != nil {
+		err = fmt.Errorf("interrupted: %w", context.Cause(ctx))
+	}
+	if err != nil {
+		fmt.Fprintln(errs, "demo:", err)
+	}
+	if d.cluster != nil {
+		if downErr := d.end(); downErr != nil {
+			fmt.Fprintln(errs, "demo:", downErr)
+			return 1
+		}
+	}
+	if err != nil {
+		return 1
+	}
+	if len(d.broken) > 0 {
+		fmt.Fprintf(errs, "\ndemo: %d things were not as promised:\n  %s\n", len(d.broken), strings.Join(d.broken, "\n  "))
+		return 1
+	}
+	fmt.Fprintf(out, "\nEverything above was measured just now, in %s.\n", time.Since(start).Round(time.Second))
+	return 0
+}
+
+// demo is one showing.
+type demo struct {
+	out     io.Writer
+	root    string
+	cluster *cluster.Cluster
+	scene   *scene.Scene
+	release *release.Release
+	broken  []string // promises that were not kept
+}
+
+const (
+	namespace   = "host-firewall"
+	releaseName = "host-firewall"
+	newNode     = "worker-3"
+	// settle is how long a change may take to reach every kernel.
+	settle = 30 * time.Second
+)
+
+func (d *demo) play(ctx context.Context) error {
+	root, err := cluster.Root()
+	if err != nil {
+		return err
+	}
+	d.root = root
+	d.head("A real cluster: control plane, kubelets, containerd, Felix, pods, and two outsiders")
+	if d.cluster, err = cluster.Up(ctx, root, d.out); err != nil {
+		return err
+	}
+	for _, m := range d.cluster.Members() {
+		d.say("%-14s %-14s %-15s %s", m.Name, m.Role, m.Addresses.V4, m.Addresses.V6)
+	}
+	if err := release.LoadAgent(ctx, root, d.cluster, d.out); err != nil {
+		return err
+	}
+	if d.scene, err = scene.Set(ctx, d.cluster); err != nil {
+		return err
+	}
+	if d.release, err = release.New(root, d.cluster.Kubeconfig(), namespace, releaseName); err != nil {
+		return err
+	}
+	for _, step := range []func(context.Context) error{d.before, d.install, d.logs, d.repair, d.join, d.uninstall} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *demo) before(ctx context.Context) error {
+	d.head("Before: who reaches what, new TCP connections over IPv4 and IPv6")
+	d.show(ctx, scene.Everything)
+	return nil
+}
+
+// install puts the chart in while everything that has to stay open is tried without a pause.
+func (d *demo) install(ctx context.Context) error {
+	values := release.Values(map[string]any{"ssh": map[string]any{"cidrs": cluster.AdminCIDRs()}})
+	d.head("helm install %s charts/host-firewall --set ssh.cidrs={%s}", releaseName, strings.Join(cluster.AdminCIDRs(), ","))
+	ready, err := d.cluster.WatchReady(ctx)
+	if err != nil {
+		return err
+	}
+	watcher := probe.Watch(ctx, d.scene.Select(scene.Protected), 200*time.Millisecond)
+	start := time.Now()
+	_, err = d.release.Install(ctx, values)
+	if err == nil {
+		err = release.WaitArmed(ctx, d.cluster, namespace)
+	}
+	armed := time.Since(start)
+	if err != nil {
+		watcher.Stop()
+		return err
+	}
+	d.say("every node was armed %s after helm install began", round(armed))
+	d.show(ctx, scene.Protected)
+	tally := watcher.Stop()
+	d.say("SSH is still open to the stranger: tcp/22 is one of Felix's failsafe ports, which no policy can close.")
+	d.say("during all this, what has to stay open was tried with %d new connections; %d failed", tally.Attempts, len(tally.Failures))
+	for _, f := range tally.Failures {
+		d.breaks("%s after helm install began: %v", round(f.At.Sub(start)), f.Err)
+	}
+	unready := ready()
+	d.broken = append(d.broken, unready...)
+	if len(unready) == 0 {
+		d.say("every node stayed Ready")
+	}
+	return nil
+}
+
+// logs goes the way API server, kubelet, container runtime.
+func (d *demo) logs(ctx context.Context) error {
+	d.head("kubectl logs still works, and shows what the agents did")
+	cmd := exec.CommandContext(ctx, d.cluster.Binary("kubectl"), "--kubeconfig", d.cluster.Kubeconfig(), "--namespace", namespace,
+		"logs", "daemonset/"+releaseName, "--tail", "5")
+	output, err := cmd.CombinedOutput()
+	text := strings.TrimSpace(string(output))
+	d.say("%s", strings.ReplaceAll(text, "\n", "\n  "))
+	if err != nil || text == "" {
+		d.breaks("kubectl logs: %v: %q", err, text)
+	}
+	return nil
+}
+
+func (d *demo) repair(ctx context.Context) error {
+	d.head("Somebody deletes the host endpoint of worker-1")
+	took, err := release.MeasureRepair(ctx, d.cluster, "worker-1")
+	if err != nil {
+		return err
+	}
+	d.say("it was back, and armed, after %.1f milliseconds", float64(took.Microseconds())/1000)
+	return nil
+}
+
+// join adds a node and looks from outside when it becomes closed.
+func (d *demo) join(ctx context.Context) error {
+	d.head("A node joins")
+	m, err := d.cluster.AddNode(newNode)
+	if err != nil {
+		return err
+	}
+	closing := d.scene.WatchClosing(ctx, m)
+	if err := d.cluster.WaitNode(ctx, m); err != nil {
+		return err
+	}
+	if err := d.scene.Refresh(ctx); err != nil {
+		return err
+	}
+	node, err := d.cluster.Node(ctx, newNode)
+	if err != nil {
+		return err
+	}
+	select {
+	case at := <-closing:
+		d.say("%s was closed to the stranger %s after its Node had registered", newNode, round(at.Sub(node.CreationTimestamp.Time)))
+	case <-time.After(settle):
+		d.breaks("%s was not closed to the stranger within %s of being Ready", newNode, settle)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	d.show(ctx, scene.Protected)
+	return nil
+}
+
+func (d *demo) uninstall(ctx context.Context) error {
+	d.head("helm uninstall %s", releaseName)
+	if err := d.release.Uninstall(); err != nil {
+		return err
+	}
+	d.show(ctx, scene.Everything)
+	return nil
+}
+
+// end takes the cluster away, or says how to look around in it.
+func (d *demo) end() error {
+	if os.Getenv("KEEP") == "" {
+		return cluster.Down(d.root, d.out)
+	}
+	d.head("KEEP is set: the cluster goes on running")
+	d.say("export KUBECONFIG=%s", d.cluster.Kubeconfig())
+	d.say("export PATH=$PATH:%s", filepath.Dir(d.cluster.Binary("kubectl")))
+	d.say("kubectl get nodes,pods --all-namespaces --output wide")
+	d.say("make cluster-status                                  hosts and addresses")
+	d.say("go run ./tests/cluster/cmd/cluster exec stranger -- bash   a shell on a node or an outsider")
+	d.say("ls %s   the logs of everything", d.cluster.Logs())
+	d.say("make cluster-down                                    ends it")
+	return nil
+}
+
+// show measures until it is as expected, prints the table, and notes what is not so.
+func (d *demo) show(ctx context.Context, want scene.Expectation) {
+	table := d.scene.MeasureUntil(ctx, want, settle)
+	fmt.Fprintln(d.out)
+	fmt.Fprintln(d.out, table)
+	d.broken = append(d.broken, table.Surprises(want)...)
+}
+
+func (d *demo) breaks(format string, args ...any) {
+	d.broken = append(d.broken, fmt.Sprintf(format, args...))
+}
+func (d *demo) head(format string, args ...any) { fmt.Fprintf(d.out, "\n== "+format+"\n", args...) }
+func (d *demo) say(format string, args ...any)  { fmt.Fprintf(d.out, "  "+format+"\n", args...) }
+
+func round(d time.Duration) string { return d.Round(100 * time.Millisecond).String() }

@@ -1,0 +1,31 @@
+package image
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestPackedImageIsWhatTheDockerfileSays(t *testing.T) {
+	raw, err := os.ReadFile("../../../Dockerfile")
+	require.NoError(t, err)
+	_, last, found := strings.Cut(string(raw), "\nFROM scratch\n")
+	require.True(t, found, "the Dockerfile ends in a stage from scratch")
+
+	got := Config{Arch: "arm64", Labels: map[string]string{}}
+	for _, line := range strings.Split(last, "\n") {
+		instruction, rest, _ := strings.Cut(line, " ")
+		switch instruction {
+		case "LABEL":
+			key, value, _ := strings.Cut(rest, "=")
+			got.Labels[key] = strings.ReplaceAll(strings.Trim(value, `"`), "${VERSION}", "1.2.3")
+		case "USER":
+			got.User = rest
+		case "ENTRYPOINT":
+			got.Entrypoint = strings.Trim(rest, `[]"`)
+		}
+	}
+	require.Equal(t, agentConfig("arm64", "1.2.3"), got)
+}

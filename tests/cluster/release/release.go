@@ -1,0 +1,104 @@
+// Package release installs the chart into a cluster, with Helm's own library.
+package release
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"helm.sh/helm/v3/pkg/action"
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+	helmrelease "helm.sh/helm/v3/pkg/release"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"sigs.k8s.io/yaml"
+)
+
+// patience is how long Helm may wait for what it was told to wait for.
+const patience = 3 * time.Minute
+
+// Release is a name in a namespace of a cluster, installed or not.
+type Release struct {
+	Name, Namespace string
+	chart           *chart.Chart
+	config          *action.Configuration
+}
+
+// New prepares a release of the chart in a checkout.
+func New(root, kubeconfig, namespace, name string) (*Release, error) {
+	c, err := loader.Load(filepath.Join(root, "charts", "host-firewall"))
+	if err != nil {
+		return nil, fmt.Errorf("load chart: %w", err)
+	}
+	flags := genericclioptions.NewConfigFlags(true)
+	flags.KubeConfig, flags.Namespace = &kubeconfig, &namespace
+	config := &action.Configuration{}
+	debug := func(format string, args ...any) { slog.Debug(fmt.Sprintf(format, args...)) }
+	if err := config.Init(flags, namespace, "secret", debug); err != nil {
+		return nil, fmt.Errorf("prepare helm: %w", err)
+	}
+	return &Release{Name: name, Namespace: namespace, chart: c, config: config}, nil
+}
+
+// Install does what `helm install --create-namespace` does, and returns the notes that a user would read.
+func (r *Release) Install(ctx context.Context, values map[string]any) (notes string, err error) {
+	install := action.NewInstall(r.config)
+	install.ReleaseName, install.Namespace, install.CreateNamespace = r.Name, r.Namespace, true
+	install.Timeout = patience
+	values, err = asFile(values)
+	if err != nil {
+		return "", err
+	}
+	done, err := install.RunWithContext(ctx, r.chart, values)
+	return notesOf(done), wrap("install", err)
+}
+
+// Upgrade does what `helm upgrade` does.
+func (r *Release) Upgrade(ctx context.Context, values map[string]any) (notes string, err error) {
+	upgrade := action.NewUpgrade(r.config)
+	upgrade.Namespace, upgrade.Timeout = r.Namespace, patience
+	values, err = asFile(values)
+	if err != nil {
+		return "", err
+	}
+	done, err := upgrade.RunWithContext(ctx, r.Name, r.chart, values)
+	return notesOf(done), wrap("upgrade", err)
+}
+
+// Uninstall does what `helm uninstall --wait` does.
+func (r *Release) Uninstall() error {
+	uninstall := action.NewUninstall(r.config)
+	uninstall.Wait, uninstall.Timeout = true, patience
+	_, err := uninstall.Run(r.Name)
+	return wrap("uninstall", err)
+}
+
+// asFile gives values the types that they would have out of a user's file.
+func asFile(values map[string]any) (map[string]any, error) {
+	raw, err := yaml.Marshal(values)
+	if err != nil {
+		return nil, fmt.Errorf("read values: %w", err)
+	}
+	read, err := chartutil.ReadValues(raw)
+	if err != nil {
+		return nil, fmt.Errorf("read values: %w", err)
+	}
+	return read, nil
+}
+
+func notesOf(r *helmrelease.Release) string {
+	if r == nil || r.Info == nil {
+		return ""
+	}
+	return r.Info.Notes
+}
+
+func wrap(what string, err error) error {
+	if err != nil {
+		return fmt.Errorf("helm %s: %w", what, err)
+	}
+	return nil
+}
