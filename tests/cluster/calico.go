@@ -88,23 +88,34 @@ func readObjects(dir string) ([]*unstructured.Unstructured, error) {
 		if err != nil {
 			return err
 		}
-		decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
-		for {
-			o := &unstructured.Unstructured{}
-			if err := decoder.Decode(o); errors.Is(err, io.EOF) {
-				return nil
-			} else if err != nil {
-				return fmt.Errorf("%s: %w", path, err)
-			}
-			if len(o.Object) > 0 {
-				objects = append(objects, o)
-			}
+		decoded, err := DecodeObjects(raw)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
 		}
+		objects = append(objects, decoded...)
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read objects: %w", err)
 	}
 	return objects, nil
+}
+
+// DecodeObjects reads YAML documents; empty ones are left out.
+func DecodeObjects(raw []byte) ([]*unstructured.Unstructured, error) {
+	var objects []*unstructured.Unstructured
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
+	for {
+		o := &unstructured.Unstructured{}
+		if err := decoder.Decode(o); errors.Is(err, io.EOF) {
+			return objects, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("decode objects: %w", err)
+		}
+		if len(o.Object) > 0 {
+			objects = append(objects, o)
+		}
+	}
 }
 
 func waitEstablished(ctx context.Context, client dynamic.Interface, name string) error {

@@ -2,7 +2,12 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"os"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -51,4 +56,45 @@ func (c *Cluster) WatchReady(ctx context.Context) (stop func() []string, err err
 		group.Wait()
 		return unready
 	}, nil
+}
+
+// Call is one kind of request that was made of the API server.
+type Call struct {
+	Verb, Group, Resource string
+}
+
+// Calls lists what a user, a service account, has asked the API server for so far, each kind once.
+func (c *Cluster) Calls(user string) ([]Call, error) {
+	log, err := os.Open(c.layout.auditLog(ControlPlaneNode))
+	if err != nil {
+		return nil, fmt.Errorf("read audit log: %w", err)
+	}
+	defer log.Close()
+	var calls []Call
+	events := json.NewDecoder(log)
+	for {
+		var e struct {
+			Verb string `json:"verb"`
+			User struct {
+				Username string `json:"username"`
+			} `json:"user"`
+			ObjectRef *struct {
+				APIGroup string `json:"apiGroup"`
+				Resource string `json:"resource"`
+			} `json:"objectRef"`
+		}
+		// The API server may be writing the last line just now.
+		if err := events.Decode(&e); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return calls, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("read audit log: %w", err)
+		}
+		if e.User.Username != user || e.ObjectRef == nil {
+			continue
+		}
+		call := Call{Verb: e.Verb, Group: e.ObjectRef.APIGroup, Resource: e.ObjectRef.Resource}
+		if !slices.Contains(calls, call) {
+			calls = append(calls, call)
+		}
+	}
 }

@@ -6,19 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/host-firewall/host-firewall/tests/cluster/host"
 )
-
-// Patience is how long a connection may take. It is less than the second after which TCP sends its first packet again, so
-// that a single dropped packet is seen as such.
-const Patience = 900 * time.Millisecond
 
 // Source is where connections come from: a name for people, and the path of its network namespace.
 type Source struct {
@@ -26,24 +21,71 @@ type Source struct {
 	NetNS string
 }
 
-// Connect opens a new TCP connection and closes it. An error says why there was none: ErrDropped if nothing answered.
-func Connect(ctx context.Context, from Source, to netip.AddrPort) error {
-	ctx, cancel := context.WithTimeout(ctx, Patience)
-	defer cancel()
-	conn, err := host.DialFrom(ctx, from.NetNS, "tcp", to.String())
-	switch {
-	case err == nil:
-		return conn.Close()
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%s to %s: %w", from.Name, to, ErrDropped)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%s to %s: nothing listens there", from.Name, to)
-	}
-	return fmt.Errorf("%s to %s: %w", from.Name, to, err)
-}
-
 // ErrDropped means that nothing answered, as behind a firewall that drops.
 var ErrDropped = errors.New("no answer")
+
+// patience of a connection that may be meant to fail. Nothing here is farther away than a few milliseconds.
+const patience = 900 * time.Millisecond
+
+// dial opens a new TCP connection from the calling thread's network namespace and closes it. An error says why there was
+// none: ErrDropped if nothing answered for so long. repeated tells that the connection needed more than its first packet,
+// as the kernel says: a clock alone would take a busy machine for a firewall.
+func dial(to netip.AddrPort, patience time.Duration) (repeated bool, err error) {
+	family, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
+	if to.Addr().Is4() {
+		family, address = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false, fmt.Errorf("open socket: %w", err)
+	}
+	defer unix.Close(fd)
+	// Thousands of connections would otherwise linger for a minute each.
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+		return false, fmt.Errorf("set up socket: %w", err)
+	}
+	if err := unix.Connect(fd, address); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+		return false, err
+	}
+	deadline := time.Now().Add(patience)
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(max(0, time.Until(deadline).Milliseconds())))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return false, fmt.Errorf("wait for connection: %w", err)
+		case n == 0:
+			return false, ErrDropped
+		}
+		break
+	}
+	if code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil {
+		return false, fmt.Errorf("ask for connection: %w", err)
+	} else if code != 0 {
+		return false, unix.Errno(code)
+	}
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return false, fmt.Errorf("ask for connection: %w", err)
+	}
+	return info.Total_retrans > 0, nil
+}
+
+// Connect opens a new TCP connection and closes it. An error says why there was none: ErrDropped if nothing answered.
+func Connect(from Source, to netip.AddrPort) error {
+	return describe(from, to, host.InNetNS(from.NetNS, func() error {
+		_, err := dial(to, patience)
+		return err
+	}))
+}
+
+func describe(from Source, to netip.AddrPort, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s to %s: %w", from.Name, to, err)
+	}
+	return nil
+}
 
 // Path is a question: does this source reach all of these addresses?
 type Path struct {
@@ -90,7 +132,7 @@ func (a Answer) String() string {
 const atOnce = 64
 
 // Ask measures all paths, with one new connection for each of their addresses.
-func Ask(ctx context.Context, paths []Path) []Answer {
+func Ask(paths []Path) []Answer {
 	answers := make([]Answer, len(paths))
 	var mu sync.Mutex
 	var group errgroup.Group
@@ -99,7 +141,7 @@ func Ask(ctx context.Context, paths []Path) []Answer {
 		answers[i].Path = p
 		for _, to := range p.To {
 			group.Go(func() error {
-				err := Connect(ctx, p.From, to)
+				err := Connect(p.From, to)
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil {
@@ -143,7 +185,11 @@ func Watch(ctx context.Context, paths []Path, pause time.Duration) *Watcher {
 	var group sync.WaitGroup
 	for _, p := range paths {
 		for _, to := range p.To {
-			group.Go(func() { w.watch(ctx, p.From, to, pause) })
+			group.Go(func() {
+				if err := host.InNetNS(p.From.NetNS, func() error { return w.watch(ctx, p.From, to, pause) }); err != nil {
+					w.note(time.Now(), describe(p.From, to, err))
+				}
+			})
 		}
 	}
 	go func() {
@@ -153,26 +199,37 @@ func Watch(ctx context.Context, paths []Path, pause time.Duration) *Watcher {
 	return w
 }
 
-func (w *Watcher) watch(ctx context.Context, from Source, to netip.AddrPort, pause time.Duration) {
+// errRepeated is a failure that a user would have felt as a delay: the first packet was lost, a later one was not.
+var errRepeated = errors.New("answered only when asked again")
+
+// watch stays on its thread: all connections are from the namespace that the thread is in.
+func (w *Watcher) watch(ctx context.Context, from Source, to netip.AddrPort, pause time.Duration) error {
 	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
 		start := time.Now()
-		err := Connect(ctx, from, to)
+		repeated, err := dial(to, 5*patience)
 		if ctx.Err() != nil {
-			return // a try that was cut off says nothing
+			return nil // a try that was cut off says nothing
 		}
-		w.mu.Lock()
-		w.tally.Attempts++
-		if err != nil {
-			w.tally.Failures = append(w.tally.Failures, Failure{At: start, Err: err})
+		if err == nil && repeated {
+			err = errRepeated
 		}
-		w.mu.Unlock()
+		w.note(start, describe(from, to, err))
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-tick.C:
 		}
+	}
+}
+
+func (w *Watcher) note(at time.Time, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tally.Attempts++
+	if err != nil {
+		w.tally.Failures = append(w.tally.Failures, Failure{At: at, Err: err})
 	}
 }
 

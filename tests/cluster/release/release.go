@@ -13,8 +13,11 @@ import (
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
 	helmrelease "helm.sh/helm/v3/pkg/release"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"sigs.k8s.io/yaml"
+
+	"github.com/host-firewall/host-firewall/tests/cluster"
 )
 
 // patience is how long Helm may wait for what it was told to wait for.
@@ -54,6 +57,33 @@ func (r *Release) Install(ctx context.Context, values map[string]any) (notes str
 	}
 	done, err := install.RunWithContext(ctx, r.chart, values)
 	return notesOf(done), wrap("install", err)
+}
+
+// Render returns what Install would create, the policies apart from all else. Nothing is created.
+func (r *Release) Render(ctx context.Context, values map[string]any) (policies, rest []*unstructured.Unstructured, err error) {
+	install := action.NewInstall(r.config)
+	install.ReleaseName, install.Namespace = r.Name, r.Namespace
+	install.DryRun, install.DryRunOption = true, "server"
+	values, err = asFile(values)
+	if err != nil {
+		return nil, nil, err
+	}
+	done, err := install.RunWithContext(ctx, r.chart, values)
+	if err != nil {
+		return nil, nil, wrap("install --dry-run", err)
+	}
+	objects, err := cluster.DecodeObjects([]byte(done.Manifest))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read what helm rendered: %w", err)
+	}
+	for _, o := range objects {
+		if o.GetKind() == "GlobalNetworkPolicy" {
+			policies = append(policies, o)
+		} else {
+			rest = append(rest, o)
+		}
+	}
+	return policies, rest, nil
 }
 
 // Upgrade does what `helm upgrade` does.

@@ -38,7 +38,7 @@ func Protected(c Cell) bool {
 type Table map[Cell][]probe.Answer
 
 // Measure asks all questions at once.
-func (s *Scene) Measure(ctx context.Context) Table {
+func (s *Scene) Measure() Table {
 	var paths []probe.Path
 	var cells []Cell
 	for _, row := range Rows() {
@@ -52,7 +52,7 @@ func (s *Scene) Measure(ctx context.Context) Table {
 		}
 	}
 	table := Table{}
-	for i, a := range probe.Ask(ctx, paths) {
+	for i, a := range probe.Ask(paths) {
 		table[cells[i]] = append(table[cells[i]], a)
 	}
 	return table
@@ -62,7 +62,7 @@ func (s *Scene) Measure(ctx context.Context) Table {
 func (s *Scene) MeasureUntil(ctx context.Context, want Expectation, limit time.Duration) Table {
 	deadline := time.Now().Add(limit)
 	for {
-		t := s.Measure(ctx)
+		t := s.Measure()
 		if len(t.Surprises(want)) == 0 || time.Now().After(deadline) || ctx.Err() != nil {
 			return t
 		}
@@ -146,7 +146,7 @@ func (s *Scene) WatchClosing(ctx context.Context, m cluster.Member) <-chan time.
 	go func() {
 		for open := false; ctx.Err() == nil; {
 			start := time.Now()
-			err := probe.Connect(ctx, from, netip.AddrPortFrom(m.Addresses.V4, cluster.OrdinaryPort))
+			err := probe.Connect(from, netip.AddrPortFrom(m.Addresses.V4, cluster.OrdinaryPort))
 			if open = open || err == nil; open && errors.Is(err, probe.ErrDropped) {
 				closed <- start
 				return

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/host-firewall/host-firewall/agent"
+
+// clientGo are the only packages of client-go that the agent may import. What
+// they import themselves comes with them.
+func clientGo() []string {
+	return []string{
+		"k8s.io/client-go/rest",
+		"k8s.io/client-go/tools/cache",
+		"k8s.io/client-go/tools/clientcmd",
+		"k8s.io/client-go/util/workqueue",
+	}
+}
+
+// list runs go list and returns the lines of its output.
+func list(t *testing.T, args ...string) []string {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "go", append([]string{"list"}, args...)...)
+	var stderr bytes.Buffer
+	command.Stderr = &stderr
+	out, err := command.Output()
+	require.NoError(t, err, "go list: %s", stderr.String())
+	return strings.Fields(string(out))
+}
+
+// imports returns what one of our packages imports itself.
+func imports(t *testing.T, pkg string) []string {
+	t.Helper()
+	return list(t, "-f", `{{join .Imports "\n"}}`, pkg)
+}
+
+func TestAgentImportsNoMoreOfClientGoThanItNeeds(t *testing.T) {
+	allowed := list(t, append([]string{"-deps"}, clientGo()...)...)
+	used := list(t, "-deps", ".")
+	require.Contains(t, used, "k8s.io/client-go/rest", "go list has seen the agent")
+	for _, pkg := range used {
+		if strings.HasPrefix(pkg, "k8s.io/client-go") {
+			assert.Contains(t, allowed, pkg)
+		}
+		for _, fat := range []string{
+			"k8s.io/client-go/kubernetes", "k8s.io/client-go/discovery", "k8s.io/client-go/informers", "k8s.io/client-go/dynamic",
+			"sigs.k8s.io/controller-runtime", "github.com/spf13/cobra", "helm.sh/helm", "text/template",
+		} {
+			assert.False(t, pkg == fat || strings.HasPrefix(pkg, fat+"/"), "the agent imports %s", pkg)
+		}
+	}
+	for _, pkg := range list(t, "./...") {
+		for _, imported := range imports(t, pkg) {
+			if strings.HasPrefix(imported, "k8s.io/client-go") {
+				assert.Contains(t, clientGo(), imported, "imported by %s", pkg)
+			}
+		}
+	}
+}
+
+func TestDependenciesPointOneWay(t *testing.T) {
+	want := map[string][]string{
+		"":                   {"/internal/calico", "/internal/health", "/internal/keeper", "/internal/settings"},
+		"/internal/calico":   {"/internal/endpoint"},
+		"/internal/endpoint": {},
+		"/internal/gate":     {"/internal/endpoint"},
+		"/internal/health":   {},
+		"/internal/keeper":   {"/internal/endpoint", "/internal/gate"},
+		"/internal/settings": {},
+	}
+	got := map[string][]string{}
+	for _, pkg := range list(t, "./...") {
+		ours := []string{}
+		for _, imported := range imports(t, pkg) {
+			if rest, ok := strings.CutPrefix(imported, module); ok {
+				ours = append(ours, rest)
+			}
+		}
+		slices.Sort(ours)
+		got[strings.TrimPrefix(pkg, module)] = ours
+	}
+	assert.Equal(t, want, got)
+}
+
+func TestPurePackagesDoNoIO(t *testing.T) {
+	for _, pkg := range []string{"./internal/endpoint", "./internal/gate", "./internal/settings"} {
+		for _, imported := range imports(t, pkg) {
+			assert.NotContains(t, []string{"net", "net/http", "os", "os/exec", "syscall", "log"}, imported, "imported by %s", pkg)
+		}
+		for _, dependency := range list(t, "-deps", pkg) {
+			assert.False(t, strings.HasPrefix(dependency, "k8s.io/client-go"), "%s comes to %s", dependency, pkg)
+		}
+	}
+}
+
+func TestOnlyTheCalicoPackageMakesRequests(t *testing.T) {
+	for _, pkg := range list(t, "./...") {
+		for _, imported := range imports(t, pkg) {
+			if imported == "k8s.io/client-go/rest" {
+				assert.Contains(t, []string{module, module + "/internal/calico"}, pkg, "main only reads its configuration")
+			}
+		}
+	}
+}
+
+func TestBinaryKeepsToItsBudget(t *testing.T) {
+	const budget = 16 << 20
+	binary := filepath.Join(t.TempDir(), "agent")
+	command := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, ".")
+	command.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := command.CombinedOutput()
+	require.NoError(t, err, "go build: %s", out)
+	info, err := os.Stat(binary)
+	require.NoError(t, err)
+	t.Logf("%.2f of %d MiB", float64(info.Size())/(1<<20), budget>>20)
+	assert.LessOrEqual(t, info.Size(), int64(budget))
+}

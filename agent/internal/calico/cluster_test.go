@@ -1,0 +1,592 @@
+package calico_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/host-firewall/host-firewall/agent/internal/calico"
+)
+
+// deadline is for what should come at once; most waits end long before it.
+const deadline = 20 * time.Second
+
+// apiServer answers with what the test puts in, and notes what it was asked. It
+// stands for the faults that a real API server can't be made to have.
+type apiServer struct {
+	*httptest.Server
+	mu       sync.Mutex
+	answers  map[string]http.HandlerFunc // by method and path, "watch" for a GET that watches
+	requests []request
+}
+
+type request struct {
+	what        string // as the keys of answers
+	query       string
+	contentType string
+	body        string
+}
+
+func newAPIServer(t *testing.T) *apiServer {
+	s := &apiServer{answers: map[string]http.HandlerFunc{}}
+	s.Server = httptest.NewServer(http.HandlerFunc(s.serve))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *apiServer) serve(w http.ResponseWriter, r *http.Request) {
+	what := r.Method + " " + r.URL.Path
+	if r.URL.Query().Get("watch") == "true" {
+		what = "watch " + r.URL.Path
+	}
+	body, _ := io.ReadAll(r.Body)
+	s.mu.Lock()
+	s.requests = append(s.requests, request{what, r.URL.Query().Encode(), r.Header.Get("Content-Type"), string(body)})
+	answer := s.answers[what]
+	s.mu.Unlock()
+	if answer == nil {
+		answer = failure(http.StatusNotFound, metav1.StatusReasonNotFound)
+	}
+	answer(w, r)
+}
+
+func (s *apiServer) on(what string, answer http.HandlerFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answers[what] = answer
+}
+
+// asked returns the requests of one kind.
+func (s *apiServer) asked(what string) []request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var asked []request
+	for _, r := range s.requests {
+		if r.what == what {
+			asked = append(asked, r)
+		}
+	}
+	return asked
+}
+
+func failure(code int, reason metav1.StatusReason) http.HandlerFunc {
+	return object(code, metav1.Status{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"},
+		Status:   metav1.StatusFailure, Code: int32(code), Reason: reason, Message: "the test says " + string(reason),
+	})
+}
+
+func object(code int, o any) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		_ = json.NewEncoder(w).Encode(o)
+	}
+}
+
+// resources answers a discovery of one group.
+func resources(names ...string) http.HandlerFunc {
+	list := metav1.APIResourceList{}
+	for _, name := range names {
+		list.APIResources = append(list.APIResources, metav1.APIResource{Name: name})
+	}
+	return object(200, list)
+}
+
+// list answers with a list at resource version 10.
+func list(group, kind string, items ...any) http.HandlerFunc {
+	return object(200, page(group, kind, "", items...))
+}
+
+func page(group, kind, next string, items ...any) map[string]any {
+	if items == nil {
+		items = []any{}
+	}
+	return map[string]any{
+		"apiVersion": group, "kind": kind + "List",
+		"metadata": map[string]any{"resourceVersion": "10", "continue": next}, "items": items,
+	}
+}
+
+// stream is feed by an API server that does not list by watching, and refuses to.
+func stream(events <-chan any) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("sendInitialEvents") != "" {
+			failure(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid)(w, r)
+			return
+		}
+		feed(events)(w, r)
+	}
+}
+
+// feed answers a watch with the events that arrive, until the client goes.
+func feed(events <-chan any) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = http.NewResponseController(w).Flush()
+		for {
+			select {
+			case <-r.Context().Done():
+				return
+			case event := <-events:
+				_ = json.NewEncoder(w).Encode(event)
+				_ = http.NewResponseController(w).Flush()
+			}
+		}
+	}
+}
+
+func hep(group, version string) *v3.HostEndpoint {
+	return &v3.HostEndpoint{
+		TypeMeta: metav1.TypeMeta{APIVersion: group, Kind: "HostEndpoint"},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "n1", ResourceVersion: version,
+			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}},
+			Annotations:   map[string]string{"projectcalico.org/metadata": "{}"},
+		},
+		Spec: v3.HostEndpointSpec{Node: "n1"},
+	}
+}
+
+func node(name string) *corev1.Node {
+	return &corev1.Node{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: "1", Annotations: map[string]string{"big": "annotation"}},
+		Status: corev1.NodeStatus{
+			Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}},
+			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
+			Images:     []corev1.ContainerImage{{Names: []string{"big"}}},
+		},
+	}
+}
+
+func policy(group, name string) *v3.GlobalNetworkPolicy {
+	return &v3.GlobalNetworkPolicy{
+		TypeMeta:   metav1.TypeMeta{APIVersion: group, Kind: "GlobalNetworkPolicy"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: "1", Labels: map[string]string{"host-firewall.io/release": "fw"}},
+		Spec:       v3.GlobalNetworkPolicySpec{Selector: "all()"},
+	}
+}
+
+const (
+	nodesPath   = "/api/v1/nodes"
+	needed      = "hostendpoints globalnetworkpolicies"
+	inV3, inCRD = "/apis/projectcalico.org/v3", "/apis/crd.projectcalico.org/v1"
+)
+
+// serveAll makes the server serve one object of each kind in the group, and
+// returns a channel for events about endpoints.
+func (s *apiServer) serveAll(group string) chan any {
+	events := make(chan any, 10)
+	base := "/apis/" + group
+	s.on("GET "+base, resources(strings.Fields(needed)...))
+	s.on("GET "+nodesPath, list("v1", "Node", node("n1")))
+	s.on("watch "+nodesPath, stream(nil))
+	s.on("GET "+base+"/hostendpoints", list(group, "HostEndpoint", hep(group, "1")))
+	s.on("watch "+base+"/hostendpoints", stream(events))
+	s.on("GET "+base+"/globalnetworkpolicies", list(group, "GlobalNetworkPolicy", policy(group, "fw-a"), policy(group, "fw-b")))
+	s.on("watch "+base+"/globalnetworkpolicies", stream(nil))
+	return events
+}
+
+// agent is a Cluster that runs for the length of a test.
+type agent struct {
+	*calico.Cluster
+	woken chan struct{}
+	log   *logBuffer
+	stop  context.CancelFunc
+	ended chan struct{}
+}
+
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func run(t *testing.T, s *apiServer, group string) *agent {
+	t.Helper()
+	a := &agent{woken: make(chan struct{}, 1), log: &logBuffer{}, ended: make(chan struct{})}
+	cluster, err := calico.New(&rest.Config{Host: s.URL}, calico.Options{
+		Node: "n1", Release: "fw", APIGroup: group, UserAgent: "agent/test", Log: slog.New(slog.NewTextHandler(a.log, nil)),
+	})
+	require.NoError(t, err)
+	a.Cluster = cluster
+	ctx, stop := context.WithCancel(t.Context())
+	a.stop = stop
+	go func() {
+		defer close(a.ended)
+		cluster.Run(ctx, func() {
+			select {
+			case a.woken <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	t.Cleanup(func() {
+		stop()
+		select {
+		case <-a.ended:
+		case <-time.After(deadline):
+			t.Error("Run has not returned")
+		}
+	})
+	return a
+}
+
+// await looks at the condition whenever the agent has been woken. What it sees
+// belongs to the failure.
+func (a *agent) await(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	late := time.After(deadline)
+	for !condition() {
+		select {
+		case <-a.woken:
+		case <-late:
+			t.Fatalf("not after %s: %s; problem %q; log:\n%s", deadline, what, a.Problem(), a.log)
+		}
+	}
+}
+
+func (a *agent) awaitComplete(t *testing.T) {
+	t.Helper()
+	a.await(t, "caches are complete", func() bool { return a.Problem() == "" })
+}
+
+func TestGroupIsTheOneThatIsServedV3First(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		told     string
+		v3, crd  http.HandlerFunc
+		want     string // path of the group that is used
+		asked    int    // documents of groups
+		problems string // a part of the problem, when no group is to be used
+	}{
+		"v3 alone":                 {v3: resources(strings.Fields(needed)...), want: inV3, asked: 1},
+		"both":                     {v3: resources(strings.Fields(needed)...), crd: resources(strings.Fields(needed)...), want: inV3, asked: 1},
+		"crd alone":                {crd: resources(strings.Fields(needed)...), want: inCRD, asked: 2},
+		"v3 without endpoints":     {v3: resources("globalnetworkpolicies"), crd: resources(strings.Fields(needed)...), want: inCRD, asked: 2},
+		"told":                     {told: calico.GroupCRD, v3: resources(strings.Fields(needed)...), want: inCRD, asked: 0},
+		"none":                     {problems: "install Calico"},
+		"v3 registered but broken": {v3: failure(503, metav1.StatusReasonServiceUnavailable), crd: resources(strings.Fields(needed)...), problems: "projectcalico.org/v3"},
+		"no right to ask":          {v3: failure(403, metav1.StatusReasonForbidden), problems: "lacks the right"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newAPIServer(t)
+			s.serveAll(calico.GroupV3)
+			s.serveAll(calico.GroupCRD)
+			s.on("GET "+inV3, test.v3)
+			s.on("GET "+inCRD, test.crd)
+			a := run(t, s, test.told)
+			if test.want == "" {
+				a.await(t, "problem is known", func() bool { return strings.Contains(a.Problem(), test.problems) })
+				assert.Empty(t, s.asked("GET "+inCRD+"/hostendpoints"), "nothing may be used")
+				assert.Empty(t, s.asked("GET "+inV3+"/hostendpoints"), "nothing may be used")
+				return
+			}
+			a.awaitComplete(t)
+			assert.NotEmpty(t, s.asked("GET "+test.want+"/hostendpoints"))
+			assert.Len(t, append(s.asked("GET "+inV3), s.asked("GET "+inCRD)...), test.asked)
+		})
+	}
+}
+
+func TestCalicoThatIsInstalledLaterIsFound(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	a := run(t, s, "")
+	a.await(t, "problem is known", func() bool { return strings.Contains(a.Problem(), "install Calico") })
+	s.serveAll(calico.GroupCRD)
+	a.awaitComplete(t)
+	assert.Equal(t, 1, strings.Count(a.log.String(), "install Calico"), "said once")
+}
+
+func TestCachesHoldWhatTheAgentLooksAtInBothGroups(t *testing.T) {
+	t.Parallel()
+	for _, group := range []string{calico.GroupV3, calico.GroupCRD} {
+		t.Run(group, func(t *testing.T) {
+			s := newAPIServer(t)
+			events := s.serveAll(group)
+			a := run(t, s, group)
+			a.awaitComplete(t)
+
+			assert.Equal(t, "192.0.2.1", a.Node().Status.Addresses[0].Address)
+			assert.Empty(t, a.Node().Status.Images, "not looked at, so not kept")
+			assert.Equal(t, "n1", a.Endpoint().Spec.Node)
+			assert.Empty(t, a.Endpoint().ManagedFields)
+			_, shadowed := a.Endpoint().Annotations["projectcalico.org/metadata"]
+			assert.Equal(t, group == calico.GroupCRD, shadowed, "it means something in the CRD group only")
+			var names []string
+			for _, p := range a.Policies() {
+				names = append(names, p.Name)
+			}
+			assert.ElementsMatch(t, []string{"fw-a", "fw-b"}, names)
+
+			base := "/apis/" + group
+			for what, selection := range map[string]string{
+				nodesPath:                       "fieldSelector=metadata.name%3Dn1",
+				base + "/hostendpoints":         "fieldSelector=metadata.name%3Dn1",
+				base + "/globalnetworkpolicies": "labelSelector=host-firewall.io%2Frelease%3Dfw",
+			} {
+				for _, verb := range []string{"GET ", "watch "} {
+					for _, r := range s.asked(verb + what) {
+						assert.Contains(t, r.query, selection, verb+what)
+					}
+				}
+			}
+
+			events <- map[string]any{"type": "MODIFIED", "object": hep(group, "11")}
+			a.await(t, "change is seen", func() bool { return a.Endpoint() != nil && a.Endpoint().ResourceVersion == "11" })
+			events <- map[string]any{"type": "DELETED", "object": hep(group, "12")}
+			a.await(t, "deletion is seen", func() bool { return a.Endpoint() == nil })
+			assert.Empty(t, a.Problem())
+			assert.NotContains(t, a.log.String(), "cannot", "an API server that does not list by watching is no trouble")
+		})
+	}
+}
+
+func TestTroubleWithAWatchIsToldOnceAndPasses(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		answer http.HandlerFunc
+		want   string
+	}{
+		"no right": {failure(403, metav1.StatusReasonForbidden), `ClusterRole lacks the right \"list\" on \"globalnetworkpolicies\"`},
+		"nonsense": {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{")) }, "GlobalNetworkPolicies of release fw"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newAPIServer(t)
+			s.serveAll(calico.GroupV3)
+			path := inV3 + "/globalnetworkpolicies"
+			works := s.answers["GET "+path]
+			s.on("GET "+path, test.answer)
+			a := run(t, s, calico.GroupV3)
+			tries := func(n int) func() bool {
+				return func() bool { return len(s.asked("GET "+path)) >= n }
+			}
+			require.Eventually(t, tries(2), deadline, 10*time.Millisecond, "it is tried again")
+			assert.Contains(t, a.Problem(), "cannot list GlobalNetworkPolicies of release fw: ")
+			assert.Equal(t, 1, strings.Count(a.log.String(), "cannot list"), "log:\n%s", a.log)
+			assert.Contains(t, a.log.String(), test.want)
+
+			s.on("GET "+path, works)
+			a.awaitComplete(t)
+			assert.Equal(t, 1, strings.Count(a.log.String(), "can list again"), "log:\n%s", a.log)
+		})
+	}
+}
+
+// Listing works and watching does not: the one must not make the other seem well.
+func TestForbiddenWatchIsToldOnceAlthoughListingWorks(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.serveAll(calico.GroupV3)
+	s.on("watch "+nodesPath, failure(403, metav1.StatusReasonForbidden))
+	a := run(t, s, calico.GroupV3)
+	require.Eventually(t, func() bool { return len(s.asked("GET "+nodesPath)) >= 2 }, deadline, 10*time.Millisecond)
+	log := a.log.String()
+	assert.Equal(t, 1, strings.Count(log, "cannot watch"), "log:\n%s", log)
+	assert.Contains(t, log, `lacks the right \"watch\" on \"nodes\"`)
+	assert.NotContains(t, log, "can list again")
+	assert.NotContains(t, log, "can watch again")
+}
+
+// An API server that lists by watching is never asked for a plain list again.
+func TestTroubleWithAListIsOverWhenAWatchBringsTheList(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.serveAll(calico.GroupV3)
+	s.on("GET "+nodesPath, failure(403, metav1.StatusReasonForbidden))
+	s.on("watch "+nodesPath, failure(403, metav1.StatusReasonForbidden))
+	a := run(t, s, calico.GroupV3)
+	a.await(t, "problem is known", func() bool { return strings.Contains(a.Problem(), "cannot list Node n1") })
+
+	events := make(chan any, 2)
+	events <- map[string]any{"type": "ADDED", "object": node("n1")}
+	end := node("")
+	end.ResourceVersion, end.Annotations = "10", map[string]string{metav1.InitialEventsAnnotationKey: "true"}
+	events <- map[string]any{"type": "BOOKMARK", "object": end}
+	s.on("watch "+nodesPath, feed(events))
+	a.awaitComplete(t)
+	assert.Equal(t, "n1", a.Node().Name)
+	assert.Equal(t, 1, strings.Count(a.log.String(), "can list again"), "log:\n%s", a.log)
+	assert.Equal(t, 1, strings.Count(a.log.String(), "can watch again"), "log:\n%s", a.log)
+}
+
+func TestAPIServerThatIsAwayIsToldOnceInTheSameWords(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.Close()
+	a := run(t, s, calico.GroupV3)
+	a.await(t, "problem is known", func() bool {
+		return strings.Contains(a.Problem(), "the API server is not reached: connect: connection refused")
+	})
+	a.await(t, "all three have failed", func() bool { return strings.Count(a.log.String(), "cannot watch") == 3 })
+}
+
+func TestEndpointIsWrittenAsJSONInTheGroup(t *testing.T) {
+	t.Parallel()
+	for _, group := range []string{calico.GroupV3, calico.GroupCRD} {
+		t.Run(group, func(t *testing.T) {
+			s := newAPIServer(t)
+			s.serveAll(group)
+			a := run(t, s, group)
+			a.awaitComplete(t)
+			path := "/apis/" + group + "/hostendpoints"
+
+			s.on("POST "+path, object(201, hep(group, "1")))
+			wanted := &v3.HostEndpoint{
+				ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"a": "b"}},
+				Spec:       v3.HostEndpointSpec{Node: "n1", InterfaceName: "*"},
+			}
+			require.NoError(t, a.CreateEndpoint(t.Context(), wanted))
+			assert.Empty(t, wanted.Kind, "the argument is not changed")
+			created := s.asked("POST " + path)
+			require.Len(t, created, 1)
+			assert.Equal(t, "application/json", created[0].contentType)
+			assert.JSONEq(t, fmt.Sprintf(`{"apiVersion":%q,"kind":"HostEndpoint",
+				"metadata":{"name":"n1","labels":{"a":"b"}},"spec":{"node":"n1","interfaceName":"*"}}`, group), created[0].body)
+
+			s.on("PATCH "+path+"/n1", object(200, hep(group, "2")))
+			require.NoError(t, a.PatchEndpoint(t.Context(), "n1", []byte(`{"spec":{"node":"n1"}}`)))
+			patched := s.asked("PATCH " + path + "/n1")
+			require.Len(t, patched, 1)
+			assert.Equal(t, "application/merge-patch+json", patched[0].contentType)
+			assert.Equal(t, `{"spec":{"node":"n1"}}`, patched[0].body)
+		})
+	}
+}
+
+func TestRefusedWriteKeepsItsReasonAndSaysWhatItWas(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.serveAll(calico.GroupV3)
+	a := run(t, s, calico.GroupV3)
+	a.awaitComplete(t)
+	path := inV3 + "/hostendpoints"
+
+	s.on("POST "+path, failure(409, metav1.StatusReasonAlreadyExists))
+	err := a.CreateEndpoint(t.Context(), hep("", ""))
+	assert.True(t, apierrors.IsAlreadyExists(err))
+	assert.ErrorContains(t, err, "create HostEndpoint n1: ")
+
+	s.on("PATCH "+path+"/n1", failure(409, metav1.StatusReasonConflict))
+	err = a.PatchEndpoint(t.Context(), "n1", []byte("{}"))
+	assert.True(t, apierrors.IsConflict(err))
+	assert.ErrorContains(t, err, "patch HostEndpoint n1: ")
+
+	s.on("PATCH "+path+"/n1", failure(403, metav1.StatusReasonForbidden))
+	err = a.PatchEndpoint(t.Context(), "n1", []byte("{}"))
+	assert.True(t, apierrors.IsForbidden(err))
+	assert.ErrorContains(t, err, `lacks the right "patch" on "hostendpoints"`)
+
+	s.on("PATCH "+path+"/n1", nil)
+	err = a.PatchEndpoint(t.Context(), "n1", []byte("{}"))
+	assert.True(t, apierrors.IsNotFound(err))
+	assert.NotContains(t, err.Error(), "CRD", "one endpoint is missing, not its kind")
+}
+
+func TestPeersAreListedPageByPage(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.serveAll(calico.GroupCRD)
+	a := run(t, s, calico.GroupCRD)
+	a.awaitComplete(t)
+
+	paged := func(first, second any) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Query().Get("continue") == "more" {
+				object(200, second)(w, r)
+				return
+			}
+			object(200, first)(w, r)
+		}
+	}
+	s.on("GET "+nodesPath, paged(page("v1", "Node", "more", node("n1")), page("v1", "Node", "", node("n2"))))
+	nodes, err := a.ListNodes(t.Context())
+	require.NoError(t, err)
+	require.Len(t, nodes, 2)
+	for i, name := range []string{"n1", "n2"} {
+		want := node(name)
+		assert.Equal(t, corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Status:     corev1.NodeStatus{Addresses: want.Status.Addresses, Conditions: want.Status.Conditions},
+		}, nodes[i], "no more than is looked at")
+	}
+
+	path := inCRD + "/hostendpoints"
+	s.on("GET "+path, paged(page(calico.GroupCRD, "HostEndpoint", "more", hep(calico.GroupCRD, "1")), page(calico.GroupCRD, "HostEndpoint", "", hep(calico.GroupCRD, "2"))))
+	endpoints, err := a.ListEndpoints(t.Context())
+	require.NoError(t, err)
+	require.Len(t, endpoints, 2)
+	asked := s.asked("GET " + path)
+	for _, r := range asked[len(asked)-2:] {
+		assert.Contains(t, r.query, "labelSelector=host-firewall.io%2Frelease%3Dfw")
+		assert.Contains(t, r.query, "limit=250")
+	}
+
+	s.on("GET "+path, failure(403, metav1.StatusReasonForbidden))
+	_, err = a.ListEndpoints(t.Context())
+	assert.ErrorContains(t, err, `list HostEndpoints: the agent's ClusterRole lacks the right "list"`)
+}
+
+func TestRunEndsWithItsContextWhereverItIs(t *testing.T) {
+	t.Parallel()
+	t.Run("looking for the group", func(t *testing.T) {
+		a := run(t, newAPIServer(t), "")
+		a.await(t, "problem is known", func() bool { return strings.Contains(a.Problem(), "install Calico") })
+		a.endsWithin(t, 2*time.Second)
+	})
+	t.Run("waiting after a failure", func(t *testing.T) {
+		a := run(t, newAPIServer(t), calico.GroupV3)
+		a.await(t, "problem is known", func() bool { return strings.Contains(a.Problem(), "cannot list") })
+		a.endsWithin(t, 2*time.Second)
+	})
+	t.Run("watching", func(t *testing.T) {
+		s := newAPIServer(t)
+		s.serveAll(calico.GroupV3)
+		a := run(t, s, calico.GroupV3)
+		a.awaitComplete(t)
+		a.endsWithin(t, 2*time.Second)
+		assert.NotContains(t, a.log.String(), "cannot", "the end of the agent is no trouble")
+	})
+}
+
+func (a *agent) endsWithin(t *testing.T, d time.Duration) {
+	t.Helper()
+	a.stop()
+	select {
+	case <-a.ended:
+	case <-time.After(d):
+		t.Errorf("Run has not returned after %s", d)
+	}
+}

@@ -1,0 +1,89 @@
+package calico
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+)
+
+const (
+	detectFirst = time.Second
+	detectMost  = 30 * time.Second
+)
+
+// awaitGroup returns the API group by which Calico is reached. It asks until
+// there is one, and returns an empty one when the context has ended before.
+func (c *Cluster) awaitGroup(ctx context.Context, wake func()) string {
+	delay := detectFirst
+	for {
+		group, err := c.findGroup(ctx)
+		if err == nil || ctx.Err() != nil {
+			return group
+		}
+		if problem := err.Error(); c.remember(problem) {
+			c.options.Log.Warn("Calico's API not found, trying again", "problem", problem)
+			wake()
+		}
+		select {
+		case <-ctx.Done():
+			return ""
+		case <-time.After(wait.Jitter(delay, 0.2)):
+		}
+		delay = min(2*delay, detectMost)
+	}
+}
+
+// remember keeps what Problem answers and tells whether that is news.
+func (c *Cluster) remember(problem string) (news bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	news = c.problem != problem
+	c.problem = problem
+	return news
+}
+
+// findGroup asks once. Where both groups are served, GroupV3 is the one to
+// write: what is written there wins over what is written underneath it. So it
+// must be known that GroupV3 is missing, not just out of reach, before GroupCRD
+// is taken.
+func (c *Cluster) findGroup(ctx context.Context) (string, error) {
+	for _, group := range []string{GroupV3, GroupCRD} {
+		served, err := c.serves(ctx, group)
+		if err != nil {
+			return "", err
+		}
+		if served {
+			return group, nil
+		}
+	}
+	return "", errors.New("the API server serves Calico's HostEndpoints neither in " + GroupV3 + " nor in " + GroupCRD + ": install Calico or its CRDs")
+}
+
+// serves tells whether the group has the resources that the agent needs. It
+// reads the one document that lists them, to which every account has access.
+func (c *Cluster) serves(ctx context.Context, group string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	body, err := c.client.Get().AbsPath("/apis", group).DoRaw(ctx)
+	if codeOf(err) == http.StatusNotFound {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("get resources of %s: %w", group, explain(err, "get", "/apis/"+group))
+	}
+	var list metav1.APIResourceList
+	if err := json.Unmarshal(body, &list); err != nil {
+		return false, fmt.Errorf("decode resources of %s: %w", group, err)
+	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == name })
+	}
+	return has(hostEndpoints) && has(globalNetworkPolicies), nil
+}

@@ -1,0 +1,335 @@
+package endpoint_test
+
+import (
+	"encoding/json"
+	"testing"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+)
+
+func shape() endpoint.Shape {
+	return endpoint.Shape{
+		Release:      "fw",
+		ArmingLabels: map[string]string{"host-endpoint": "ingress"},
+		Profiles:     []string{"projectcalico-default-allow"},
+	}
+}
+
+func node() *corev1.Node {
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "node-uid", Labels: map[string]string{"zone": "a"}},
+		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeInternalIP, Address: "192.0.2.1"},
+			{Type: corev1.NodeHostName, Address: "n1"},
+		}},
+	}
+}
+
+// stored is the endpoint as the API server would return it after a create.
+func stored(armed bool) *v3.HostEndpoint {
+	hep, _ := shape().Desired(node(), armed)
+	hep.ResourceVersion = "7"
+	hep.UID = "hep-uid"
+	return hep
+}
+
+// apply returns what an API server makes of the object and the merge patch.
+func apply(t *testing.T, hep *v3.HostEndpoint, patch []byte) *v3.HostEndpoint {
+	t.Helper()
+	before, err := json.Marshal(hep)
+	require.NoError(t, err)
+	after, err := jsonpatch.MergePatch(before, patch)
+	require.NoError(t, err)
+	var patched v3.HostEndpoint
+	require.NoError(t, json.Unmarshal(after, &patched))
+	return &patched
+}
+
+func TestDesiredEndpointHoldsWhatTheAgentOwnsAndNothingElse(t *testing.T) {
+	want := &v3.HostEndpoint{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:            "n1",
+			Labels:          map[string]string{"host-firewall.io/release": "fw"},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "n1", UID: "node-uid"}},
+		},
+		Spec: v3.HostEndpointSpec{
+			Node:          "n1",
+			InterfaceName: "*",
+			ExpectedIPs:   []string{"192.0.2.1"},
+			Profiles:      []string{"projectcalico-default-allow"},
+		},
+	}
+	unarmed, invalid := shape().Desired(node(), false)
+	assert.Equal(t, want, unarmed)
+	assert.Empty(t, invalid)
+
+	want.Labels["host-endpoint"] = "ingress"
+	armed, _ := shape().Desired(node(), true)
+	assert.Equal(t, want, armed, "an armed endpoint differs by its label only")
+}
+
+func TestExpectedIPsAreTheNodesAddresses(t *testing.T) {
+	type addresses = []corev1.NodeAddress
+	for name, test := range map[string]struct {
+		addresses   addresses
+		annotations map[string]string
+		want        []string
+		invalid     []string
+	}{
+		"none": {},
+		"internal and external, not names": {
+			addresses: addresses{
+				{Type: corev1.NodeHostName, Address: "n1"},
+				{Type: corev1.NodeExternalIP, Address: "198.51.100.1"},
+				{Type: corev1.NodeInternalDNS, Address: "192.0.2.9"},
+				{Type: corev1.NodeInternalIP, Address: "192.0.2.1"},
+			},
+			want: []string{"192.0.2.1", "198.51.100.1"},
+		},
+		"the same in another order": {
+			addresses: addresses{
+				{Type: corev1.NodeInternalIP, Address: "192.0.2.1"},
+				{Type: corev1.NodeExternalIP, Address: "198.51.100.1"},
+			},
+			want: []string{"192.0.2.1", "198.51.100.1"},
+		},
+		"every annotation of Calico": {
+			annotations: map[string]string{
+				"projectcalico.org/IPv4Address":                "192.0.2.1/24",
+				"projectcalico.org/IPv6Address":                "2001:db8::1/64",
+				"projectcalico.org/IPv4IPIPTunnelAddr":         "10.0.0.1",
+				"projectcalico.org/IPv4VXLANTunnelAddr":        "10.0.0.2",
+				"projectcalico.org/IPv6VXLANTunnelAddr":        "2001:db8:1::2",
+				"projectcalico.org/IPv4WireguardInterfaceAddr": "10.0.0.3",
+				"projectcalico.org/IPv6WireguardInterfaceAddr": "2001:db8:1::3",
+				"projectcalico.org/ASNumber":                   "64512",
+			},
+			want: []string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "192.0.2.1", "2001:db8::1", "2001:db8:1::2", "2001:db8:1::3"},
+		},
+		"each once, however it is written": {
+			addresses: addresses{
+				{Type: corev1.NodeInternalIP, Address: "192.0.2.1"},
+				{Type: corev1.NodeExternalIP, Address: "::ffff:192.0.2.1"},
+				{Type: corev1.NodeInternalIP, Address: "2001:DB8:0::1"},
+			},
+			annotations: map[string]string{
+				"projectcalico.org/IPv4Address": "192.0.2.1/24",
+				"projectcalico.org/IPv6Address": "2001:db8::1/64",
+			},
+			want: []string{"192.0.2.1", "2001:db8::1"},
+		},
+		"invalid ones left out and reported": {
+			addresses: addresses{
+				{Type: corev1.NodeInternalIP, Address: "192.0.2.256"},
+				{Type: corev1.NodeInternalIP, Address: "fe80::1%eth0"},
+				{Type: corev1.NodeExternalIP, Address: "0.0.0.0"},
+				{Type: corev1.NodeExternalIP, Address: "192.0.2.1"},
+			},
+			annotations: map[string]string{"projectcalico.org/IPv4Address": "192.0.2.2/33", "projectcalico.org/IPv6Address": ""},
+			want:        []string{"192.0.2.1"},
+			invalid:     []string{"192.0.2.256", "fe80::1%eth0", "0.0.0.0", "192.0.2.2/33"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := node()
+			n.Status.Addresses, n.Annotations = test.addresses, test.annotations
+			hep, invalid := shape().Desired(n, false)
+			assert.Equal(t, test.want, hep.Spec.ExpectedIPs)
+			assert.Equal(t, test.invalid, invalid)
+		})
+	}
+}
+
+func TestEndpointIsArmedOnlyWithEveryArmingLabel(t *testing.T) {
+	s := shape()
+	s.ArmingLabels = map[string]string{"a": "1", "b": ""}
+	for name, test := range map[string]struct {
+		labels map[string]string
+		want   bool
+	}{
+		"none":          {nil, false},
+		"one of two":    {map[string]string{"a": "1"}, false},
+		"another value": {map[string]string{"a": "2", "b": ""}, false},
+		"both":          {map[string]string{"a": "1", "b": "", "c": "3"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			assert.Equal(t, test.want, s.Armed(&v3.HostEndpoint{ObjectMeta: metav1.ObjectMeta{Labels: test.labels}}))
+		})
+	}
+}
+
+func TestOwnerOfAForeignEndpointIsNamed(t *testing.T) {
+	for name, test := range map[string]struct {
+		labels map[string]string
+		want   string
+	}{
+		"another release":    {map[string]string{"host-firewall.io/release": "other"}, `"other"`},
+		"Calico's automatic": {map[string]string{"projectcalico.org/created-by": "calico-kube-controllers"}, "calico-kube-controllers"},
+		"by hand":            {nil, "no label host-firewall.io/release"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hep := &v3.HostEndpoint{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: test.labels}}
+			assert.False(t, shape().Owns(hep))
+			assert.Contains(t, endpoint.Owner(hep), test.want)
+		})
+	}
+	assert.True(t, shape().Owns(stored(false)))
+}
+
+func TestPatchSetsBackWhatTheAgentOwns(t *testing.T) {
+	yes := true
+	for name, test := range map[string]struct {
+		armed bool // desired
+		spoil func(hep *v3.HostEndpoint)
+		want  string
+	}{
+		"nothing differs": {
+			spoil: func(*v3.HostEndpoint) {},
+		},
+		"arming": {
+			armed: true,
+			spoil: func(*v3.HostEndpoint) {},
+			want:  `{"metadata":{"labels":{"host-endpoint":"ingress"},"resourceVersion":"7"}}`,
+		},
+		"the arming label on an endpoint that is not armed": {
+			spoil: func(hep *v3.HostEndpoint) { hep.Labels["host-endpoint"] = "ingress" },
+			want:  `{"metadata":{"labels":{"host-endpoint":null},"resourceVersion":"7"}}`,
+		},
+		"profiles added to": {
+			spoil: func(hep *v3.HostEndpoint) { hep.Spec.Profiles = append(hep.Spec.Profiles, "deny") },
+			want:  `{"metadata":{"resourceVersion":"7"},"spec":{"profiles":["projectcalico-default-allow"]}}`,
+		},
+		"profiles removed": {
+			spoil: func(hep *v3.HostEndpoint) { hep.Spec.Profiles = nil },
+			want:  `{"metadata":{"resourceVersion":"7"},"spec":{"profiles":["projectcalico-default-allow"]}}`,
+		},
+		"node, interface and addresses": {
+			spoil: func(hep *v3.HostEndpoint) {
+				hep.Spec.Node, hep.Spec.InterfaceName, hep.Spec.ExpectedIPs = "n2", "eth0", nil
+			},
+			want: `{"metadata":{"resourceVersion":"7"},"spec":{"node":"n1","interfaceName":"*","expectedIPs":["192.0.2.1"]}}`,
+		},
+		"owner removed": {
+			spoil: func(hep *v3.HostEndpoint) { hep.OwnerReferences = nil },
+			want:  `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n1","uid":"node-uid"}],"resourceVersion":"7"}}`,
+		},
+		"owner of a Node that is gone, among others": {
+			spoil: func(hep *v3.HostEndpoint) {
+				hep.OwnerReferences = []metav1.OwnerReference{
+					{APIVersion: "v1", Kind: "Node", Name: "n1", UID: "old-uid"},
+					{APIVersion: "v1", Kind: "ConfigMap", Name: "theirs", UID: "their-uid"},
+				}
+			},
+			want: `{"metadata":{"ownerReferences":[
+				{"apiVersion":"v1","kind":"ConfigMap","name":"theirs","uid":"their-uid"},
+				{"apiVersion":"v1","kind":"Node","name":"n1","uid":"node-uid"}],"resourceVersion":"7"}}`,
+		},
+		"owner that blocks the deletion of its Node": {
+			spoil: func(hep *v3.HostEndpoint) { hep.OwnerReferences[0].BlockOwnerDeletion = &yes },
+			want:  `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n1","uid":"node-uid"}],"resourceVersion":"7"}}`,
+		},
+		"the annotation that shadows labels": {
+			spoil: func(hep *v3.HostEndpoint) {
+				hep.Annotations = map[string]string{endpoint.MetadataAnnotation: `{"labels":{"host-endpoint":"ingress"}}`}
+			},
+			want: `{"metadata":{"annotations":{"projectcalico.org/metadata":null},"resourceVersion":"7"}}`,
+		},
+		"an annotation that shadows labels and is no JSON": {
+			spoil: func(hep *v3.HostEndpoint) {
+				hep.Annotations = map[string]string{endpoint.MetadataAnnotation: `{`}
+			},
+			want: `{"metadata":{"annotations":{"projectcalico.org/metadata":null},"resourceVersion":"7"}}`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			current := stored(false)
+			test.spoil(current)
+			untouched := current.DeepCopy()
+			desired, _ := shape().Desired(node(), test.armed)
+
+			patch, err := shape().Patch(current, desired)
+			require.NoError(t, err)
+			assert.Equal(t, untouched, current, "what comes from a cache must not be changed")
+			if test.want == "" {
+				assert.Nil(t, patch)
+				return
+			}
+			assert.JSONEq(t, test.want, string(patch))
+
+			again, err := shape().Patch(apply(t, current, patch), desired)
+			require.NoError(t, err)
+			assert.Nil(t, again, "one patch is enough")
+		})
+	}
+}
+
+func TestPatchLeavesWhatOthersWrote(t *testing.T) {
+	current := stored(false)
+	current.Labels["theirs"] = "label"
+	current.Annotations = map[string]string{"theirs": "annotation"}
+	current.Finalizers = []string{"theirs/finalizer"}
+	their := metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "theirs", UID: "their-uid"}
+	current.OwnerReferences = append([]metav1.OwnerReference{their}, current.OwnerReferences...)
+	current.Spec.Ports = []v3.EndpointPort{{Name: "theirs", Port: 80}}
+	desired, _ := shape().Desired(node(), false)
+
+	patch, err := shape().Patch(current, desired)
+	require.NoError(t, err)
+	assert.Nil(t, patch, "what others wrote is no difference")
+
+	want := current.DeepCopy()
+	want.Labels["host-endpoint"] = "ingress"
+	want.Spec.ExpectedIPs = []string{"192.0.2.2"}
+	moved := node()
+	moved.Status.Addresses[0].Address = "192.0.2.2"
+	desired, _ = shape().Desired(moved, true)
+	patch, err = shape().Patch(current, desired)
+	require.NoError(t, err)
+	got := apply(t, current, patch)
+	assert.Equal(t, want.ObjectMeta, got.ObjectMeta)
+	assert.Equal(t, want.Spec.ExpectedIPs, got.Spec.ExpectedIPs)
+	assert.Equal(t, want.Spec.Ports[0].Name, got.Spec.Ports[0].Name)
+}
+
+// Calico moves labels, annotations and owners into the annotation when somebody
+// edits the endpoint with calicoctl.
+func TestEndpointEditedThroughCalicoIsStillOursAndComesBackWhole(t *testing.T) {
+	whole := stored(true)
+	whole.Labels["theirs"] = "label"
+	whole.Annotations = map[string]string{"theirs": "annotation"}
+	shadow, err := json.Marshal(whole.ObjectMeta)
+	require.NoError(t, err)
+	current := &v3.HostEndpoint{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:            "n1",
+			ResourceVersion: "8",
+			Annotations:     map[string]string{endpoint.MetadataAnnotation: string(shadow)},
+		},
+		Spec: whole.Spec,
+	}
+	require.True(t, shape().Owns(current))
+	require.True(t, shape().Armed(current), "Felix reads the annotation")
+
+	desired, _ := shape().Desired(node(), true)
+	patch, err := shape().Patch(current, desired)
+	require.NoError(t, err)
+	got := apply(t, current, patch)
+	assert.Equal(t, whole.Labels, got.Labels)
+	assert.Equal(t, whole.Annotations, got.Annotations)
+	assert.Equal(t, whole.OwnerReferences, got.OwnerReferences)
+}
+
+func TestWhatTheAnnotationSaysOfALabelWins(t *testing.T) {
+	hep := stored(true)
+	hep.Annotations = map[string]string{endpoint.MetadataAnnotation: `{"labels":{"host-endpoint":"other"}}`}
+	assert.True(t, shape().Owns(hep))
+	assert.False(t, shape().Armed(hep), "Felix does not see the label of the object itself")
+}

@@ -1,0 +1,58 @@
+package endpoint
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// MetadataAnnotation is where Calico keeps the metadata of an object that was
+// written through its v3 API or calicoctl and is stored in
+// crd.projectcalico.org/v1. Felix lets what it says win over the object's own
+// labels, so on an endpoint of ours it is drift. It means something in
+// crd.projectcalico.org/v1 only: a reader of another API has to drop it.
+const MetadataAnnotation = "projectcalico.org/metadata"
+
+// metadata is the part of an object's metadata that Felix or Kubernetes acts on.
+type metadata struct {
+	labels, annotations map[string]string
+	owners              []metav1.OwnerReference
+}
+
+// effective returns the metadata as Felix reads it: the object's own, and over
+// it what the annotation says, which itself is left out. An annotation that
+// can't be read says nothing. The object is not changed.
+func effective(hep *v3.HostEndpoint) metadata {
+	seen := metadata{
+		labels:      copyOf(hep.Labels),
+		annotations: copyOf(hep.Annotations),
+		owners:      hep.OwnerReferences,
+	}
+	text, shadowed := seen.annotations[MetadataAnnotation]
+	if !shadowed {
+		return seen
+	}
+	delete(seen.annotations, MetadataAnnotation)
+	var shadow metav1.ObjectMeta
+	if err := json.Unmarshal([]byte(text), &shadow); err != nil {
+		return seen
+	}
+	maps.Copy(seen.labels, shadow.Labels)
+	maps.Copy(seen.annotations, shadow.Annotations)
+	for _, ref := range shadow.OwnerReferences {
+		if !slices.ContainsFunc(seen.owners, func(own metav1.OwnerReference) bool { return own.UID == ref.UID }) {
+			seen.owners = append(slices.Clip(seen.owners), ref)
+		}
+	}
+	return seen
+}
+
+// copyOf is maps.Clone that never returns nil.
+func copyOf(m map[string]string) map[string]string {
+	c := make(map[string]string, len(m))
+	maps.Copy(c, m)
+	return c
+}

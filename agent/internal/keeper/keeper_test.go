@@ -1,0 +1,623 @@
+package keeper
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// cluster is an API server with one node's view of it, and a cache that is
+// behind by lag. It keeps what an API server keeps to: versions, 404 and 409.
+type cluster struct {
+	t    *testing.T
+	wake func()
+	lag  time.Duration
+
+	mu       sync.Mutex
+	problem  string
+	node     *corev1.Node
+	policies []*v3.GlobalNetworkPolicy
+	stored   *v3.HostEndpoint
+	cached   *v3.HostEndpoint
+	version  int
+	others   []corev1.Node     // Nodes besides node
+	theirs   []v3.HostEndpoint // endpoints of the release besides stored
+	fail     func(verb string) error
+	requests []string // verb, and for a write whether it leaves the endpoint armed
+}
+
+func (c *cluster) Problem() string { return read(c, func() string { return c.problem }) }
+func (c *cluster) Node() *corev1.Node {
+	return read(c, func() *corev1.Node { return c.node })
+}
+func (c *cluster) Endpoint() *v3.HostEndpoint {
+	return read(c, func() *v3.HostEndpoint { return c.cached })
+}
+func (c *cluster) Policies() []*v3.GlobalNetworkPolicy {
+	return read(c, func() []*v3.GlobalNetworkPolicy { return c.policies })
+}
+
+func read[T any](c *cluster, get func() T) T {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return get()
+}
+
+// change alters the cluster as somebody else would, and wakes the keeper.
+func (c *cluster) change(alter func()) {
+	c.mu.Lock()
+	alter()
+	c.mu.Unlock()
+	c.wake()
+}
+
+// store keeps a version of the endpoint, nil for a deletion. The lock is held.
+func (c *cluster) store(hep *v3.HostEndpoint) {
+	if hep != nil {
+		c.version++
+		hep = hep.DeepCopy()
+		hep.ResourceVersion = strconv.Itoa(c.version)
+	}
+	c.stored = hep
+	if c.lag == 0 {
+		c.cached = hep
+		c.wake()
+		return
+	}
+	time.AfterFunc(c.lag, func() { c.change(func() { c.cached = hep }) })
+}
+
+var heps = schema.GroupResource{Group: "projectcalico.org", Resource: "hostendpoints"}
+
+// request counts a request and makes it fail when it should. The lock is held.
+func (c *cluster) request(verb string) error {
+	c.requests = append(c.requests, verb)
+	if c.fail == nil {
+		return nil
+	}
+	fail := c.fail
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	return fail(verb)
+}
+
+// wrote adds to the last request how it left the endpoint.
+func (c *cluster) wrote(hep *v3.HostEndpoint) {
+	word := " unarmed"
+	if testConfig().shape().Armed(hep) {
+		word = " armed"
+	}
+	c.requests[len(c.requests)-1] += word
+}
+
+func (c *cluster) CreateEndpoint(_ context.Context, hep *v3.HostEndpoint) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.request("create"); err != nil {
+		return err
+	}
+	if c.stored != nil {
+		return apierrors.NewAlreadyExists(heps, hep.Name)
+	}
+	c.wrote(hep)
+	c.store(hep)
+	return nil
+}
+
+func (c *cluster) PatchEndpoint(_ context.Context, name string, patch []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.request("patch"); err != nil {
+		return err
+	}
+	if c.stored == nil || c.stored.Name != name {
+		return apierrors.NewNotFound(heps, name)
+	}
+	before, err := json.Marshal(c.stored)
+	require.NoError(c.t, err)
+	after, err := jsonpatch.MergePatch(before, patch)
+	require.NoError(c.t, err)
+	var patched v3.HostEndpoint
+	require.NoError(c.t, json.Unmarshal(after, &patched))
+	if patched.ResourceVersion != c.stored.ResourceVersion {
+		return apierrors.NewConflict(heps, name, nil)
+	}
+	c.wrote(&patched)
+	c.store(&patched)
+	return nil
+}
+
+func (c *cluster) ListNodes(context.Context) ([]corev1.Node, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.request("list nodes"); err != nil {
+		return nil, err
+	}
+	return append([]corev1.Node{*c.node}, c.others...), nil
+}
+
+func (c *cluster) ListEndpoints(context.Context) ([]v3.HostEndpoint, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.request("list endpoints"); err != nil {
+		return nil, err
+	}
+	endpoints := append([]v3.HostEndpoint{}, c.theirs...)
+	if c.stored != nil {
+		endpoints = append(endpoints, *c.stored)
+	}
+	return endpoints, nil
+}
+
+// take returns the requests since the last call.
+func (c *cluster) take() []string {
+	return read(c, func() []string {
+		taken := c.requests
+		c.requests = nil
+		return taken
+	})
+}
+
+// logBuffer is a log that may be read while it is written.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// count returns how many lines contain the words.
+func (l *logBuffer) count(words string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for line := range strings.Lines(l.b.String()) {
+		if strings.Contains(line, words) {
+			n++
+		}
+	}
+	return n
+}
+
+// scene is a keeper at work on a cluster, in a bubble of fake time.
+type scene struct {
+	*cluster
+	keeper *Keeper
+	log    *logBuffer
+	stop   context.CancelFunc
+	ended  chan struct{}
+}
+
+// play starts a keeper on the cluster that prepare has set up, lets test act, and
+// ends it.
+func play(t *testing.T, prepare func(c *cluster), test func(s *scene)) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &cluster{t: t, node: testNode("n1"), wake: func() {}}
+		prepare(c)
+		s := &scene{cluster: c, log: &logBuffer{}, ended: make(chan struct{})}
+		s.keeper = New(testConfig(), c, slog.New(slog.NewTextHandler(s.log, nil)))
+		c.wake = s.keeper.Wake
+		ctx, stop := context.WithCancel(t.Context())
+		s.stop = stop
+		go func() {
+			defer close(s.ended)
+			s.keeper.Run(ctx)
+		}()
+		synctest.Wait()
+		test(s)
+		stop()
+		<-s.ended
+	})
+}
+
+// pass lets fake time pass, and the keeper do what it has to do in it.
+func (s *scene) pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func (s *scene) isArmed() bool {
+	return read(s.cluster, func() bool { return s.stored != nil && testConfig().shape().Armed(s.stored) })
+}
+
+// withPolicies is a cluster in which all policies are there.
+func withPolicies(c *cluster) { c.policies = testPolicies("r2", "fw-drop", "fw-ssh") }
+
+// withArmed is a cluster that an agent has armed before.
+func withArmed(c *cluster) {
+	withPolicies(c)
+	c.version = 1
+	c.stored, c.cached = testEndpoint(true), testEndpoint(true)
+}
+
+func TestEndpointIsNotArmedBeforePolicies(t *testing.T) {
+	play(t, func(*cluster) {}, func(s *scene) {
+		s.pass(time.Hour)
+		assert.Equal(t, []string{"create unarmed"}, s.take())
+		assert.Equal(t, Waiting, s.keeper.Status().State)
+
+		s.change(func() { s.policies = testPolicies("r2", "fw-drop") })
+		s.pass(time.Hour)
+		s.change(func() { s.policies = testPolicies("r1", "fw-drop", "fw-ssh") })
+		s.pass(time.Hour)
+		assert.Empty(t, s.take(), "half of the policies, or old ones, are not the policies")
+		assert.False(t, s.keeper.Status().Ready)
+
+		s.change(func() { withPolicies(s.cluster) })
+		s.pass(settle - 1)
+		assert.Empty(t, s.take(), "Felix may not have read the policies yet")
+		s.pass(1)
+		assert.Equal(t, []string{"list nodes", "list endpoints", "patch armed"}, s.take())
+		status := s.keeper.Status()
+		assert.Equal(t, Armed, status.State)
+		assert.True(t, status.Ready)
+		assert.Equal(t, time.Now(), status.Since)
+		assert.Equal(t, 1, s.log.count("node is Armed"))
+	})
+}
+
+func TestDeletedEndpointComesBackArmedInOneCreate(t *testing.T) {
+	play(t, withArmed, func(s *scene) {
+		s.change(func() { s.store(nil) })
+		s.pass(0)
+		assert.Equal(t, []string{"create armed"}, s.take(), "at once")
+		s.change(func() { s.store(nil) })
+		s.pass(0)
+		assert.Equal(t, []string{"create armed"}, s.take(), "and again")
+	})
+}
+
+func TestEndpointDeletedAfterItsFirstArmingComesBackArmedInOneCreate(t *testing.T) {
+	play(t, withPolicies, func(s *scene) {
+		s.pass(settle)
+		require.True(t, s.isArmed())
+		s.take()
+		s.change(func() { s.others = []corev1.Node{*testNode("n2")}; s.store(nil) })
+		s.pass(0)
+		assert.Equal(t, []string{"create armed"}, s.take(), "only a first arming asks for other nodes")
+	})
+}
+
+// The cache never shows what was armed: its change and its deletion come together.
+func TestEndpointDeletedRightAfterItsFirstArmingComesBackArmed(t *testing.T) {
+	play(t, withPolicies, func(s *scene) {
+		s.pass(settle - 1)
+		s.change(func() { s.lag = time.Hour })
+		s.pass(1)
+		require.True(t, s.isArmed())
+		s.take()
+		s.change(func() { s.stored, s.cached = nil, nil })
+		s.pass(0)
+		assert.Equal(t, []string{"create armed"}, s.take())
+	})
+}
+
+func TestEndpointDeletedWhileAPolicyIsLostComesBackUnarmed(t *testing.T) {
+	play(t, withArmed, func(s *scene) {
+		s.change(func() { s.policies = s.policies[:1]; s.store(nil) })
+		s.pass(time.Hour)
+		assert.Equal(t, []string{"create unarmed"}, s.take())
+		s.change(func() { withPolicies(s.cluster) })
+		s.pass(settle)
+		assert.Equal(t, []string{"patch armed"}, s.take())
+	})
+}
+
+func TestDriftIsSetBackAtOnce(t *testing.T) {
+	for name, spoil := range map[string]func(*v3.HostEndpoint){
+		"profiles":     func(hep *v3.HostEndpoint) { hep.Spec.Profiles = nil },
+		"expectedIPs":  func(hep *v3.HostEndpoint) { hep.Spec.ExpectedIPs = nil },
+		"interface":    func(hep *v3.HostEndpoint) { hep.Spec.InterfaceName = "eth0" },
+		"arming label": func(hep *v3.HostEndpoint) { delete(hep.Labels, "host-endpoint") },
+		"owner":        func(hep *v3.HostEndpoint) { hep.OwnerReferences = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			play(t, withArmed, func(s *scene) {
+				s.change(func() {
+					spoilt := s.stored.DeepCopy()
+					spoil(spoilt)
+					s.store(spoilt)
+				})
+				s.pass(0)
+				assert.Equal(t, []string{"patch armed"}, s.take())
+				assert.Equal(t, testEndpoint(true).Spec, s.stored.Spec)
+				assert.True(t, s.keeper.Status().Ready)
+			})
+		})
+	}
+}
+
+func TestNodeThatRegisteredAgainOwnsTheEndpoint(t *testing.T) {
+	play(t, withArmed, func(s *scene) {
+		s.change(func() { s.node = s.node.DeepCopy(); s.node.UID = "new-uid" })
+		s.pass(0)
+		assert.Equal(t, []string{"patch armed"}, s.take())
+		require.Len(t, s.stored.OwnerReferences, 1)
+		assert.EqualValues(t, "new-uid", s.stored.OwnerReferences[0].UID)
+	})
+}
+
+func TestLostPolicyDoesNotDisarm(t *testing.T) {
+	play(t, withArmed, func(s *scene) {
+		require.True(t, s.keeper.Status().Ready)
+		s.change(func() { s.policies = s.policies[:1] })
+		s.pass(time.Hour)
+		assert.Empty(t, s.take())
+		status := s.keeper.Status()
+		assert.Equal(t, Armed, status.State)
+		assert.False(t, status.Ready)
+		assert.Contains(t, status.Reason, "fw-ssh")
+		assert.Equal(t, time.Now().Add(-time.Hour), status.Since)
+		assert.Equal(t, 1, s.log.count("stays armed, but"))
+
+		s.change(func() { withPolicies(s.cluster) })
+		s.pass(0)
+		assert.True(t, s.keeper.Status().Ready)
+		assert.Empty(t, s.take())
+	})
+}
+
+func TestEndpointOfSomebodyElseIsLeftAlone(t *testing.T) {
+	foreign := testEndpoint(false)
+	foreign.Labels = map[string]string{"projectcalico.org/created-by": "calico-kube-controllers"}
+	play(t, func(c *cluster) {
+		withPolicies(c)
+		c.stored, c.cached = foreign, foreign
+	}, func(s *scene) {
+		s.pass(time.Hour)
+		assert.Empty(t, s.take())
+		assert.Equal(t, Conflict, s.keeper.Status().State)
+		assert.Contains(t, s.keeper.Status().Reason, "calico-kube-controllers")
+		assert.Equal(t, 1, s.log.count("node is Conflict"))
+
+		s.change(func() { s.store(nil) })
+		s.pass(settle)
+		assert.Equal(t, []string{"create unarmed", "list nodes", "list endpoints", "patch armed"}, s.take(),
+			"a conflict that goes away is over")
+	})
+}
+
+func TestFirstArmingWaitsForNodesThatWouldBeShutOut(t *testing.T) {
+	play(t, func(c *cluster) {
+		withPolicies(c)
+		c.others = []corev1.Node{*testNode("n2")}
+	}, func(s *scene) {
+		s.pass(5 * time.Minute)
+		requests := s.take()
+		assert.Equal(t, "create unarmed", requests[0], "others wait for this node's endpoint in turn")
+		questions := len(requests[1:]) / 2
+		assert.GreaterOrEqual(t, questions, 5+(5*60-31)/36, "the delay doubles from 1 s to 30 s")
+		assert.LessOrEqual(t, questions, 6+(5*60-31)/30)
+		assert.Contains(t, s.keeper.Status().Reason, "shut out: n2.")
+		assert.Equal(t, 1, s.log.count("shut out"), "no polling noise")
+
+		s.change(func() {
+			theirs := testEndpoint(false)
+			theirs.Spec.Node = "n2"
+			s.theirs = []v3.HostEndpoint{*theirs}
+		})
+		s.pass(36 * time.Second)
+		assert.True(t, s.isArmed())
+	})
+}
+
+func TestEventsDoNotHastenTheQuestionForNodes(t *testing.T) {
+	play(t, func(c *cluster) {
+		withPolicies(c)
+		c.others = []corev1.Node{*testNode("n2")}
+	}, func(s *scene) {
+		s.pass(settle)
+		s.take()
+		for range 100 {
+			s.change(func() {})
+		}
+		s.pass(0)
+		assert.Empty(t, s.take())
+	})
+}
+
+func TestQuestionForNodesThatFailsKeepsTheNodeUnarmedAndSaysWhy(t *testing.T) {
+	play(t, func(c *cluster) {
+		withPolicies(c)
+		c.fail = func(verb string) error {
+			if verb == "list endpoints" {
+				return apierrors.NewForbidden(heps, "", nil)
+			}
+			return nil
+		}
+	}, func(s *scene) {
+		s.pass(time.Hour)
+		assert.False(t, s.isArmed())
+		assert.Contains(t, s.keeper.Status().Reason, "forbidden")
+		assert.Equal(t, 1, s.log.count("cannot tell which nodes"))
+		s.change(func() { s.fail = nil })
+		s.pass(36 * time.Second)
+		assert.True(t, s.isArmed())
+	})
+}
+
+func TestFailedWriteIsToldOnceAndTriedAgainMoreAndMoreSeldom(t *testing.T) {
+	play(t, func(c *cluster) {
+		c.fail = func(string) error { return apierrors.NewForbidden(heps, "n1", nil) }
+	}, func(s *scene) {
+		s.pass(time.Hour)
+		requests := len(s.take())
+		assert.GreaterOrEqual(t, requests, 3600/36, "it never gives up")
+		assert.LessOrEqual(t, requests, 3600/30+20)
+		status := s.keeper.Status()
+		assert.Equal(t, Waiting, status.State)
+		assert.False(t, status.Ready)
+		assert.Contains(t, status.Reason, "forbidden")
+		assert.Equal(t, 1, s.log.count("forbidden"))
+
+		s.change(func() { s.fail = nil })
+		s.pass(0)
+		assert.Equal(t, []string{"create unarmed"}, s.take())
+	})
+}
+
+func TestFailedRepairDoesNotHideThatTheNodeIsArmed(t *testing.T) {
+	play(t, withArmed, func(s *scene) {
+		s.change(func() {
+			s.fail = func(string) error { return apierrors.NewInternalError(assert.AnError) }
+			spoilt := s.stored.DeepCopy()
+			spoilt.Spec.Profiles = nil
+			s.store(spoilt)
+		})
+		s.pass(time.Minute)
+		assert.Equal(t, Armed, s.keeper.Status().State)
+		assert.False(t, s.keeper.Status().Ready)
+	})
+}
+
+func TestCacheThatIsBehindIsNoFailure(t *testing.T) {
+	play(t, func(c *cluster) {
+		withArmed(c)
+		c.lag = 20 * time.Millisecond
+	}, func(s *scene) {
+		s.change(func() { s.store(nil) })
+		s.pass(s.lag)
+		for range 10 {
+			s.change(func() {})
+		}
+		s.pass(time.Second)
+		requests := s.take()
+		assert.Equal(t, "create armed", requests[0])
+		for _, request := range requests[1:] {
+			assert.Equal(t, "create", request, "refused: it is there already")
+		}
+		assert.True(t, s.isArmed())
+		assert.True(t, s.keeper.Status().Ready)
+		assert.Zero(t, s.log.count("already exists"))
+	})
+}
+
+func TestPatchFromAnOldVersionIsRefusedAndMadeAgain(t *testing.T) {
+	play(t, func(c *cluster) {
+		withArmed(c)
+		c.lag = 20 * time.Millisecond
+	}, func(s *scene) {
+		s.change(func() {
+			first := s.stored.DeepCopy()
+			first.Spec.Profiles = nil
+			s.store(first)
+		})
+		s.pass(s.lag - 1)
+		s.change(func() {
+			second := s.stored.DeepCopy()
+			second.Labels["theirs"] = "label"
+			s.store(second)
+		})
+		s.pass(time.Second)
+		assert.Equal(t, "label", s.stored.Labels["theirs"])
+		assert.Equal(t, testEndpoint(true).Spec.Profiles, s.stored.Spec.Profiles)
+		assert.Contains(t, s.take(), "patch", "one was refused")
+		assert.True(t, s.keeper.Status().Ready)
+	})
+}
+
+func TestNothingIsWrittenFromCachesThatAreNotComplete(t *testing.T) {
+	play(t, func(c *cluster) {
+		withPolicies(c)
+		c.problem = "cannot list Node n1"
+	}, func(s *scene) {
+		s.pass(time.Hour)
+		assert.Empty(t, s.take())
+		assert.Equal(t, "cannot list Node n1", s.keeper.Status().Reason)
+	})
+}
+
+func TestNothingIsWrittenForANodeThatIsNotThere(t *testing.T) {
+	play(t, func(c *cluster) {
+		withPolicies(c)
+		c.node = nil
+	}, func(s *scene) {
+		s.pass(time.Hour)
+		assert.Empty(t, s.take())
+		s.change(func() { s.node = testNode("n1") })
+		s.pass(settle)
+		assert.True(t, s.isArmed())
+	})
+}
+
+func TestIdleKeeperMakesNoRequestAndNoNoise(t *testing.T) {
+	play(t, withArmed, func(s *scene) {
+		lines := s.log.count("")
+		s.pass(24 * time.Hour)
+		assert.Empty(t, s.take())
+		assert.Equal(t, lines, s.log.count(""))
+	})
+}
+
+// A change of which no event came, as after a watch that went silent.
+func TestResyncFindsWhatNoEventTold(t *testing.T) {
+	play(t, withArmed, func(s *scene) {
+		s.mu.Lock()
+		s.stored, s.cached = nil, nil
+		s.mu.Unlock()
+		s.pass(testConfig().Resync - 1)
+		assert.Empty(t, s.take())
+		s.pass(1)
+		assert.Equal(t, []string{"create armed"}, s.take())
+	})
+}
+
+func TestStoppingLeavesTheEndpointArmed(t *testing.T) {
+	play(t, withArmed, func(s *scene) {
+		s.stop()
+		synctest.Wait()
+		select {
+		case <-s.ended:
+		default:
+			t.Error("Run has not returned")
+		}
+		assert.Empty(t, s.take())
+		assert.True(t, s.isArmed())
+	})
+}
+
+func TestInvalidAddressIsToldOnce(t *testing.T) {
+	play(t, func(c *cluster) {
+		withArmed(c)
+		c.node.Status.Addresses = append(c.node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "nonsense"})
+	}, func(s *scene) {
+		s.pass(time.Hour)
+		assert.Equal(t, 1, s.log.count("nonsense"))
+		assert.Empty(t, s.take())
+	})
+}
+
+func TestKeeperIsAliveUnlessOnePassTakesMoreThanAMinute(t *testing.T) {
+	release := make(chan struct{})
+	play(t, func(c *cluster) {
+		release = make(chan struct{})
+		c.fail = func(string) error { <-release; return nil }
+	}, func(s *scene) {
+		s.pass(stuckAfter)
+		assert.NoError(t, s.keeper.Alive())
+		s.pass(time.Second)
+		assert.ErrorContains(t, s.keeper.Alive(), "1m1s")
+		close(release)
+		s.pass(0)
+		assert.NoError(t, s.keeper.Alive())
+	})
+}

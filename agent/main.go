@@ -1,0 +1,187 @@
+// Command host-firewall-agent keeps the Calico HostEndpoint of one node and arms
+// it once all policies of its release are there.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"syscall"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+
+	"github.com/host-firewall/host-firewall/agent/internal/calico"
+	"github.com/host-firewall/host-firewall/agent/internal/health"
+	"github.com/host-firewall/host-firewall/agent/internal/keeper"
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
+)
+
+const program = "host-firewall-agent"
+
+// version is set with -ldflags "-X main.version=...".
+var version string
+
+// collectAt is how much garbage, in percent of what is in use, makes the runtime
+// collect it. What is in use is two megabytes on every node, so time is cheap.
+const collectAt = 25
+
+// Exit codes. A container that exits with exitUsage won't do better by a restart.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	debug.SetGCPercent(collectAt)
+	// The first signal ends the agent in order, a second one at once.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
+}
+
+// run is the program without the process around it. It returns the exit code.
+func run(ctx context.Context, args []string, lookupEnv func(string) (string, bool), stdout, stderr io.Writer) int {
+	if len(args) == 1 && args[0] == "version" {
+		fmt.Fprintln(stdout, program, buildVersion())
+		return exitOK
+	}
+	s, err := settings.Parse(args, lookupEnv)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, settings.Help(program))
+		return exitOK
+	case err != nil:
+		fmt.Fprintf(stderr, "%s can't start with these settings:\n%v\n", program, err)
+		return exitUsage
+	}
+	log := newLogger(stderr, s)
+	log.Info("starting", "version", buildVersion(), "settings", s)
+	if err := serve(ctx, s, log); err != nil {
+		log.Error("cannot go on", "error", err)
+		return exitFailure
+	}
+	log.Info("stopped, the endpoint stays as it is")
+	return exitOK
+}
+
+// serve wires the parts together and runs them until the context ends. The error
+// says which part could not start or broke.
+func serve(ctx context.Context, s settings.Settings, log *slog.Logger) error {
+	config, err := restConfig(s.Kubeconfig)
+	if err != nil {
+		return fmt.Errorf("read access to the API server: %w", err)
+	}
+	cluster, err := calico.New(config, calico.Options{
+		Node:      s.NodeName,
+		Release:   s.Release,
+		APIGroup:  s.APIGroup,
+		UserAgent: program + "/" + buildVersion(),
+		Log:       log,
+	})
+	if err != nil {
+		return err
+	}
+	keep := keeper.New(keeper.Config{
+		Node:         s.NodeName,
+		Release:      s.Release,
+		ArmingLabels: s.ArmingLabels,
+		Profiles:     s.Profiles,
+		Policies:     s.Policies,
+		Revision:     s.PolicyRevision,
+		AwaitNodes:   s.AwaitNodes,
+		TrustedCIDRs: s.ClusterCIDRs,
+		Resync:       s.Resync,
+	}, cluster, log)
+	probes, err := health.Listen(s.HealthPort, health.Checks{
+		Alive: keep.Alive,
+		Report: func() health.Report {
+			status := keep.Status()
+			return health.Report{State: string(status.State), Ready: status.Ready, Reason: status.Reason, Since: status.Since}
+		},
+	})
+	if err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var parts sync.WaitGroup
+	parts.Go(func() { cluster.Run(ctx, keep.Wake) })
+	parts.Go(func() { keep.Run(ctx) })
+	var broken error
+	parts.Go(func() {
+		if broken = probes.Serve(ctx); broken != nil {
+			cancel(broken)
+		}
+	})
+	parts.Wait()
+	return broken
+}
+
+// restConfig reads the kubeconfig, or else the service account of the pod.
+func restConfig(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.BuildConfigFromFlags("", kubeconfig)
+}
+
+// newLogger returns the logger that the settings ask for. What client-go has to
+// say goes the same way, for debugging only: this agent says itself what matters.
+func newLogger(w io.Writer, s settings.Settings) *slog.Logger {
+	options := &slog.HandlerOptions{Level: s.LogLevel}
+	var handler slog.Handler = slog.NewTextHandler(w, options)
+	if s.LogFormat == "json" {
+		handler = slog.NewJSONHandler(w, options)
+	}
+	klog.SetSlogLogger(slog.New(quiet{handler}).With("by", "client-go"))
+	return slog.New(handler)
+}
+
+// quiet turns every record into one for debugging.
+type quiet struct{ slog.Handler }
+
+// Enabled tells whether the handler takes records for debugging.
+func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
+	return q.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+// Handle writes the record at the level for debugging.
+func (q quiet) Handle(ctx context.Context, record slog.Record) error {
+	record.Level = slog.LevelDebug
+	return q.Handler.Handle(ctx, record)
+}
+
+// WithAttrs keeps the handler quiet.
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
+
+// WithGroup keeps the handler quiet.
+func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name)} }
+
+// buildVersion returns the version of this build, and without one the commit it
+// was made from.
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			return setting.Value
+		}
+	}
+	return info.Main.Version
+}

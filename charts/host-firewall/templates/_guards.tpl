@@ -1,0 +1,113 @@
+{{/*
+What values.schema.json cannot say, because it takes two values together, or arithmetic, or better words. Every message names the
+value and says what to write instead. Included once, in globalnetworkpolicies.yaml.
+*/}}
+{{- define "host-firewall.guards" -}}
+{{- include "host-firewall.guardNetworks" . -}}
+{{- include "host-firewall.guardPorts" . -}}
+{{- include "host-firewall.guardEndpoints" . -}}
+{{- include "host-firewall.guardPolicies" . -}}
+{{- include "host-firewall.guardAgent" . -}}
+{{- include "host-firewall.guardMetadata" . -}}
+{{- end -}}
+
+{{/*
+Refuses the values, with the words it is given, on a line of their own behind what Helm says first.
+*/}}
+{{- define "host-firewall.refuse" -}}
+{{- fail (printf "\n\n%s" .) -}}
+{{- end -}}
+
+{{- define "host-firewall.guardNetworks" -}}
+{{- $lists := dict "ssh.cidrs" .Values.ssh.cidrs "cluster.cidrs" .Values.cluster.cidrs "essential.nodeLocalDNS" .Values.essential.nodeLocalDNS -}}
+{{- range $path, $cidrs := $lists -}}
+{{- range $i, $cidr := $cidrs -}}
+{{- with include "host-firewall.networkOfHost" $cidr -}}
+{{- $host := printf "%s/%s" (splitList "/" $cidr | first) (contains ":" $cidr | ternary "128" "32") -}}
+{{- include "host-firewall.refuse" (printf "%s[%d] is %s, which has host bits: is the network meant or the host? Write %s for the network or %s for the host." $path $i $cidr . $host) -}}
+{{- end -}}
+{{- /* Calico takes ::ffff:192.0.2.1 for IPv4 with a prefix length that IPv4 does not have. */ -}}
+{{- if and (contains ":" $cidr) (regexMatch "^(0+,){5}ffff," (include "host-firewall.ipv6Fields" (splitList "/" (lower $cidr) | first))) -}}
+{{- include "host-firewall.refuse" (printf "%s[%d] is %s, an IPv4 address in IPv6 clothes. Write it as IPv4." $path $i $cidr) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "host-firewall.guardPorts" -}}
+{{- if and .Values.ssh.cidrs (not .Values.ssh.ports) -}}
+{{- include "host-firewall.refuse" "ssh.ports is empty while ssh.cidrs is not: a rule without ports lets the networks in to every port. Write the ports of SSH, for example ssh.ports: [22], or leave ssh.cidrs empty." -}}
+{{- end -}}
+{{- range $i, $port := .Values.ssh.ports -}}
+{{- if kindIs "string" $port -}}
+{{- $ends := splitList ":" $port -}}
+{{- if gt (first $ends | int) (last $ends | int) -}}
+{{- include "host-firewall.refuse" (printf "ssh.ports[%d] is %q, a range that ends before it begins. Write \"%s:%s\"." $i $port (last $ends) (first $ends)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "host-firewall.guardEndpoints" -}}
+{{- if not .Values.hostEndpoint.labels -}}
+{{- include "host-firewall.refuse" "hostEndpoint.labels is empty: endpoints would be armed the moment they are created, before everything that must stay open is in place. Write at least one label, for example hostEndpoint.labels: {host-endpoint: ingress}." -}}
+{{- end -}}
+{{- range $key, $value := .Values.hostEndpoint.labels -}}
+{{- if regexMatch "^(host-firewall\\.io|([a-z0-9.-]+\\.)?projectcalico\\.org)/" $key -}}
+{{- include "host-firewall.refuse" (printf "hostEndpoint.labels has %s: labels of host-firewall.io and projectcalico.org have a meaning already. Write a label of your own, for example hostEndpoint.labels: {host-endpoint: ingress}." $key) -}}
+{{- end -}}
+{{- end -}}
+{{- if not .Values.hostEndpoint.profiles -}}
+{{- include "host-firewall.refuse" "hostEndpoint.profiles is empty: Calico denies everything, in both directions, on an endpoint that has neither a profile nor a policy, and every endpoint is without policies for a while. Write hostEndpoint.profiles: [projectcalico-default-allow]." -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The policies against each other. allowOutbound is left out: it governs what goes out, and no order puts a drop of what comes in
+before it.
+*/}}
+{{- define "host-firewall.guardPolicies" -}}
+{{- $settings := .Values.policies -}}
+{{- $drop := $settings.dropOther -}}
+{{- $allowing := include "host-firewall.allowing" . | fromYaml | keys | sortAlpha -}}
+{{- range $key := append $allowing "dropOther" -}}
+{{- $policy := get $settings $key -}}
+{{- if and $policy.preDNAT (not $policy.applyOnForward) -}}
+{{- include "host-firewall.refuse" (printf "policies.%s.preDNAT is true and policies.%s.applyOnForward is false: what comes before the translation of addresses is forwarded traffic too, and Calico takes no preDNAT policy that is not applied to it. Write policies.%s.applyOnForward: true, or preDNAT: false." $key $key $key) -}}
+{{- end -}}
+{{- end -}}
+{{- range $key := $allowing -}}
+{{- $policy := get $settings $key -}}
+{{- if le (float64 $drop.order) (float64 $policy.order) -}}
+{{- include "host-firewall.refuse" (printf "policies.dropOther.order is %v and policies.%s.order is %v: the drop would come first, and nothing of %s would pass. Write a policies.dropOther.order above %v." $drop.order $key $policy.order $key $policy.order) -}}
+{{- end -}}
+{{- if and $drop.preDNAT (not $policy.preDNAT) -}}
+{{- include "host-firewall.refuse" (printf "policies.dropOther.preDNAT is true and policies.%s.preDNAT is false: Calico asks all preDNAT policies before all others, whatever their order, so the drop would come first and %s would never be asked. Write policies.%s.preDNAT: true, or policies.dropOther.preDNAT: false." $key $key $key) -}}
+{{- end -}}
+{{- if and (not $drop.preDNAT) (not $policy.preDNAT) (ne $drop.applyOnForward $policy.applyOnForward) -}}
+{{- include "host-firewall.refuse" (printf "policies.dropOther.applyOnForward is %t and policies.%s.applyOnForward is %t, neither of them preDNAT: as soon as one such policy is applied to forwarded traffic, Calico drops what none of them allows there, so one without the other drops what the values say may pass. Write the same for both." $drop.applyOnForward $key $policy.applyOnForward) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "host-firewall.guardAgent" -}}
+{{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
+{{- include "host-firewall.refuse" "serviceAccount.create is false and serviceAccount.name is empty: the agent would run with an account that nobody made for it. Write the name of the account in serviceAccount.name, or serviceAccount.create: true." -}}
+{{- end -}}
+{{- range $i, $env := .Values.agent.extraEnv -}}
+{{- if regexMatch "^(HOST_FIREWALL|KUBERNETES_SERVICE)_" $env.name -}}
+{{- include "host-firewall.refuse" (printf "agent.extraEnv[%d] is %s: the agent's settings come from values of their own (cluster, hostEndpoint, agent.log, agent.health, agent.resync, agent.kubernetesService), and this would fight with them or be without effect. Write the value instead." $i $env.name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "host-firewall.guardMetadata" -}}
+{{- $lists := dict "commonLabels" .Values.commonLabels "agent.podLabels" .Values.agent.podLabels "commonAnnotations" .Values.commonAnnotations "agent.podAnnotations" .Values.agent.podAnnotations "serviceAccount.annotations" .Values.serviceAccount.annotations -}}
+{{- range $path, $map := $lists -}}
+{{- range $key, $value := $map -}}
+{{- if regexMatch "^(host-firewall\\.io/|helm\\.sh/chart$|app\\.kubernetes\\.io/(name|instance|version|managed-by)$)" $key -}}
+{{- include "host-firewall.refuse" (printf "%s has %s, which this chart writes itself: agents and selectors would no longer find what they look for. Write another key." $path $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,74 @@
+{{/*
+Names, labels and the image. All names are quoted where they are used: a release may be called 1e3.
+*/}}
+
+{{- define "host-firewall.name" -}}
+{{- .Values.nameOverride | default .Chart.Name -}}
+{{- end -}}
+
+{{/*
+The release id: the name of every object, and the value of the label host-firewall.io/release. Calico reads what stands before
+a dot in a policy's name as a tier, so there is none. 47 characters leave room for the longest suffix, -allow-essential.
+*/}}
+{{- define "host-firewall.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else -}}
+{{- $name := include "host-firewall.name" . -}}
+{{- $fullname := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
+{{- $fullname | replace "." "-" | trunc 47 | trimAll "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "host-firewall.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (include "host-firewall.fullname" .) -}}
+{{- end -}}
+
+{{- define "host-firewall.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "host-firewall.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{- define "host-firewall.labels" -}}
+{{ include "host-firewall.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
+host-firewall.io/release: {{ include "host-firewall.fullname" . | quote }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/*
+Annotations of an object: `own` wins over commonAnnotations. Takes a dict of root and own, gives nothing where there are none.
+*/}}
+{{- define "host-firewall.annotations" -}}
+{{- $common := .root.Values.commonAnnotations | default dict -}}
+{{- with merge (dict) (.own | default dict) $common -}}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
+{{- define "host-firewall.image" -}}
+{{- $image := .Values.agent.image -}}
+{{- $tag := $image.tag -}}
+{{- if not (or $tag $image.digest) -}}
+{{- $tag = .Chart.AppVersion -}}
+{{- end -}}
+{{- $image.repository -}}
+{{- with $tag }}:{{ . }}{{ end -}}
+{{- with $image.digest }}@{{ . }}{{ end -}}
+{{- end -}}
+
+{{/*
+The labels that arm an endpoint as sorted key=value pairs, for the agent.
+*/}}
+{{- define "host-firewall.armingLabels" -}}
+{{- $pairs := list -}}
+{{- range $key, $value := .Values.hostEndpoint.labels -}}
+{{- $pairs = append $pairs (printf "%s=%s" $key $value) -}}
+{{- end -}}
+{{- join "," $pairs -}}
+{{- end -}}

@@ -1,0 +1,371 @@
+package helm_test
+
+import (
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+func selectorLabels(release string) map[string]string {
+	return map[string]string{"app.kubernetes.io/name": "host-firewall", "app.kubernetes.io/instance": release}
+}
+
+func objectLabels(release, id string) map[string]string {
+	labels := selectorLabels(release)
+	labels["app.kubernetes.io/version"] = "0.1.0"
+	labels["app.kubernetes.io/managed-by"] = "Helm"
+	labels["helm.sh/chart"] = "host-firewall-0.1.0"
+	labels["host-firewall.io/release"] = id
+	return labels
+}
+
+// argumentsOf parses the agent's arguments as the agent does: with these flags and no others. A flag that is given twice, is
+// unknown or has a value that its type does not take fails the test.
+func argumentsOf(t testing.TB, r *rendered) map[string]string {
+	t.Helper()
+	flags := flag.NewFlagSet("host-firewall-agent", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	for _, name := range []string{
+		"node-name", "release", "policies", "policy-revision", "api-group", "arming-labels", "profiles", "cluster-cidrs",
+		"log-level", "log-format", "kubeconfig",
+	} {
+		flags.String(name, "", "")
+	}
+	flags.Bool("await-nodes", true, "")
+	flags.Uint("health-port", 0, "")
+	flags.Duration("resync", time.Hour, "")
+
+	arguments := r.container(t).Args
+	require.NoError(t, flags.Parse(arguments))
+	require.Empty(t, flags.Args())
+	given := map[string]string{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = f.Value.String() })
+	require.Len(t, arguments, len(given), "a flag is given twice: %v", arguments)
+	return given
+}
+
+func TestDaemonSetIsAWholeObject(t *testing.T) {
+	for _, group := range []string{apiV3, apiV1} {
+		for _, kubernetes := range []string{oldestKubernetes, newestKubernetes} {
+			for _, names := range []struct{ release, namespace, id string }{
+				{"host-firewall", "host-firewall", "host-firewall"},
+				{"edge.eu", "kube-system", "edge-eu-host-firewall"},
+			} {
+				t.Run(group+"/"+kubernetes+"/"+names.release, func(t *testing.T) {
+					r := render(t, setting{
+						release: names.release, namespace: names.namespace, kubernetes: kubernetes, served: clusterServing(group),
+					})
+					require.Equal(t, wantDaemonSet(names.release, names.namespace, names.id, []string{
+						"--release=" + names.id,
+						"--policies=" + strings.Join(r.policyNames(), ","),
+						"--policy-revision=" + r.policies[0].Annotations["host-firewall.io/revision"],
+						"--api-group=" + group,
+						"--arming-labels=host-endpoint=ingress",
+						"--profiles=projectcalico-default-allow",
+						"--await-nodes=true",
+						"--health-port=9097",
+						"--resync=10m",
+						"--log-level=info",
+						"--log-format=text",
+					}), r.daemonSet(t))
+				})
+			}
+		}
+	}
+}
+
+func wantDaemonSet(release, namespace, id string, arguments []string) appsv1.DaemonSet {
+	probe := func(path string, period int32) *corev1.Probe {
+		return &corev1.Probe{
+			ProbeHandler: corev1.ProbeHandler{
+				HTTPGet: &corev1.HTTPGetAction{Host: "127.0.0.1", Port: intstr.FromInt32(9097), Path: path},
+			},
+			PeriodSeconds:  period,
+			TimeoutSeconds: 5,
+		}
+	}
+	return appsv1.DaemonSet{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "DaemonSet"},
+		ObjectMeta: metav1.ObjectMeta{Name: id, Namespace: namespace, Labels: objectLabels(release, id)},
+		Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: selectorLabels(release)},
+			UpdateStrategy: appsv1.DaemonSetUpdateStrategy{
+				Type:          appsv1.RollingUpdateDaemonSetStrategyType,
+				RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxUnavailable: pointer(intstr.FromString("25%"))},
+			},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: selectorLabels(release)},
+				Spec: corev1.PodSpec{
+					ServiceAccountName:            id,
+					AutomountServiceAccountToken:  pointer(true),
+					PriorityClassName:             "system-node-critical",
+					HostNetwork:                   true,
+					DNSPolicy:                     corev1.DNSDefault,
+					EnableServiceLinks:            pointer(false),
+					TerminationGracePeriodSeconds: pointer[int64](10),
+					NodeSelector:                  map[string]string{"kubernetes.io/os": "linux"},
+					Affinity: &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+						RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+							NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
+								{Key: "type", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"virtual-kubelet"}},
+							}}},
+						},
+					}},
+					Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+					SecurityContext: &corev1.PodSecurityContext{
+						RunAsNonRoot:   pointer(true),
+						RunAsUser:      pointer[int64](65532),
+						RunAsGroup:     pointer[int64](65532),
+						SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+					},
+					Containers: []corev1.Container{{
+						Name:            "agent",
+						Image:           "host-firewall/agent:0.1.0",
+						ImagePullPolicy: corev1.PullIfNotPresent,
+						Args:            arguments,
+						Env: []corev1.EnvVar{{
+							Name:      "HOST_FIREWALL_NODE_NAME",
+							ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "spec.nodeName"}},
+						}},
+						LivenessProbe:  probe("/livez", 10),
+						ReadinessProbe: probe("/readyz", 5),
+						Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
+							corev1.ResourceCPU:    resource.MustParse("10m"),
+							corev1.ResourceMemory: resource.MustParse("32Mi"),
+						}},
+						SecurityContext: &corev1.SecurityContext{
+							AllowPrivilegeEscalation: pointer(false),
+							ReadOnlyRootFilesystem:   pointer(true),
+							Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+						},
+					}},
+				},
+			},
+		},
+	}
+}
+
+// The host network is the one thing that the restricted profile of Kubernetes would refuse.
+func TestPodsAreRestrictedWhateverTheValues(t *testing.T) {
+	for name, values := range ciFiles(t) {
+		t.Run(name, func(t *testing.T) {
+			r := render(t, setting{values: values})
+			pod := r.daemonSet(t).Spec.Template.Spec
+			require.False(t, pod.HostPID)
+			require.False(t, pod.HostIPC)
+			require.Empty(t, pod.Volumes)
+			require.Empty(t, pod.InitContainers)
+			require.True(t, *pod.SecurityContext.RunAsNonRoot)
+			require.Positive(t, *pod.SecurityContext.RunAsUser)
+			require.Equal(t, corev1.SeccompProfileTypeRuntimeDefault, pod.SecurityContext.SeccompProfile.Type)
+			container := r.container(t)
+			require.Empty(t, container.Ports, "a port of a pod on the host network is a port of the host")
+			require.Equal(t, &corev1.SecurityContext{
+				AllowPrivilegeEscalation: pointer(false),
+				ReadOnlyRootFilesystem:   pointer(true),
+				Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			}, container.SecurityContext)
+		})
+	}
+}
+
+func TestAgentIsToldWhatTheValuesSay(t *testing.T) {
+	defaults := argumentsOf(t, render(t, setting{}))
+	delete(defaults, "policy-revision")
+	for name, test := range map[string]struct {
+		values  string
+		changed map[string]string
+	}{
+		"all policies there are": {
+			`{ssh: {cidrs: [192.0.2.0/24]}, policies: {allowOutbound: {enabled: false}}}`,
+			map[string]string{"policies": "host-firewall-allow-cluster,host-firewall-allow-essential,host-firewall-allow-ssh,host-firewall-drop-other"},
+		},
+		"arming labels, sorted": {
+			`hostEndpoint: {labels: {zone: dmz, a.example.org/firewall: ""}}`,
+			map[string]string{"arming-labels": "a.example.org/firewall=,host-endpoint=ingress,zone=dmz"},
+		},
+		"profiles in their order": {
+			`hostEndpoint: {profiles: [site, projectcalico-default-allow]}`,
+			map[string]string{"profiles": "site,projectcalico-default-allow"},
+		},
+		"networks of the cluster, each once": {
+			`cluster: {cidrs: [10.0.0.0/8, "2001:DB8::/32", 10.0.0.0/8]}`,
+			map[string]string{"cluster-cidrs": "10.0.0.0/8,2001:db8::/32"},
+		},
+		"not to wait for endpoints that make nobody trusted": {
+			`cluster: {cidrs: [10.0.0.0/8], trustNodes: false}`,
+			map[string]string{"cluster-cidrs": "10.0.0.0/8", "await-nodes": "false"},
+		},
+		"its own settings": {
+			`agent: {health: {port: 19097}, resync: 1h30m, log: {level: debug, format: json}}`,
+			map[string]string{"health-port": "19097", "resync": "1h30m0s", "log-level": "debug", "log-format": "json"},
+		},
+		"an API group that is given": {
+			`calico: {apiGroup: crd.projectcalico.org/v1}`,
+			map[string]string{"api-group": apiV1},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := map[string]string{}
+			for _, arguments := range []map[string]string{defaults, test.changed} {
+				for name, value := range arguments {
+					want[name] = value
+				}
+			}
+			got := argumentsOf(t, render(t, setting{values: test.values}))
+			delete(got, "policy-revision")
+			require.Equal(t, want, got)
+		})
+	}
+}
+
+// The agent's settings package is internal to the agent, so its own test cannot render this chart and this one cannot import
+// it. These files stand between the two: here they are proven to be what the chart renders, there they are parsed.
+func TestRenderedArgumentsAreTheOnesTheAgentIsTestedWith(t *testing.T) {
+	for name, values := range ciFiles(t) {
+		t.Run(name, func(t *testing.T) {
+			compareWithFile(t, filepath.Join("testdata", "agent-args", name+".txt"),
+				strings.Join(render(t, setting{values: values}).container(t).Args, "\n")+"\n")
+		})
+	}
+	files, err := filepath.Glob(filepath.Join("testdata", "agent-args", "*.txt"))
+	require.NoError(t, err)
+	require.Len(t, files, len(ciFiles(t)), "a file is left over from a values file that is gone")
+}
+
+func compareWithFile(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got, "go test ./tests/helm -update writes %s anew", path)
+}
+
+func TestImageIsNamedByTagOrDigest(t *testing.T) {
+	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
+	for values, want := range map[string]string{
+		``:                                  "host-firewall/agent:0.1.0",
+		`{tag: v2}`:                         "host-firewall/agent:v2",
+		`{digest: "` + digest + `"}`:        "host-firewall/agent@" + digest,
+		`{tag: v2, digest: ` + digest + `}`: "host-firewall/agent:v2@" + digest,
+		`{repository: "mirror.example.org:5000/hf/agent"}`: "mirror.example.org:5000/hf/agent:0.1.0",
+	} {
+		require.Equal(t, want, render(t, setting{values: "agent: {image: " + orElse(values, "{}") + "}"}).container(t).Image)
+	}
+}
+
+func TestAPIServerIsReachedWithoutTheServiceWhereAnAddressIsGiven(t *testing.T) {
+	environment := func(values string) []corev1.EnvVar { return render(t, setting{values: values}).container(t).Env[1:] }
+	require.Empty(t, environment(`agent: {kubernetesService: {port: 8443}}`))
+	require.Equal(t, []corev1.EnvVar{
+		{Name: "KUBERNETES_SERVICE_HOST", Value: "api.example.org"},
+		{Name: "KUBERNETES_SERVICE_PORT", Value: "6443"},
+		{Name: "HTTPS_PROXY", Value: "http://192.0.2.1:3128"},
+	}, environment(`agent: {kubernetesService: {host: api.example.org}, extraEnv: [{name: HTTPS_PROXY, value: "http://192.0.2.1:3128"}]}`))
+	require.Equal(t, []corev1.EnvVar{
+		{Name: "KUBERNETES_SERVICE_HOST", Value: "2001:db8::1"},
+		{Name: "KUBERNETES_SERVICE_PORT", Value: "443"},
+	}, environment(`agent: {kubernetesService: {host: "2001:db8::1", port: 443}}`))
+}
+
+func TestPodsCarryWhatThePlatformAsksFor(t *testing.T) {
+	r := render(t, setting{values: ciFiles(t)["agent"]})
+	want := wantDaemonSet("host-firewall", "host-firewall", "host-firewall", r.container(t).Args)
+	want.Labels["app.kubernetes.io/part-of"] = "platform"
+	want.Annotations = map[string]string{"example.org/owner": "network"}
+	want.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable = pointer(intstr.FromInt32(1))
+	pod := &want.Spec.Template
+	pod.Labels["app.kubernetes.io/part-of"] = "platform"
+	pod.Labels["team"] = "network"
+	pod.Annotations = map[string]string{"example.org/owner": "network", "example.org/reviewed": "yes"}
+	pod.Spec.NodeSelector["kubernetes.io/arch"] = "amd64"
+	pod.Spec.Containers[0].Env = append(pod.Spec.Containers[0].Env, corev1.EnvVar{Name: "NO_PROXY", Value: "10.0.0.0/8"})
+	require.Equal(t, want, r.daemonSet(t))
+}
+
+func TestNullTakesAFieldOfThePodAway(t *testing.T) {
+	r := render(t, setting{values: `
+agent:
+  resources: null
+  tolerations: null
+  nodeSelector: null
+  affinity: null
+  priorityClassName: null
+  updateStrategy: null`})
+	want := wantDaemonSet("host-firewall", "host-firewall", "host-firewall", r.container(t).Args)
+	want.Spec.UpdateStrategy = appsv1.DaemonSetUpdateStrategy{}
+	pod := &want.Spec.Template.Spec
+	pod.Containers[0].Resources = corev1.ResourceRequirements{}
+	pod.Tolerations, pod.NodeSelector, pod.Affinity, pod.PriorityClassName = nil, nil, nil, ""
+	require.Equal(t, want, r.daemonSet(t))
+}
+
+func TestRightsAreExactlyWhatTheAgentCalls(t *testing.T) {
+	nodes := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}}
+	calico := func(group string) []rbacv1.PolicyRule {
+		return []rbacv1.PolicyRule{
+			{APIGroups: []string{group}, Resources: []string{"hostendpoints"}, Verbs: []string{"list", "watch", "create", "patch"}},
+			{APIGroups: []string{group}, Resources: []string{"globalnetworkpolicies"}, Verbs: []string{"list", "watch"}},
+		}
+	}
+	tiers := []rbacv1.PolicyRule{
+		{APIGroups: []string{"projectcalico.org"}, Resources: []string{"tiers"}, ResourceNames: []string{"default"}, Verbs: []string{"get"}},
+		{APIGroups: []string{"projectcalico.org"}, Resources: []string{"tier.globalnetworkpolicies"}, ResourceNames: []string{"default.*"}, Verbs: []string{"list", "watch"}},
+	}
+	for group, rules := range map[string][]rbacv1.PolicyRule{
+		apiV3: append(append(calico("projectcalico.org"), tiers...), nodes),
+		apiV1: append(calico("crd.projectcalico.org"), nodes),
+	} {
+		t.Run(group, func(t *testing.T) {
+			r := render(t, setting{release: "edge", namespace: "kube-system", served: clusterServing(group)})
+			id := "edge-host-firewall"
+			named := metav1.ObjectMeta{Name: id, Labels: objectLabels("edge", id)}
+			require.Equal(t, []rbacv1.ClusterRole{{
+				TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole"},
+				ObjectMeta: named,
+				Rules:      rules,
+			}}, r.clusterRoles)
+			require.Equal(t, []rbacv1.ClusterRoleBinding{{
+				TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRoleBinding"},
+				ObjectMeta: named,
+				RoleRef:    rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: id},
+				Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Name: id, Namespace: "kube-system"}},
+			}}, r.clusterRoleBindings)
+			named.Namespace = "kube-system"
+			require.Equal(t, []corev1.ServiceAccount{{
+				TypeMeta:                     metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
+				ObjectMeta:                   named,
+				AutomountServiceAccountToken: pointer(false),
+			}}, r.serviceAccounts)
+		})
+	}
+}
+
+func TestAccountAndRightsCanBeBroughtAlong(t *testing.T) {
+	r := render(t, setting{values: `{rbac: {create: false}, serviceAccount: {create: false, name: "1e3"}}`})
+	require.Empty(t, r.clusterRoles)
+	require.Empty(t, r.clusterRoleBindings)
+	require.Empty(t, r.serviceAccounts)
+	require.Equal(t, "1e3", r.daemonSet(t).Spec.Template.Spec.ServiceAccountName)
+
+	r = render(t, setting{values: `{commonAnnotations: {owner: all, only: common}, serviceAccount: {name: firewall, annotations: {owner: account}}}`})
+	require.Equal(t, "firewall", r.serviceAccounts[0].Name)
+	require.Equal(t, map[string]string{"owner": "account", "only": "common"}, r.serviceAccounts[0].Annotations)
+	require.Equal(t, "firewall", r.clusterRoleBindings[0].Subjects[0].Name)
+	require.Equal(t, "firewall", r.daemonSet(t).Spec.Template.Spec.ServiceAccountName)
+}

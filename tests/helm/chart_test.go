@@ -1,0 +1,204 @@
+package helm_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/lint"
+	"helm.sh/helm/v3/pkg/lint/support"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+func TestEveryValuesFileRendersOnEveryKubernetesAndCalico(t *testing.T) {
+	for name, values := range ciFiles(t) {
+		for _, kubernetes := range []string{oldestKubernetes, newestKubernetes} {
+			for _, served := range []chartutil.VersionSet{nil, clusterServing(apiV3), clusterServing(apiV1), clusterServing(apiV1, apiV3)} {
+				r := render(t, setting{values: values, kubernetes: kubernetes, served: served})
+				kinds := []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet"}
+				for range r.policies {
+					kinds = append(kinds, "GlobalNetworkPolicy")
+				}
+				require.Equal(t, kinds, r.kinds, name)
+			}
+		}
+	}
+}
+
+func TestSameInputsRenderTheSameBytes(t *testing.T) {
+	for name, values := range ciFiles(t) {
+		first, second := render(t, setting{values: values}), render(t, setting{values: values})
+		require.Equal(t, first.manifest, second.manifest, name)
+		require.Equal(t, first.notes, second.notes, name)
+	}
+}
+
+func TestLintFindsNothing(t *testing.T) {
+	for name, values := range ciFiles(t) {
+		given, err := chartutil.ReadValues([]byte(values))
+		require.NoError(t, err)
+		kubernetes, err := chartutil.ParseKubeVersion(newestKubernetes)
+		require.NoError(t, err)
+		linter := lint.AllWithKubeVersion(chartDir, given, "host-firewall", kubernetes)
+		for _, message := range linter.Messages {
+			// What helm lint --strict fails on.
+			require.Less(t, message.Severity, support.WarningSev, "%s: %s", name, message)
+		}
+	}
+}
+
+// The release id names objects of the whole cluster, and everything of a release is found by it.
+func TestNamesFitWhateverTheRelease(t *testing.T) {
+	long := strings.Repeat("x", 53)
+	for release, id := range map[string]string{
+		"host-firewall":                "host-firewall",
+		"edge":                         "edge-host-firewall",
+		"my-host-firewall-2":           "my-host-firewall-2",
+		"edge.eu.example":              "edge-eu-example-host-firewall",
+		"1e3":                          "1e3-host-firewall",
+		long:                           long[:47],
+		strings.Repeat("y", 46):        strings.Repeat("y", 46),
+		strings.Repeat("z", 45) + "-z": strings.Repeat("z", 45) + "-z",
+	} {
+		for _, namespace := range []string{"host-firewall", "kube-system"} {
+			r := render(t, setting{release: release, namespace: namespace})
+			for _, object := range r.objects {
+				accessor, err := meta.Accessor(object)
+				require.NoError(t, err)
+				require.Truef(t, accessor.GetName() == id || strings.HasPrefix(accessor.GetName(), id+"-"), "%s for %s", accessor.GetName(), release)
+				require.Empty(t, validation.IsDNS1123Label(accessor.GetName()))
+				require.Equal(t, objectLabels(release, id), accessor.GetLabels())
+				require.Contains(t, []string{"", namespace}, accessor.GetNamespace())
+			}
+			require.Equal(t, namespace, r.daemonSet(t).Namespace)
+			require.Equal(t, namespace, r.serviceAccounts[0].Namespace)
+			require.Equal(t, id, argumentsOf(t, r)["release"])
+		}
+	}
+}
+
+func TestNamesCanBeOverridden(t *testing.T) {
+	// A name that YAML would read as a number stays a name.
+	r := render(t, setting{values: `{fullnameOverride: "123", nameOverride: "007"}`})
+	require.Equal(t, "123", r.daemonSet(t).Name)
+	require.Equal(t, "123-drop-other", r.policy(t, "drop-other").Name)
+	require.Equal(t, "007", r.daemonSet(t).Spec.Selector.MatchLabels["app.kubernetes.io/name"])
+	require.Equal(t, "host-firewall.io/release == '123' && host-endpoint == 'ingress'", r.policies[0].Spec.Selector)
+
+	require.Equal(t, "edge-hf", render(t, setting{release: "edge", values: `nameOverride: hf`}).daemonSet(t).Name)
+}
+
+func TestCommonLabelsAndAnnotationsAreOnEveryObject(t *testing.T) {
+	r := render(t, setting{values: `{commonLabels: {team: network}, commonAnnotations: {example.org/owner: network}}`})
+	for _, object := range r.objects {
+		accessor, err := meta.Accessor(object)
+		require.NoError(t, err)
+		require.Equal(t, "network", accessor.GetLabels()["team"], accessor.GetName())
+		require.Equal(t, "network", accessor.GetAnnotations()["example.org/owner"], accessor.GetName())
+	}
+}
+
+func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
+	always := []string{
+		"tcp 22, 179, 2379, 2380, 5473, 6443, 6666, 6667 and udp 68",
+		"kubectl get hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall -L host-endpoint\n",
+		"kubectl delete globalnetworkpolicies.projectcalico.org -l host-firewall.io/release=host-firewall\n",
+		"helm uninstall host-firewall -n host-firewall\n",
+		"kubectl delete hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall\n",
+	}
+	const (
+		open22      = "tcp 22 is open to everybody"
+		closedPorts = "NodePorts and forwarded connections from outside included"
+		hostPorts   = "NodePorts and forwarded connections are left alone"
+		alone       = "ATTENTION: cluster.trustNodes is off and cluster.cidrs is empty"
+	)
+	for name, test := range map[string]struct {
+		values  string
+		says    []string
+		silence []string
+	}{
+		"defaults": {
+			``,
+			[]string{"nodes that run an agent of this release: every port", "all pods of the cluster: every port", "ping, answers of DHCP", "there is no policy for SSH", open22, closedPorts, "What goes out is allowed."},
+			[]string{"ATTENTION", "SSH, tcp"},
+		},
+		"ssh on 22": {
+			`ssh: {cidrs: [192.0.2.0/24, "2001:db8::/32"], ports: [22, "2200:2299"]}`,
+			[]string{"to 192.0.2.0/24, 2001:db8::/32: SSH, tcp 22, 2200:2299", "ATTENTION: " + open22, "failsafeInboundHostPorts"},
+			[]string{"there is no policy for SSH"},
+		},
+		"ssh on a range around 22": {
+			`ssh: {cidrs: [192.0.2.0/24], ports: ["20:30"]}`,
+			[]string{"SSH, tcp 20:30", "ATTENTION: " + open22},
+			[]string{"not among ssh.ports"},
+		},
+		"ssh on another port": {
+			`ssh: {cidrs: [192.0.2.0/24], ports: [2222]}`,
+			[]string{"SSH, tcp 2222", open22, "although it is not among ssh.ports"},
+			[]string{"ATTENTION"},
+		},
+		"little": {
+			`{cluster: {trustNodes: false, trustPods: false}, essential: {icmpEcho: false, dhcp: false, nodeLocalDNS: []}, policies: {allowOutbound: {enabled: false}}}`,
+			[]string{alone, "IPv6 neighbour discovery\n", "What goes out is up to the profiles (projectcalico-default-allow)"},
+			[]string{"every port", "ping", "DHCP", "NodeLocal"},
+		},
+		"cidrs instead of nodes": {
+			`cluster: {cidrs: [10.0.0.0/8], trustNodes: false}`,
+			[]string{"to 10.0.0.0/8: every port"},
+			[]string{alone},
+		},
+		"host ports": {ciFiles(t)["host-ports-only"], []string{hostPorts}, []string{closedPorts}},
+		"a profile of one's own": {
+			`hostEndpoint: {profiles: [site]}`,
+			[]string{"their profiles decide (site). "},
+			[]string{"leaves them open"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			notes := render(t, setting{values: test.values}).notes
+			for _, words := range append(always, test.says...) {
+				require.Contains(t, notes, words)
+			}
+			for _, words := range test.silence {
+				require.NotContains(t, notes, words)
+			}
+			require.NotRegexp(t, regexp.MustCompile(`(?m)[ \t]+$`), notes, "a line ends in spaces")
+		})
+	}
+}
+
+// Files of the tests and of chart-testing are no part of what users download.
+func TestPackageHoldsWhatItNeedsAndNoMore(t *testing.T) {
+	loaded := loadChart(t)
+	var names []string
+	for _, file := range loaded.Raw {
+		names = append(names, file.Name)
+	}
+	templates, err := filepath.Glob(filepath.Join(chartDir, "templates", "*"))
+	require.NoError(t, err)
+	want := []string{"Chart.yaml", "values.yaml", "values.schema.json", "README.md", ".helmignore"}
+	for _, template := range templates {
+		want = append(want, "templates/"+filepath.Base(template))
+	}
+	require.ElementsMatch(t, want, names)
+	require.Empty(t, loaded.CRDObjects(), "the CRDs are Calico's")
+}
+
+// One kind per file, and the file is named after it.
+func TestTemplatesHoldOneKindEach(t *testing.T) {
+	templates, err := filepath.Glob(filepath.Join(chartDir, "templates", "*.yaml"))
+	require.NoError(t, err)
+	for _, template := range templates {
+		content, err := os.ReadFile(template)
+		require.NoError(t, err)
+		kinds := regexp.MustCompile(`(?m)^kind: (\w+)$`).FindAllStringSubmatch(string(content), -1)
+		require.Len(t, kinds, 1, template)
+		singular := strings.TrimSuffix(filepath.Base(template), ".yaml")
+		require.Contains(t, []string{singular, strings.TrimSuffix(singular, "ies") + "y"}, strings.ToLower(kinds[0][1]))
+	}
+}

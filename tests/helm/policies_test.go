@@ -1,0 +1,405 @@
+package helm_test
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+	"testing"
+
+	projectcalico "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/projectcalico/api/pkg/lib/numorstring"
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const (
+	releaseOnly  = "host-firewall.io/release == 'host-firewall'"
+	armedRelease = releaseOnly + " && host-endpoint == 'ingress'"
+)
+
+func allow(source projectcalico.EntityRule) projectcalico.Rule {
+	return projectcalico.Rule{Action: projectcalico.Allow, Source: source}
+}
+
+func allowICMP(family int, kind int) projectcalico.Rule {
+	protocol := map[int]string{4: "ICMP", 6: "ICMPv6"}[family]
+	return projectcalico.Rule{
+		Action:    projectcalico.Allow,
+		IPVersion: &family,
+		Protocol:  pointer(numorstring.ProtocolFromString(protocol)),
+		ICMP:      &projectcalico.ICMPFields{Type: &kind},
+	}
+}
+
+func nets(cidrs ...string) projectcalico.EntityRule { return projectcalico.EntityRule{Nets: cidrs} }
+
+func ports(ports ...numorstring.Port) projectcalico.EntityRule {
+	return projectcalico.EntityRule{Ports: ports}
+}
+
+func port(number uint16) numorstring.Port { return numorstring.SinglePort(number) }
+
+func portRange(t testing.TB, first, last uint16) numorstring.Port {
+	t.Helper()
+	ports, err := numorstring.PortFromRange(first, last)
+	require.NoError(t, err)
+	return ports
+}
+
+func trustedNodes() projectcalico.Rule {
+	return allow(projectcalico.EntityRule{Selector: releaseOnly, NamespaceSelector: "global()"})
+}
+
+func trustedPods() projectcalico.Rule {
+	return allow(projectcalico.EntityRule{NamespaceSelector: "all()"})
+}
+
+func essentialRules() []projectcalico.Rule {
+	udp := pointer(numorstring.ProtocolFromString("UDP"))
+	rules := []projectcalico.Rule{
+		{Action: projectcalico.Allow, Source: nets("127.0.0.0/8"), Destination: nets("127.0.0.0/8")},
+		{Action: projectcalico.Allow, Source: nets("::1/128"), Destination: nets("::1/128")},
+		allow(nets("169.254.20.10/32")),
+	}
+	for _, kind := range []int{130, 131, 132, 133, 134, 135, 136, 143} {
+		rules = append(rules, allowICMP(6, kind))
+	}
+	return append(rules,
+		projectcalico.Rule{Action: projectcalico.Allow, IPVersion: pointer(4), Protocol: udp, Source: ports(port(67)), Destination: ports(port(68))},
+		projectcalico.Rule{Action: projectcalico.Allow, Protocol: udp, Source: nets("fe80::/10"), Destination: ports(port(546))},
+		allowICMP(4, 8),
+		allowICMP(6, 128),
+	)
+}
+
+func outboundSpec() projectcalico.GlobalNetworkPolicySpec {
+	return projectcalico.GlobalNetworkPolicySpec{
+		Order:    pointer(10.0),
+		Selector: armedRelease,
+		Types:    []projectcalico.PolicyType{projectcalico.PolicyTypeEgress},
+		Egress:   []projectcalico.Rule{{Action: projectcalico.Allow}},
+	}
+}
+
+// ingressSpec is that of a policy for what comes in, before the translation of addresses.
+func ingressSpec(order float64, rules ...projectcalico.Rule) projectcalico.GlobalNetworkPolicySpec {
+	return projectcalico.GlobalNetworkPolicySpec{
+		Order:          &order,
+		Selector:       armedRelease,
+		Types:          []projectcalico.PolicyType{projectcalico.PolicyTypeIngress},
+		PreDNAT:        true,
+		ApplyOnForward: true,
+		Ingress:        rules,
+	}
+}
+
+// hostOnly is the same for the host's own ports only.
+func hostOnly(spec projectcalico.GlobalNetworkPolicySpec) projectcalico.GlobalNetworkPolicySpec {
+	spec.PreDNAT, spec.ApplyOnForward = false, false
+	return spec
+}
+
+func dropSpec() projectcalico.GlobalNetworkPolicySpec {
+	return ingressSpec(20, projectcalico.Rule{Action: projectcalico.Deny})
+}
+
+type namedSpec struct {
+	name string
+	spec projectcalico.GlobalNetworkPolicySpec
+}
+
+func (r *rendered) specs() []namedSpec {
+	var specs []namedSpec
+	for _, policy := range r.policies {
+		specs = append(specs, namedSpec{strings.TrimPrefix(policy.Name, "host-firewall-"), policy.Spec})
+	}
+	return specs
+}
+
+func TestDefaultPoliciesAreWholeObjectsInBothGroups(t *testing.T) {
+	for _, group := range []string{apiV3, apiV1} {
+		t.Run(group, func(t *testing.T) {
+			r := render(t, setting{served: clusterServing(group)})
+			revision := r.policies[0].Annotations["host-firewall.io/revision"]
+			var want []projectcalico.GlobalNetworkPolicy
+			for _, policy := range []namedSpec{
+				{"allow-outbound", outboundSpec()},
+				{"allow-cluster", ingressSpec(10, trustedNodes(), trustedPods())},
+				{"allow-essential", ingressSpec(10, essentialRules()...)},
+				{"drop-other", dropSpec()},
+			} {
+				want = append(want, projectcalico.GlobalNetworkPolicy{
+					TypeMeta: metav1.TypeMeta{APIVersion: group, Kind: "GlobalNetworkPolicy"},
+					ObjectMeta: metav1.ObjectMeta{
+						Name:        "host-firewall-" + policy.name,
+						Labels:      objectLabels("host-firewall", "host-firewall"),
+						Annotations: map[string]string{"host-firewall.io/revision": revision},
+					},
+					Spec: policy.spec,
+				})
+			}
+			require.Equal(t, want, r.policies)
+		})
+	}
+}
+
+func TestPoliciesSayWhatTheValuesSay(t *testing.T) {
+	tcp := pointer(numorstring.ProtocolFromString("TCP"))
+	ssh := func(source projectcalico.EntityRule, destination ...numorstring.Port) projectcalico.Rule {
+		return projectcalico.Rule{Action: projectcalico.Allow, Protocol: tcp, Source: source, Destination: ports(destination...)}
+	}
+	withoutLast := func(rules []projectcalico.Rule, count int) []projectcalico.Rule { return rules[:len(rules)-count] }
+	essential := essentialRules()
+
+	defaults := map[string]projectcalico.GlobalNetworkPolicySpec{
+		"allow-outbound":  outboundSpec(),
+		"allow-cluster":   ingressSpec(10, trustedNodes(), trustedPods()),
+		"allow-essential": ingressSpec(10, essential...),
+		"drop-other":      dropSpec(),
+	}
+	for name, test := range map[string]struct {
+		values string
+		// changed against the defaults; nil takes the policy away
+		changed map[string]*projectcalico.GlobalNetworkPolicySpec
+	}{
+		"ssh from one network": {
+			`ssh: {cidrs: [192.0.2.0/24]}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-ssh": pointer(ingressSpec(10, ssh(nets("192.0.2.0/24"), port(22))))},
+		},
+		"ssh from IPv6 only": {
+			`ssh: {cidrs: ["2001:db8::/32"]}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-ssh": pointer(ingressSpec(10, ssh(nets("2001:db8::/32"), port(22))))},
+		},
+		"ssh on ranges, families mixed, networks and ports repeated": {
+			`ssh: {cidrs: [192.0.2.0/24, "2001:DB8::/32", 198.51.100.7/32, 192.0.2.0/24, "2001:db8::/32"], ports: [22, "2200:2299", 22]}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-ssh": pointer(ingressSpec(10,
+				ssh(nets("192.0.2.0/24", "198.51.100.7/32"), port(22), portRange(t, 2200, 2299)),
+				ssh(nets("2001:db8::/32"), port(22), portRange(t, 2200, 2299))))},
+		},
+		"networks of the cluster": {
+			`cluster: {cidrs: ["2001:db8::/32", 10.0.0.0/8, 172.16.0.0/12]}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-cluster": pointer(ingressSpec(10, trustedNodes(), trustedPods(),
+				allow(nets("10.0.0.0/8", "172.16.0.0/12")), allow(nets("2001:db8::/32"))))},
+		},
+		"networks instead of selectors": {
+			`cluster: {cidrs: [10.0.0.0/8], trustNodes: false, trustPods: false}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-cluster": pointer(ingressSpec(10, allow(nets("10.0.0.0/8"))))},
+		},
+		"nodes without pods": {
+			`cluster: {trustPods: false}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-cluster": pointer(ingressSpec(10, trustedNodes()))},
+		},
+		"a cluster policy with nothing to say": {
+			`cluster: {trustNodes: false, trustPods: false}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-cluster": nil},
+		},
+		"no echo": {
+			`essential: {icmpEcho: false}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-essential": pointer(ingressSpec(10, withoutLast(essential, 2)...))},
+		},
+		"neither echo nor DHCP": {
+			`essential: {icmpEcho: false, dhcp: false}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-essential": pointer(ingressSpec(10, withoutLast(essential, 4)...))},
+		},
+		"nothing that can be switched off: loopback and neighbours stay": {
+			`essential: {icmpEcho: false, dhcp: false, nodeLocalDNS: []}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-essential": pointer(ingressSpec(10,
+				append(append([]projectcalico.Rule{}, essential[:2]...), essential[3:11]...)...))},
+		},
+		"NodeLocal DNSCache of both families": {
+			`essential: {nodeLocalDNS: [169.254.20.10/32, "fd00::10/128"]}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-essential": pointer(ingressSpec(10,
+				append(append(append([]projectcalico.Rule{}, essential[:3]...), allow(nets("fd00::10/128"))), essential[3:]...)...))},
+		},
+		"no policy for what goes out": {
+			`policies: {allowOutbound: {enabled: false}}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-outbound": nil},
+		},
+		"orders of one's own": {
+			`policies: {allowOutbound: {order: 1.5}, allowEssential: {order: -3}, allowCluster: {order: 100}, dropOther: {order: 1000000}}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{
+				"allow-outbound": func() *projectcalico.GlobalNetworkPolicySpec {
+					spec := outboundSpec()
+					spec.Order = pointer(1.5)
+					return &spec
+				}(),
+				"allow-essential": pointer(ingressSpec(-3, essential...)),
+				"allow-cluster":   pointer(ingressSpec(100, trustedNodes(), trustedPods())),
+				"drop-other":      pointer(ingressSpec(1000000, projectcalico.Rule{Action: projectcalico.Deny})),
+			},
+		},
+		"the drop behind the translation of addresses, the rest before": {
+			`policies: {dropOther: {preDNAT: false, applyOnForward: false}}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"drop-other": pointer(hostOnly(dropSpec()))},
+		},
+		"ports of the hosts only": {
+			ciFiles(t)["host-ports-only"],
+			map[string]*projectcalico.GlobalNetworkPolicySpec{
+				"allow-cluster":   pointer(hostOnly(ingressSpec(10, trustedNodes(), trustedPods()))),
+				"allow-essential": pointer(hostOnly(ingressSpec(10, essential...))),
+				"allow-ssh":       pointer(hostOnly(ingressSpec(10, ssh(nets("192.0.2.0/24"), port(22))))),
+				"drop-other":      pointer(hostOnly(dropSpec())),
+			},
+		},
+		"the example of the article": {
+			ciFiles(t)["article"],
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-cluster": pointer(ingressSpec(10, allow(nets("10.240.0.0/16", "192.168.0.0/16"))))},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := map[string]projectcalico.GlobalNetworkPolicySpec{}
+			for name, spec := range defaults {
+				want[name] = spec
+			}
+			for name, spec := range test.changed {
+				if spec == nil {
+					delete(want, name)
+				} else {
+					want[name] = *spec
+				}
+			}
+			got := map[string]projectcalico.GlobalNetworkPolicySpec{}
+			for _, policy := range render(t, setting{values: test.values}).specs() {
+				got[policy.name] = policy.spec
+			}
+			require.Equal(t, want, got)
+		})
+	}
+}
+
+func TestArmingLabelsAreAllAskedForInTheSelector(t *testing.T) {
+	r := render(t, setting{values: `hostEndpoint: {labels: {host-endpoint: null, zone: dmz, example.org/firewall: "on"}}`})
+	for _, policy := range r.policies {
+		require.Equal(t, releaseOnly+" && example.org/firewall == 'on' && zone == 'dmz'", policy.Spec.Selector, policy.Name)
+	}
+	require.Equal(t, trustedNodes(), r.policy(t, "allow-cluster").Spec.Ingress[0], "nodes are trusted before they are armed")
+}
+
+// Helm writes the policies of an upgrade one after the other, in this order.
+func TestDropIsWrittenWhereItDoesNotComeBeforeTheRest(t *testing.T) {
+	require.Equal(t, []string{
+		"host-firewall-allow-outbound", "host-firewall-allow-cluster", "host-firewall-allow-essential", "host-firewall-drop-other",
+	}, render(t, setting{}).policyNames())
+	require.Equal(t, []string{
+		"host-firewall-drop-other", "host-firewall-allow-outbound", "host-firewall-allow-cluster", "host-firewall-allow-essential",
+	}, render(t, setting{values: `policies: {dropOther: {preDNAT: false}}`}).policyNames(), "an upgrade takes the drop out of preDNAT first")
+}
+
+// The rules of Calico that decide whether a policy is enforced or silently ignored.
+func TestEveryPolicyIsOneThatCalicoEnforces(t *testing.T) {
+	values := ciFiles(t)
+	values["everything"] = `
+ssh: {cidrs: [192.0.2.0/24, "2001:db8:a::/48"], ports: [22, "2200:2299"]}
+cluster: {cidrs: [10.0.0.0/8, "2001:db8::/48"]}
+essential: {nodeLocalDNS: [169.254.20.10/32, "fd00::10/128"]}`
+	for name, values := range values {
+		for _, group := range []string{apiV3, apiV1} {
+			for _, release := range []string{"host-firewall", "edge.eu", strings.Repeat("long-", 10) + "end"} {
+				t.Run(fmt.Sprintf("%s/%s/%s", name, group, release), func(t *testing.T) {
+					r := render(t, setting{release: release, values: values, served: clusterServing(group)})
+					for _, policy := range r.policies {
+						require.Equal(t, group, policy.APIVersion)
+						requireEnforceable(t, policy)
+					}
+				})
+			}
+		}
+	}
+}
+
+func requireEnforceable(t *testing.T, policy projectcalico.GlobalNetworkPolicy) {
+	t.Helper()
+	spec, name := policy.Spec, policy.Name
+	require.Regexp(t, regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`), name, "a dot would be read as a tier")
+	require.LessOrEqual(t, len(name), 63)
+	require.Empty(t, spec.Tier, name)
+	require.NotNil(t, spec.Order, name)
+	require.NotEmpty(t, spec.Selector, name)
+	require.Empty(t, spec.NamespaceSelector, "%s would exclude host endpoints", name)
+	require.Empty(t, spec.ServiceAccountSelector, "%s would exclude host endpoints", name)
+	require.False(t, spec.DoNotTrack, name)
+	require.Len(t, spec.Types, 1, "%s: without types a policy governs both directions on v1", name)
+	require.Equal(t, spec.Types[0] == projectcalico.PolicyTypeIngress, len(spec.Ingress) > 0, name)
+	require.Equal(t, spec.Types[0] == projectcalico.PolicyTypeEgress, len(spec.Egress) > 0, name)
+	if spec.PreDNAT {
+		require.True(t, spec.ApplyOnForward, name)
+		require.Empty(t, spec.Egress, name)
+	}
+	for _, rule := range append(spec.Ingress, spec.Egress...) {
+		requireEnforceableRule(t, name, rule)
+	}
+}
+
+func requireEnforceableRule(t *testing.T, name string, rule projectcalico.Rule) {
+	t.Helper()
+	families := map[bool]bool{}
+	for _, cidrs := range [][]string{rule.Source.Nets, rule.Destination.Nets} {
+		for _, cidr := range cidrs {
+			prefix, err := netip.ParsePrefix(cidr)
+			require.NoError(t, err, name)
+			require.Equal(t, prefix.Masked(), prefix, "%s has host bits", name)
+			families[prefix.Addr().Is4()] = true
+		}
+	}
+	require.LessOrEqual(t, len(families), 1, "%s mixes families in %+v", name, rule)
+	if rule.IPVersion != nil {
+		require.NotContains(t, families, *rule.IPVersion != 4, "%s: ipVersion against nets in %+v", name, rule)
+	}
+	if len(rule.Source.Ports)+len(rule.Destination.Ports) > 0 {
+		require.NotNil(t, rule.Protocol, "%s has ports without a protocol in %+v", name, rule)
+	}
+	if rule.ICMP != nil {
+		require.NotNil(t, rule.Protocol, name)
+		require.NotNil(t, rule.ICMP.Type, name)
+		require.NotNil(t, rule.IPVersion, name)
+		require.Equal(t, map[int]string{4: "ICMP", 6: "ICMPv6"}[*rule.IPVersion], rule.Protocol.String(), name)
+	}
+	require.NotEmpty(t, rule.Action, name)
+}
+
+func TestRevisionIsOneForAllPoliciesAndTheAgent(t *testing.T) {
+	for name, values := range ciFiles(t) {
+		t.Run(name, func(t *testing.T) {
+			r := render(t, setting{values: values})
+			revision := argumentsOf(t, r)["policy-revision"]
+			require.Regexp(t, `^[0-9a-f]{16}$`, revision)
+			for _, policy := range r.policies {
+				require.Equal(t, revision, policy.Annotations["host-firewall.io/revision"], policy.Name)
+			}
+		})
+	}
+}
+
+func TestRevisionChangesWithThePoliciesOnly(t *testing.T) {
+	revision := func(s setting) string { return argumentsOf(t, render(t, s))["policy-revision"] }
+	plain := revision(setting{})
+	for _, same := range []setting{
+		{namespace: "elsewhere"},
+		{kubernetes: oldestKubernetes},
+		{values: `agent: {image: {tag: "2"}, log: {level: debug}}`},
+		{values: `commonLabels: {team: network}`},
+		{values: `commonAnnotations: {example.org/owner: network}`},
+		{values: `cluster: {cidrs: []}`},
+		{release: "other", values: `fullnameOverride: host-firewall`},
+	} {
+		require.Equal(t, plain, revision(same), "%+v", same)
+	}
+	seen := map[string]setting{plain: {}}
+	for _, other := range []setting{
+		{release: "other"},
+		{served: clusterServing(apiV1)},
+		{values: `ssh: {cidrs: [192.0.2.0/24]}`},
+		{values: `ssh: {cidrs: [192.0.2.0/24], ports: [2222]}`},
+		{values: `cluster: {cidrs: [10.0.0.0/8]}`},
+		{values: `cluster: {trustPods: false}`},
+		{values: `essential: {dhcp: false}`},
+		{values: `policies: {dropOther: {order: 30}}`},
+		{values: `policies: {allowOutbound: {enabled: false}}`},
+		{values: `hostEndpoint: {labels: {host-endpoint: armed}}`},
+	} {
+		changed := revision(other)
+		require.NotContains(t, seen, changed, "%+v", other)
+		seen[changed] = other
+	}
+}

@@ -1,0 +1,190 @@
+package helm_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Every refusal has to name the value. Where the chart says it itself, the words say what to write.
+func TestWrongValuesAreRefusedByName(t *testing.T) {
+	const ssh = "ssh: {cidrs: [192.0.2.0/24]}"
+	for _, test := range []struct {
+		values string
+		words  []string
+	}{
+		// unknown keys, at every level
+		{`surprise: 1`, []string{"'surprise' not allowed"}},
+		{`mode: audit`, []string{"'mode' not allowed"}},
+		{`calico: {group: ""}`, []string{"/calico", "'group' not allowed"}},
+		{`ssh: {cidr: []}`, []string{"/ssh", "'cidr' not allowed"}},
+		{`ssh: {narrowFailsafe: true}`, []string{"/ssh", "'narrowFailsafe' not allowed"}},
+		{`cluster: {trust: true}`, []string{"/cluster", "'trust' not allowed"}},
+		{`essential: {loopback: false}`, []string{"/essential", "'loopback' not allowed"}},
+		{`policies: {allowssh: {order: 1}}`, []string{"/policies", "'allowssh' not allowed"}},
+		{`policies: {allowOutbound: {preDNAT: true}}`, []string{"/policies/allowOutbound", "'preDNAT' not allowed"}},
+		{`policies: {dropOther: {enabled: false}}`, []string{"/policies/dropOther", "'enabled' not allowed"}},
+		{`hostEndpoint: {label: {}}`, []string{"/hostEndpoint", "'label' not allowed"}},
+		{`agent: {replicas: 1}`, []string{"/agent", "'replicas' not allowed"}},
+		{`agent: {image: {name: x}}`, []string{"/agent/image", "'name' not allowed"}},
+		{`agent: {imagePullSecrets: [{secret: x}]}`, []string{"/agent/imagePullSecrets/0", "'secret' not allowed"}},
+		{`agent: {kubernetesService: {ip: x}}`, []string{"/agent/kubernetesService", "'ip' not allowed"}},
+		{`agent: {health: {host: 0.0.0.0}}`, []string{"/agent/health", "'host' not allowed"}},
+		{`agent: {log: {colour: true}}`, []string{"/agent/log", "'colour' not allowed"}},
+		{`rbac: {enabled: true}`, []string{"/rbac", "'enabled' not allowed"}},
+		{`serviceAccount: {labels: {}}`, []string{"/serviceAccount", "'labels' not allowed"}},
+
+		// what must be there
+		{`ssh: null`, []string{"missing property 'ssh'"}},
+		{`policies: {dropOther: null}`, []string{"/policies", "missing property 'dropOther'"}},
+		{`policies: {allowSSH: {order: null}}`, []string{"/policies/allowSSH", "missing property 'order'"}},
+		{`agent: {runAsUser: null}`, []string{"/agent", "missing property 'runAsUser'"}},
+		{`cluster: {trustNodes: null}`, []string{"/cluster", "missing property 'trustNodes'"}},
+
+		// values of the wrong kind or out of range
+		{`calico: {apiGroup: projectcalico.org/v1}`, []string{"/calico/apiGroup", "projectcalico.org/v3"}},
+		{`ssh: {cidrs: 192.0.2.0/24}`, []string{"/ssh/cidrs", "want array"}},
+		{`ssh: {ports: [0]}`, []string{"/ssh/ports/0", "minimum"}},
+		{`ssh: {ports: [65536]}`, []string{"/ssh/ports/0", "maximum"}},
+		{`ssh: {ports: [22.5]}`, []string{"/ssh/ports/0", "want integer or string"}},
+		{`ssh: {ports: ["22"]}`, []string{"/ssh/ports/0", "does not match pattern"}},
+		{`ssh: {ports: [ssh]}`, []string{"/ssh/ports/0", "does not match pattern"}},
+		{`ssh: {ports: ["22-30"]}`, []string{"/ssh/ports/0", "does not match pattern"}},
+		{`ssh: {ports: ["1:65536"]}`, []string{"/ssh/ports/0", "does not match pattern"}},
+		{`cluster: {trustPods: "yes"}`, []string{"/cluster/trustPods", "want boolean"}},
+		{`policies: {allowSSH: {order: first}}`, []string{"/policies/allowSSH/order", "want number"}},
+		{`hostEndpoint: {labels: {host-endpoint: true}}`, []string{"/hostEndpoint/labels/host-endpoint", "want string"}},
+		{`hostEndpoint: {labels: {"a b": x}}`, []string{"/hostEndpoint/labels", "'a b' not allowed"}},
+		{`hostEndpoint: {labels: {a: "it's"}}`, []string{"/hostEndpoint/labels/a", "does not match pattern"}},
+		{`hostEndpoint: {profiles: [a, a]}`, []string{"/hostEndpoint/profiles", "items at 0 and 1 are equal"}},
+		{`hostEndpoint: {profiles: ["a,b"]}`, []string{"/hostEndpoint/profiles/0", "does not match pattern"}},
+		{`agent: {image: {repository: ""}}`, []string{"/agent/image/repository", "does not match pattern"}},
+		{`agent: {image: {tag: "a:b"}}`, []string{"/agent/image/tag", "does not match pattern"}},
+		{`agent: {image: {digest: sha256:abc}}`, []string{"/agent/image/digest", "does not match pattern"}},
+		{`agent: {image: {pullPolicy: Sometimes}}`, []string{"/agent/image/pullPolicy", "IfNotPresent"}},
+		{`agent: {runAsUser: 0}`, []string{"/agent/runAsUser", "minimum"}},
+		{`agent: {health: {port: 80}}`, []string{"/agent/health/port", "minimum"}},
+		{`agent: {kubernetesService: {host: "https://api"}}`, []string{"/agent/kubernetesService/host", "does not match pattern"}},
+		{`agent: {kubernetesService: {port: 70000}}`, []string{"/agent/kubernetesService/port", "maximum"}},
+		{`agent: {log: {level: loud}}`, []string{"/agent/log/level", "debug"}},
+		{`agent: {log: {format: xml}}`, []string{"/agent/log/format", "json"}},
+		{`agent: {resync: 10}`, []string{"/agent/resync", "want string"}},
+		{`agent: {resync: 0s}`, []string{"/agent/resync", "does not match pattern"}},
+		{`agent: {resync: 500ms}`, []string{"/agent/resync", "does not match pattern"}},
+		{`agent: {resync: 10 minutes}`, []string{"/agent/resync", "does not match pattern"}},
+		{`agent: {nodeSelector: {a: true}}`, []string{"/agent/nodeSelector/a", "want string"}},
+		{`agent: {podLabels: {a: "x y"}}`, []string{"/agent/podLabels/a", "does not match pattern"}},
+		{`commonAnnotations: {a: 1}`, []string{"/commonAnnotations/a", "want string"}},
+		{`nameOverride: a.b`, []string{"/nameOverride", "does not match pattern"}},
+		{`fullnameOverride: a.b`, []string{"/fullnameOverride", "does not match pattern"}},
+		{`fullnameOverride: ` + strings.Repeat("a", 48), []string{"/fullnameOverride", "does not match pattern"}},
+
+		// networks that have the form of one
+		{`ssh: {cidrs: [192.0.2.1/24]}`, []string{"ssh.cidrs[0] is 192.0.2.1/24, which has host bits", "Write 192.0.2.0/24 for the network or 192.0.2.1/32 for the host"}},
+		{`ssh: {cidrs: [10.0.0.0/8, 10.128.0.0/8]}`, []string{"ssh.cidrs[1]", "Write 10.0.0.0/8 for"}},
+		{`ssh: {cidrs: [192.0.2.130/26]}`, []string{"Write 192.0.2.128/26 for"}},
+		{`ssh: {cidrs: [192.0.2.1/0]}`, []string{"Write 0.0.0.0/0 for"}},
+		{`cluster: {cidrs: ["2001:db8::1/64"]}`, []string{"cluster.cidrs[0] is 2001:db8::1/64", "Write 2001:db8::/64 for the network or 2001:db8::1/128 for the host"}},
+		{`cluster: {cidrs: ["2001:db8:0:ffff::/52"]}`, []string{"Write 2001:db8:0:f000::/52 for"}},
+		{`cluster: {cidrs: ["2001:DB8:ABCD:9::/62"]}`, []string{"Write 2001:db8:abcd:8::/62 for"}},
+		{`essential: {nodeLocalDNS: [169.254.20.10/16]}`, []string{"essential.nodeLocalDNS[0]", "Write 169.254.0.0/16 for"}},
+		{`ssh: {cidrs: ["::ffff:c000:200/120"]}`, []string{"ssh.cidrs[0]", "Write it as IPv4"}},
+		{`ssh: {cidrs: ["0:0:0::FFFF:c000:200/120"]}`, []string{"ssh.cidrs[0]", "Write it as IPv4"}},
+
+		// ports
+		{`ssh: {cidrs: [192.0.2.0/24], ports: []}`, []string{"ssh.ports is empty", "ssh.ports: [22]"}},
+		{`ssh: {cidrs: [192.0.2.0/24], ports: null}`, []string{"ssh.ports is empty", "ssh.ports: [22]"}},
+		{`ssh: {ports: ["30:22"]}`, []string{`ssh.ports[0] is "30:22"`, `Write "22:30"`}},
+		{`ssh: {ports: ["10000:9999"]}`, []string{`ssh.ports[0]`, `Write "9999:10000"`}},
+
+		// endpoints
+		{`hostEndpoint: {labels: {host-endpoint: null}}`, []string{"hostEndpoint.labels is empty", "hostEndpoint.labels: {host-endpoint: ingress}"}},
+		{`hostEndpoint: {labels: null}`, []string{"hostEndpoint.labels is empty"}},
+		{`hostEndpoint: {labels: {host-firewall.io/release: x}}`, []string{"hostEndpoint.labels has host-firewall.io/release", "Write a label of your own"}},
+		{`hostEndpoint: {labels: {projectcalico.org/created-by: x}}`, []string{"hostEndpoint.labels has projectcalico.org/created-by"}},
+		{`hostEndpoint: {profiles: []}`, []string{"hostEndpoint.profiles is empty", "[projectcalico-default-allow]"}},
+		{`hostEndpoint: {profiles: null}`, []string{"hostEndpoint.profiles is empty"}},
+
+		// policies against each other
+		{`policies: {dropOther: {order: 10}}`, []string{"policies.dropOther.order is 10 and policies.allowCluster.order is 10", "above 10"}},
+		{`policies: {allowEssential: {order: 20.5}}`, []string{"policies.allowEssential.order is 20.5", "above 20.5"}},
+		{ssh + "\npolicies: {allowSSH: {order: 21}}", []string{"policies.allowSSH.order is 21", "above 21"}},
+		{`policies: {allowCluster: {applyOnForward: false}}`, []string{"policies.allowCluster.preDNAT is true and policies.allowCluster.applyOnForward is false", "applyOnForward: true, or preDNAT: false"}},
+		{`policies: {dropOther: {applyOnForward: false}}`, []string{"policies.dropOther.applyOnForward: true, or preDNAT: false"}},
+		{ssh + "\npolicies: {allowSSH: {preDNAT: false}}", []string{"allowSSH would never be asked", "Write policies.allowSSH.preDNAT: true, or policies.dropOther.preDNAT: false"}},
+		{`policies: {allowEssential: {preDNAT: false, applyOnForward: false}}`, []string{"allowEssential would never be asked"}},
+		{`policies: {allowCluster: {preDNAT: false}, dropOther: {preDNAT: false, applyOnForward: false}}`, []string{"policies.dropOther.applyOnForward is false and policies.allowCluster.applyOnForward is true", "Write the same for both"}},
+		{`policies: {allowCluster: {preDNAT: false, applyOnForward: false}, dropOther: {preDNAT: false}}`, []string{"policies.dropOther.applyOnForward is true and policies.allowCluster.applyOnForward is false"}},
+
+		// the agent
+		{`serviceAccount: {create: false}`, []string{"serviceAccount.create is false and serviceAccount.name is empty", "serviceAccount.create: true"}},
+		{`agent: {extraEnv: [{name: HOST_FIREWALL_RELEASE, value: x}]}`, []string{"agent.extraEnv[0] is HOST_FIREWALL_RELEASE", "Write the value instead"}},
+		{`agent: {extraEnv: [{name: A, value: x}, {name: KUBERNETES_SERVICE_HOST, value: x}]}`, []string{"agent.extraEnv[1] is KUBERNETES_SERVICE_HOST"}},
+
+		// keys that the chart writes itself
+		{`commonLabels: {host-firewall.io/release: x}`, []string{"commonLabels has host-firewall.io/release"}},
+		{`commonLabels: {app.kubernetes.io/name: x}`, []string{"commonLabels has app.kubernetes.io/name"}},
+		{`commonLabels: {helm.sh/chart: x}`, []string{"commonLabels has helm.sh/chart"}},
+		{`agent: {podLabels: {app.kubernetes.io/instance: x}}`, []string{"agent.podLabels has app.kubernetes.io/instance"}},
+		{`commonAnnotations: {host-firewall.io/revision: x}`, []string{"commonAnnotations has host-firewall.io/revision"}},
+		{`agent: {podAnnotations: {host-firewall.io/x: x}}`, []string{"agent.podAnnotations has host-firewall.io/x"}},
+		{`serviceAccount: {annotations: {host-firewall.io/x: x}}`, []string{"serviceAccount.annotations has host-firewall.io/x"}},
+	} {
+		t.Run(test.values, func(t *testing.T) {
+			_, err := tryRender(t, setting{values: test.values})
+			require.Error(t, err, "rendered")
+			for _, words := range test.words {
+				require.ErrorContains(t, err, words)
+			}
+		})
+	}
+}
+
+func TestWhatIsNoNetworkIsRefused(t *testing.T) {
+	for _, cidr := range []string{
+		"192.0.2.1", "192.0.2.0/33", "192.0.2/24", "192.0.2.256/32", "010.0.0.0/8", "10.0.0.0/08", "10.0.0.0/8 ", "::1", "2001:db8::/129",
+		"2001:db8:::/48", "2001::db8::/48", "1:2:3:4:5:6:7/112", "1:2:3:4:5:6:7:8:9/128", "12345::/32", "g::/16", "::ffff:192.0.2.0/120",
+		"fe80::1%eth0/128", "any", "",
+	} {
+		for _, list := range []string{"ssh: {cidrs", "cluster: {cidrs", "essential: {nodeLocalDNS"} {
+			_, err := tryRender(t, setting{values: fmt.Sprintf("%s: [%q]}", list, cidr)})
+			path := "/" + strings.ReplaceAll(list, ": {", "/") + "/0"
+			require.ErrorContains(t, err, path, cidr)
+			require.ErrorContains(t, err, "does not match pattern", cidr)
+		}
+	}
+}
+
+func TestEveryFormOfANetworkIsTaken(t *testing.T) {
+	for _, cidr := range []string{
+		"0.0.0.0/0", "10.0.0.0/8", "192.0.2.128/25", "192.0.2.255/32", "100.64.0.0/10", "::/0", "::1/128", "2001:db8::/32", "2001:db8:0:8::/61",
+		"fe80::/10", "1:2:3:4:5:6:7:8/128", "1::8/128", "1:2:3:4:5:6:7::/112", "::2:3:4:5:6:7:8/128", "1:2::7:8/128", "1:2:3::6:7:8/128",
+		"1:2:3:4::7:8/128", "1:2:3:4:5::8/128", "1:2:3:4::/64", "64:ff9b::/96", "ffff::/16", "0:0:0:0:0:0:0:0/0",
+	} {
+		r := render(t, setting{values: fmt.Sprintf("ssh: {cidrs: [%q]}", cidr)})
+		rules := r.policy(t, "allow-ssh").Spec.Ingress
+		require.Len(t, rules, 1, cidr)
+		require.Equal(t, []string{cidr}, rules[0].Source.Nets)
+		requireEnforceableRule(t, "allow-ssh", rules[0])
+	}
+}
+
+// The guards are for policies that are there: settings of one that says nothing are of no consequence.
+func TestSettingsOfAPolicyThatIsNotRenderedAreNotHeldAgainstIt(t *testing.T) {
+	for _, values := range []string{
+		`policies: {allowSSH: {order: 99, preDNAT: false}}`,
+		"cluster: {trustNodes: false, trustPods: false}\npolicies: {allowCluster: {order: 99, applyOnForward: false}}",
+		`policies: {allowOutbound: {order: 99}}`,
+		`ssh: {ports: []}`,
+	} {
+		render(t, setting{values: values})
+	}
+}
+
+func TestOlderKubernetesIsRefused(t *testing.T) {
+	_, err := tryRender(t, setting{kubernetes: "v1.26.15"})
+	require.ErrorContains(t, err, "chart requires kubeVersion: >=1.27.0-0")
+	render(t, setting{kubernetes: "v1.27.3-gke.100"})
+}

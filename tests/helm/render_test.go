@@ -1,0 +1,223 @@
+// Package helm_test renders the chart as Helm does and holds what comes out against what the chart promises. It needs
+// nothing but Go: no cluster, no helm binary, no network.
+package helm_test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	projectcalico "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/stretchr/testify/require"
+	"helm.sh/helm/v3/pkg/action"
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	jsonserializer "k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/apimachinery/pkg/util/yaml"
+)
+
+var update = flag.Bool("update", false, "write the files that tests compare with instead of comparing")
+
+const (
+	chartDir = "../../charts/host-firewall"
+
+	apiV3 = "projectcalico.org/v3"
+	apiV1 = "crd.projectcalico.org/v1"
+
+	oldestKubernetes = "v1.27.0"
+	newestKubernetes = "v1.36.3"
+)
+
+// clusterWithoutCalico is what Helm knows of a real cluster, in short: versions and kinds.
+func clusterWithoutCalico() chartutil.VersionSet {
+	return chartutil.VersionSet{"v1", "v1/Node", "v1/Pod", "apps/v1", "apps/v1/DaemonSet"}
+}
+
+func clusterServing(groups ...string) chartutil.VersionSet {
+	served := clusterWithoutCalico()
+	for _, group := range groups {
+		served = append(served, group, group+"/GlobalNetworkPolicy", group+"/HostEndpoint")
+	}
+	return served
+}
+
+// setting is everything that a render depends on. The zero value is `helm template host-firewall` in a namespace of that name,
+// on the newest Kubernetes, without a cluster and without values.
+type setting struct {
+	release    string
+	namespace  string
+	kubernetes string
+	served     chartutil.VersionSet
+	values     string // YAML, as a user's file
+}
+
+// rendered is a release, decoded.
+type rendered struct {
+	manifest string
+	notes    string
+
+	// kinds in the order in which Helm writes them.
+	kinds               []string
+	objects             []runtime.Object
+	serviceAccounts     []corev1.ServiceAccount
+	clusterRoles        []rbacv1.ClusterRole
+	clusterRoleBindings []rbacv1.ClusterRoleBinding
+	daemonSets          []appsv1.DaemonSet
+	policies            []projectcalico.GlobalNetworkPolicy
+}
+
+func loadChart(t testing.TB) *chart.Chart {
+	t.Helper()
+	loaded, err := loader.Load(chartDir)
+	require.NoError(t, err)
+	return loaded
+}
+
+func tryRender(t testing.TB, s setting) (*rendered, error) {
+	t.Helper()
+	kubernetes, err := chartutil.ParseKubeVersion(orElse(s.kubernetes, newestKubernetes))
+	require.NoError(t, err)
+	values, err := chartutil.ReadValues([]byte(s.values))
+	require.NoError(t, err)
+
+	install := action.NewInstall(&action.Configuration{Log: func(string, ...any) {}})
+	install.ClientOnly = true
+	install.DryRun = true
+	install.ReleaseName = orElse(s.release, "host-firewall")
+	install.Namespace = orElse(s.namespace, "host-firewall")
+	install.KubeVersion = kubernetes
+	install.APIVersions = s.served
+	release, err := install.Run(loadChart(t), values)
+	if err != nil {
+		return nil, err
+	}
+	require.Empty(t, release.Hooks, "a hook is neither expected nor decoded")
+
+	r := &rendered{manifest: release.Manifest, notes: release.Info.Notes}
+	r.decode(t)
+	return r, nil
+}
+
+func render(t testing.TB, s setting) *rendered {
+	t.Helper()
+	r, err := tryRender(t, s)
+	require.NoError(t, err)
+	return r
+}
+
+// decode reads every document into the type of its kind. Strictly: a field that the type does not have, one that is written
+// twice or in another case, or a kind that is not expected, fails the test.
+func (r *rendered) decode(t testing.TB) {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	require.NoError(t, corev1.AddToScheme(scheme))
+	require.NoError(t, rbacv1.AddToScheme(scheme))
+	require.NoError(t, appsv1.AddToScheme(scheme))
+	// The types of both groups are the same; only projectcalico.org comes with a registration.
+	for _, group := range []string{apiV3, apiV1} {
+		version, err := schema.ParseGroupVersion(group)
+		require.NoError(t, err)
+		scheme.AddKnownTypes(version, &projectcalico.GlobalNetworkPolicy{})
+	}
+	decoder := jsonserializer.NewSerializerWithOptions(jsonserializer.DefaultMetaFactory, scheme, scheme,
+		jsonserializer.SerializerOptions{Yaml: true, Strict: true})
+
+	documents := yaml.NewYAMLReader(bufio.NewReader(strings.NewReader(r.manifest)))
+	for {
+		document, err := documents.Read()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		require.NoError(t, err)
+		if len(bytes.TrimSpace(document)) == 0 {
+			continue
+		}
+		object, kind, err := decoder.Decode(document, nil, nil)
+		require.NoErrorf(t, err, "decode strictly:\n%s", document)
+		r.kinds = append(r.kinds, kind.Kind)
+		r.objects = append(r.objects, object)
+		switch o := object.(type) {
+		case *corev1.ServiceAccount:
+			r.serviceAccounts = append(r.serviceAccounts, *o)
+		case *rbacv1.ClusterRole:
+			r.clusterRoles = append(r.clusterRoles, *o)
+		case *rbacv1.ClusterRoleBinding:
+			r.clusterRoleBindings = append(r.clusterRoleBindings, *o)
+		case *appsv1.DaemonSet:
+			r.daemonSets = append(r.daemonSets, *o)
+		case *projectcalico.GlobalNetworkPolicy:
+			r.policies = append(r.policies, *o)
+		default:
+			t.Fatalf("nobody expects a %s here", kind)
+		}
+	}
+}
+
+func (r *rendered) daemonSet(t testing.TB) appsv1.DaemonSet {
+	t.Helper()
+	require.Len(t, r.daemonSets, 1)
+	return r.daemonSets[0]
+}
+
+func (r *rendered) container(t testing.TB) corev1.Container {
+	t.Helper()
+	containers := r.daemonSet(t).Spec.Template.Spec.Containers
+	require.Len(t, containers, 1)
+	return containers[0]
+}
+
+func (r *rendered) policyNames() []string {
+	var names []string
+	for _, policy := range r.policies {
+		names = append(names, policy.Name)
+	}
+	return names
+}
+
+// policy finds a policy by the end of its name, such as "allow-ssh".
+func (r *rendered) policy(t testing.TB, suffix string) projectcalico.GlobalNetworkPolicy {
+	t.Helper()
+	for _, policy := range r.policies {
+		if strings.HasSuffix(policy.Name, "-"+suffix) {
+			return policy
+		}
+	}
+	t.Fatalf("no policy %s among %v", suffix, r.policyNames())
+	return projectcalico.GlobalNetworkPolicy{}
+}
+
+// ciFiles are the values files of chart-testing, by name.
+func ciFiles(t testing.TB) map[string]string {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(chartDir, "ci", "*-values.yaml"))
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	files := map[string]string{}
+	for _, path := range paths {
+		content, err := os.ReadFile(path)
+		require.NoError(t, err)
+		files[strings.TrimSuffix(filepath.Base(path), "-values.yaml")] = string(content)
+	}
+	return files
+}
+
+func orElse(value, otherwise string) string {
+	if value == "" {
+		return otherwise
+	}
+	return value
+}
+
+func pointer[T any](value T) *T { return &value }

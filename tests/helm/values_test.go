@@ -1,0 +1,264 @@
+package helm_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Values that go into a Kubernetes object as they are, or are maps of the user's own keys. They are leaves of the chart's values,
+// and the only places where the schema lets keys in that it does not know.
+var openValues = []string{
+	"agent.affinity",
+	"agent.nodeSelector",
+	"agent.podAnnotations",
+	"agent.podLabels",
+	"agent.resources",
+	"agent.updateStrategy",
+	"commonAnnotations",
+	"commonLabels",
+	"hostEndpoint.labels",
+	"serviceAccount.annotations",
+}
+
+// leaves of values.yaml, by path.
+func leaves(t testing.TB) map[string]any {
+	t.Helper()
+	found := map[string]any{}
+	var walk func(path string, values map[string]any)
+	walk = func(path string, values map[string]any) {
+		for key, value := range values {
+			path := strings.TrimPrefix(path+"."+key, ".")
+			if inner, isMap := value.(map[string]any); isMap && !slices.Contains(openValues, path) {
+				walk(path, inner)
+				continue
+			}
+			found[path] = value
+		}
+	}
+	walk("", loadChart(t).Values)
+	return found
+}
+
+// documented is what stands above a value in values.yaml.
+type documented struct {
+	text    string
+	written string // the default in words, where the value itself says too little
+}
+
+var keyLine = regexp.MustCompile(`^( *)([A-Za-z]+):( |$)`)
+
+// documentation of every key in values.yaml that has a `# --` above it, and the keys in their order.
+func documentation(t testing.TB) (map[string]documented, []string) {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(chartDir, "values.yaml"))
+	require.NoError(t, err)
+	found := map[string]documented{}
+	var order, path, comment []string
+	for _, line := range strings.Split(string(content), "\n") {
+		trimmed := strings.TrimSpace(line)
+		if strings.HasPrefix(trimmed, "#") {
+			comment = append(comment, strings.TrimSpace(strings.TrimPrefix(trimmed, "#")))
+			continue
+		}
+		if key := keyLine.FindStringSubmatch(line); key != nil {
+			path = append(path[:min(len(path), len(key[1])/2)], key[2])
+			if len(comment) > 0 && strings.HasPrefix(comment[0], "-- ") {
+				var doc documented
+				var words []string
+				for _, line := range comment {
+					if written, isDefault := strings.CutPrefix(line, "@default -- "); isDefault {
+						doc.written = written
+						continue
+					}
+					words = append(words, strings.TrimPrefix(line, "-- "))
+				}
+				doc.text = strings.Join(words, " ")
+				found[strings.Join(path, ".")] = doc
+				order = append(order, strings.Join(path, "."))
+			}
+		}
+		comment = nil
+	}
+	return found, order
+}
+
+func TestEveryValueIsDocumented(t *testing.T) {
+	documented, order := documentation(t)
+	require.ElementsMatch(t, slices.Collect(maps.Keys(leaves(t))), order)
+	for path, doc := range documented {
+		require.Regexp(t, `\.$`, doc.text, path)
+	}
+}
+
+func TestReadmeListsTheValuesAsTheyAre(t *testing.T) {
+	values := leaves(t)
+	documented, order := documentation(t)
+	var table strings.Builder
+	table.WriteString("| Value | Default | Meaning |\n|---|---|---|\n")
+	for _, path := range order {
+		written := documented[path].written
+		if written == "" {
+			content, err := json.Marshal(values[path])
+			require.NoError(t, err)
+			written = "`" + string(content) + "`"
+		}
+		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", path, strings.ReplaceAll(written, "|", `\|`), strings.ReplaceAll(documented[path].text, "|", `\|`))
+	}
+
+	readme := filepath.Join(chartDir, "README.md")
+	content, err := os.ReadFile(readme)
+	require.NoError(t, err)
+	section := regexp.MustCompile(`(?s)(<!-- values: [^\n]*-->\n).*(<!-- end of values -->)`)
+	require.Regexp(t, section, string(content))
+	want := section.ReplaceAllStringFunc(string(content), func(found string) string {
+		parts := section.FindStringSubmatch(found)
+		return parts[1] + table.String() + parts[2]
+	})
+	if *update {
+		require.NoError(t, os.WriteFile(readme, []byte(want), 0o644))
+		return
+	}
+	require.Equal(t, want, string(content), "go test ./tests/helm -update writes the table anew")
+}
+
+type schemaNode struct {
+	Ref                  string                 `json:"$ref"`
+	Type                 any                    `json:"type"`
+	Properties           map[string]*schemaNode `json:"properties"`
+	PatternProperties    map[string]*schemaNode `json:"patternProperties"`
+	AdditionalProperties any                    `json:"additionalProperties"`
+	Items                *schemaNode            `json:"items"`
+	Definitions          map[string]*schemaNode `json:"definitions"`
+}
+
+func loadSchema(t testing.TB) *schemaNode {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(chartDir, "values.schema.json"))
+	require.NoError(t, err)
+	root := &schemaNode{}
+	require.NoError(t, json.Unmarshal(content, root))
+	return root
+}
+
+func (n *schemaNode) resolve(t testing.TB, root *schemaNode) *schemaNode {
+	t.Helper()
+	if n.Ref == "" {
+		return n
+	}
+	definition := root.Definitions[strings.TrimPrefix(n.Ref, "#/definitions/")]
+	require.NotNil(t, definition, n.Ref)
+	return definition
+}
+
+func TestSchemaIsClosedAndKnowsExactlyTheValues(t *testing.T) {
+	root := loadSchema(t)
+	var known []string
+	var walk func(path string, node *schemaNode)
+	walk = func(path string, node *schemaNode) {
+		for key, property := range node.Properties {
+			path := strings.TrimPrefix(path+"."+key, ".")
+			property = property.resolve(t, root)
+			require.NotNil(t, property.Type, "%s may be anything", path)
+			switch {
+			case path == "global": // Helm's own
+			case property.Properties != nil:
+				require.Equal(t, false, property.AdditionalProperties, "%s is open", path)
+				walk(path, property)
+			default:
+				if property.Type == "object" {
+					require.Contains(t, openValues, path, "%s is open", path)
+				}
+				known = append(known, path)
+			}
+		}
+	}
+	require.Equal(t, false, root.AdditionalProperties)
+	walk("", root)
+	require.ElementsMatch(t, slices.Collect(maps.Keys(leaves(t))), known)
+}
+
+// A value that nothing reads is a promise that nobody keeps.
+func TestEveryValueMakesADifference(t *testing.T) {
+	const (
+		ssh       = "ssh: {cidrs: [192.0.2.0/24]}\n"
+		dropLate  = "dropOther: {preDNAT: false}"
+		hostsOnly = "{preDNAT: false, applyOnForward: false}"
+	)
+	// For each value what differs, and before that what it takes for the value to matter.
+	type pair struct{ before, after string }
+	tests := map[string]pair{
+		"calico.apiGroup":                        {``, `calico: {apiGroup: crd.projectcalico.org/v1}`},
+		"ssh.cidrs":                              {``, ssh},
+		"ssh.ports":                              {ssh, `ssh: {cidrs: [192.0.2.0/24], ports: [2222]}`},
+		"cluster.cidrs":                          {``, `cluster: {cidrs: [10.0.0.0/8]}`},
+		"cluster.trustNodes":                     {``, `cluster: {trustNodes: false}`},
+		"cluster.trustPods":                      {``, `cluster: {trustPods: false}`},
+		"essential.icmpEcho":                     {``, `essential: {icmpEcho: false}`},
+		"essential.dhcp":                         {``, `essential: {dhcp: false}`},
+		"essential.nodeLocalDNS":                 {``, `essential: {nodeLocalDNS: []}`},
+		"policies.allowOutbound.enabled":         {``, `policies: {allowOutbound: {enabled: false}}`},
+		"policies.allowOutbound.order":           {``, `policies: {allowOutbound: {order: 1}}`},
+		"policies.allowEssential.order":          {``, `policies: {allowEssential: {order: 1}}`},
+		"policies.allowEssential.preDNAT":        {`policies: {` + dropLate + `}`, `policies: {` + dropLate + `, allowEssential: {preDNAT: false}}`},
+		"policies.allowEssential.applyOnForward": {hostPorts(ssh, "allowEssential", true), hostPorts(ssh, "allowEssential", false)},
+		"policies.allowCluster.order":            {``, `policies: {allowCluster: {order: 1}}`},
+		"policies.allowCluster.preDNAT":          {`policies: {` + dropLate + `}`, `policies: {` + dropLate + `, allowCluster: {preDNAT: false}}`},
+		"policies.allowCluster.applyOnForward":   {hostPorts(ssh, "allowCluster", true), hostPorts(ssh, "allowCluster", false)},
+		"policies.allowSSH.order":                {ssh, ssh + `policies: {allowSSH: {order: 1}}`},
+		"policies.allowSSH.preDNAT":              {ssh + `policies: {` + dropLate + `}`, ssh + `policies: {` + dropLate + `, allowSSH: {preDNAT: false}}`},
+		"policies.allowSSH.applyOnForward":       {hostPorts(ssh, "allowSSH", true), hostPorts(ssh, "allowSSH", false)},
+		"policies.dropOther.order":               {``, `policies: {dropOther: {order: 21}}`},
+		"policies.dropOther.preDNAT":             {``, `policies: {` + dropLate + `}`},
+		"policies.dropOther.applyOnForward":      {`policies: {` + dropLate + `}`, `policies: {dropOther: ` + hostsOnly + `}`},
+		"hostEndpoint.labels":                    {``, `hostEndpoint: {labels: {zone: dmz}}`},
+		"hostEndpoint.profiles":                  {``, `hostEndpoint: {profiles: [site]}`},
+		"agent.image.repository":                 {``, `agent: {image: {repository: other}}`},
+		"agent.image.tag":                        {``, `agent: {image: {tag: other}}`},
+		"agent.image.digest":                     {``, `agent: {image: {digest: "sha256:` + strings.Repeat("0", 64) + `"}}`},
+		"agent.image.pullPolicy":                 {``, `agent: {image: {pullPolicy: Always}}`},
+		"agent.imagePullSecrets":                 {``, `agent: {imagePullSecrets: [{name: pull}]}`},
+		"agent.runAsUser":                        {``, `agent: {runAsUser: 10000000}`},
+		"agent.resources":                        {``, `agent: {resources: {limits: {memory: 64Mi}}}`},
+		"agent.tolerations":                      {``, `agent: {tolerations: []}`},
+		"agent.nodeSelector":                     {``, `agent: {nodeSelector: {a: b}}`},
+		"agent.affinity":                         {``, `agent: {affinity: {podAntiAffinity: {}}}`},
+		"agent.priorityClassName":                {``, `agent: {priorityClassName: ""}`},
+		"agent.updateStrategy":                   {``, `agent: {updateStrategy: {type: OnDelete}}`},
+		"agent.podLabels":                        {``, `agent: {podLabels: {a: b}}`},
+		"agent.podAnnotations":                   {``, `agent: {podAnnotations: {a: b}}`},
+		"agent.extraEnv":                         {``, `agent: {extraEnv: [{name: A, value: b}]}`},
+		"agent.kubernetesService.host":           {``, `agent: {kubernetesService: {host: 192.0.2.1}}`},
+		"agent.kubernetesService.port":           {`agent: {kubernetesService: {host: 192.0.2.1}}`, `agent: {kubernetesService: {host: 192.0.2.1, port: 443}}`},
+		"agent.health.port":                      {``, `agent: {health: {port: 9098}}`},
+		"agent.log.level":                        {``, `agent: {log: {level: warn}}`},
+		"agent.log.format":                       {``, `agent: {log: {format: json}}`},
+		"agent.resync":                           {``, `agent: {resync: 1m}`},
+		"rbac.create":                            {``, `rbac: {create: false}`},
+		"serviceAccount.create":                  {`serviceAccount: {name: account}`, `serviceAccount: {create: false, name: account}`},
+		"serviceAccount.name":                    {``, `serviceAccount: {name: other}`},
+		"serviceAccount.annotations":             {``, `serviceAccount: {annotations: {a: b}}`},
+		"nameOverride":                           {``, `nameOverride: other`},
+		"fullnameOverride":                       {``, `fullnameOverride: other`},
+		"commonLabels":                           {``, `commonLabels: {a: b}`},
+		"commonAnnotations":                      {``, `commonAnnotations: {a: b}`},
+	}
+	require.ElementsMatch(t, slices.Collect(maps.Keys(leaves(t))), slices.Collect(maps.Keys(tests)))
+	for path, test := range tests {
+		require.NotEqual(t, render(t, setting{values: test.before}).manifest, render(t, setting{values: test.after}).manifest, path)
+	}
+}
+
+// hostPorts makes one policy and the drop normal ones, applied to forwarded traffic or not; the two have to agree.
+func hostPorts(before, policy string, applyOnForward bool) string {
+	return before + fmt.Sprintf("policies: {%[1]s: {preDNAT: false, applyOnForward: %[2]t}, dropOther: {preDNAT: false, applyOnForward: %[2]t}}",
+		policy, applyOnForward)
+}

@@ -1,0 +1,236 @@
+package kind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/scene"
+)
+
+func TestInstallClosesWhatItShouldAndNothingElseForAMoment(t *testing.T) {
+	r := prepare(t)
+	stop := undisturbed(t, scene.Protected)
+	notes, err := r.Install(t.Context(), values())
+	require.NoError(t, err)
+	assert.NotEmpty(t, notes)
+	requireArmed(t)
+	requireProtected(t, "after install")
+	stop()
+
+	logs, err := kubectl(t.Context(), "", "logs", "--namespace", namespace, "daemonset/"+name)
+	require.NoError(t, err)
+	assert.Contains(t, logs, "Armed", "kubectl logs works and shows the state")
+
+	require.NoError(t, r.Uninstall())
+	requireOpen(t, "after uninstall")
+}
+
+// Also what promises that a DaemonSet without policies harms nothing, and that an endpoint isn't armed before them.
+func TestEndpointsAreNotArmedBeforeAllPoliciesAreThereInTheWorstOrder(t *testing.T) {
+	r := prepare(t)
+	policies, rest, err := r.Render(t.Context(), values())
+	require.NoError(t, err)
+	require.Len(t, policies, 5)
+	_, err = kubectl(t.Context(), "", "create", "namespace", namespace)
+	if err != nil {
+		require.ErrorContains(t, err, "AlreadyExists")
+	}
+	stop := undisturbed(t, scene.Everything)
+	apply(t, rest...)
+	waiting := func(names []string) {
+		for _, node := range nodeNames() {
+			eventually(t, "the agent on "+node+" to wait for "+strings.Join(names, ", "), func(ctx context.Context) error {
+				got, err := agentOn(ctx, node)
+				if err != nil {
+					return err
+				}
+				for _, policy := range policies {
+					wanted := false
+					for _, n := range names {
+						wanted = wanted || n == policy.GetName()
+					}
+					if strings.Contains(got.Reason, policy.GetName()) != wanted {
+						return fmt.Errorf("%s, because: %s", got.State, got.Reason)
+					}
+				}
+				return nil
+			})
+			hep, err := endpointOf(t.Context(), t, node)
+			require.NoError(t, err, "the endpoint is there before it is armed: other nodes are to trust this one")
+			require.Error(t, isArmed(hep), "%v are missing", names)
+			require.Equal(t, []string{"projectcalico-default-allow"}, hep.Spec.Profiles)
+		}
+	}
+	// The drop first, then what lets the others in, the most needed last.
+	order := []string{"drop-other", "allow-ssh", "allow-outbound", "allow-essential", "allow-cluster"}
+	missing := []string{}
+	for _, o := range order {
+		missing = append(missing, name+"-"+o)
+	}
+	waiting(missing)
+	for len(missing) > 1 {
+		apply(t, byName(t, policies, missing[0]))
+		missing = missing[1:]
+		waiting(missing)
+	}
+	requireOpen(t, "with one policy missing")
+	stop()
+
+	stop = undisturbed(t, scene.Protected)
+	apply(t, byName(t, policies, missing[0]))
+	requireArmed(t)
+	requireProtected(t, "with the last policy")
+	stop()
+}
+
+func TestEndpointComesBackAsItWas(t *testing.T) {
+	install(t)
+	const node = "worker-1"
+	before, err := endpointOf(t.Context(), t, node)
+	require.NoError(t, err)
+	for what, damage := range map[string]func(){
+		"deleted": func() {
+			require.NoError(t, calico(t, "hostendpoints").Delete(t.Context(), node, metav1.DeleteOptions{}))
+		},
+		"disarmed":           func() { patchEndpoint(t, node, `{"metadata":{"labels":{"host-endpoint":null}}}`) },
+		"relabelled":         func() { patchEndpoint(t, node, `{"metadata":{"labels":{"host-endpoint":"x"}}}`) },
+		"without profiles":   func() { patchEndpoint(t, node, `{"spec":{"profiles":[]}}`) },
+		"of other addresses": func() { patchEndpoint(t, node, `{"spec":{"expectedIPs":["203.0.113.10"]}}`) },
+		"of one interface":   func() { patchEndpoint(t, node, `{"spec":{"interfaceName":"eth0"}}`) },
+		"shadowed": func() {
+			patchEndpoint(t, node, `{"metadata":{"annotations":{"projectcalico.org/metadata":"{\"labels\":{}}"}}}`)
+		},
+		"disowned": func() { patchEndpoint(t, node, `{"metadata":{"ownerReferences":[]}}`) },
+		"renounced": func() {
+			patchEndpoint(t, node, `{"metadata":{"labels":{"host-firewall.io/release":null}}}`)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			damage()
+			eventually(t, "the endpoint to be as it was", func(ctx context.Context) error {
+				now, err := endpointOf(ctx, t, node)
+				if err != nil {
+					return err
+				}
+				if !assert.ObjectsAreEqual(essence(before), essence(now)) {
+					return fmt.Errorf("it is %+v, was %+v", essence(now), essence(before))
+				}
+				return nil
+			})
+		})
+	}
+	t.Run("what is somebody else's stays", func(t *testing.T) {
+		patchEndpoint(t, node, `{"metadata":{"labels":{"team":"blue","host-endpoint":null},"annotations":{"note":"mine"}}}`)
+		eventually(t, "the endpoint to be armed again", func(ctx context.Context) error {
+			now, err := endpointOf(ctx, t, node)
+			if err != nil {
+				return err
+			}
+			require.Equal(t, "blue", now.Labels["team"])
+			require.Equal(t, "mine", now.Annotations["note"])
+			return isArmed(now)
+		})
+	})
+	requireProtected(t, "after all repairs")
+}
+
+// essence is what the agent keeps of an endpoint.
+func essence(hep *v3.HostEndpoint) map[string]any {
+	return map[string]any{"labels": hep.Labels, "annotations": hep.Annotations, "owners": hep.OwnerReferences, "spec": hep.Spec}
+}
+
+func TestAgentsThatRestartNeverOpenTheirNodes(t *testing.T) {
+	install(t)
+	heps, err := calico(t, "hostendpoints").Watch(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	stop := undisturbed(t, scene.Protected)
+	_, err = kubectl(t.Context(), "", "delete", "pods", "--namespace", namespace, "--selector", "app.kubernetes.io/name=host-firewall")
+	require.NoError(t, err)
+	requireArmed(t)
+	requireProtected(t, "after the restart")
+	stop()
+	heps.Stop()
+	for e := range heps.ResultChan() {
+		hep := &unstructured.Unstructured{Object: e.Object.(*unstructured.Unstructured).Object}
+		require.NotEqual(t, watch.Deleted, e.Type, "endpoint %s", hep.GetName())
+		require.Equal(t, "ingress", hep.GetLabels()["host-endpoint"], "endpoint %s", hep.GetName())
+	}
+}
+
+func TestAPolicyThatVanishesIsReportedAndOpensNothing(t *testing.T) {
+	r := install(t)
+	const node, lost = "worker-2", name + "-allow-ssh"
+	require.NoError(t, calico(t, "globalnetworkpolicies").Delete(t.Context(), lost, metav1.DeleteOptions{}))
+	eventually(t, "the agent to be not ready and to name the policy", func(ctx context.Context) error {
+		got, err := agentOn(ctx, node)
+		if err != nil {
+			return err
+		}
+		if got.Ready || got.State != "Armed" || !strings.Contains(got.Reason, lost) {
+			return fmt.Errorf("%+v", got)
+		}
+		return nil
+	})
+	hep, err := endpointOf(t.Context(), t, node)
+	require.NoError(t, err)
+	require.NoError(t, isArmed(hep))
+	requireProtected(t, "with the policy lost")
+
+	_, err = r.Upgrade(t.Context(), values())
+	require.NoError(t, err)
+	requireArmed(t)
+}
+
+func TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsEndpointAway(t *testing.T) {
+	install(t)
+	stop := undisturbed(t, scene.Protected)
+	m, err := nodes.AddNode("worker-3")
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if _, err := nodes.Member(m.Name); err == nil {
+			require.NoError(t, nodes.RemoveNode(context.WithoutCancel(t.Context()), m.Name))
+		}
+		require.NoError(t, place.Refresh(context.WithoutCancel(t.Context())))
+	})
+	closing := place.WatchClosing(t.Context(), m)
+	require.NoError(t, nodes.WaitNode(t.Context(), m))
+	require.NoError(t, place.Refresh(t.Context()))
+	select {
+	case <-closing:
+	case <-time.After(soon):
+		t.Fatalf("%s is still open to the stranger %s after it was Ready", m.Name, soon)
+	}
+	requireArmed(t)
+	requireProtected(t, "with the new node")
+	stop()
+
+	require.NoError(t, nodes.RemoveNode(t.Context(), m.Name))
+	eventually(t, "the endpoint of the node that left to be gone", func(ctx context.Context) error {
+		_, err := endpointOf(ctx, t, m.Name)
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return errors.Join(errors.New("it is still there"), err)
+	})
+	require.NoError(t, place.Refresh(t.Context()))
+	requireProtected(t, "after the node left")
+}
+
+func TestClusterThatRunsIsNotStartedTwice(t *testing.T) {
+	_, err := cluster.Up(t.Context(), root, t.Output())
+	require.ErrorContains(t, err, "running")
+	requireOpen(t, "nothing was touched")
+}

@@ -1,0 +1,57 @@
+// Package kind proves, with real connections on real nodes, what host-firewall promises. The tests need root; they start
+// a cluster (tests/cluster) unless one is running already, which they then leave running.
+package kind
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/release"
+	"github.com/host-firewall/host-firewall/tests/cluster/scene"
+)
+
+// What the tests share. A test leaves it as it found it.
+var (
+	root  string
+	nodes *cluster.Cluster
+	place *scene.Scene
+)
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) (code int) {
+	ctx := context.Background()
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	var err error
+	if root, err = cluster.Root(); err != nil {
+		return fail(err)
+	}
+	if nodes, err = cluster.Open(root, os.Stdout); err != nil {
+		if nodes, err = cluster.Up(ctx, root, os.Stdout); err != nil {
+			return fail(err)
+		}
+		defer func() {
+			if err := cluster.Down(root, os.Stdout); err != nil {
+				code = fail(err)
+			}
+		}()
+	}
+	if err := release.LoadAgent(ctx, root, nodes, os.Stdout); err != nil {
+		return fail(err)
+	}
+	if place, err = scene.Set(ctx, nodes); err != nil {
+		return fail(err)
+	}
+	defer func() {
+		if err := place.Remove(ctx); err != nil {
+			code = fail(err)
+		}
+	}()
+	return m.Run()
+}

@@ -1,0 +1,95 @@
+package kind
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/host"
+)
+
+func TestAgentAsksForWhatItsRoleListsAndNothingElse(t *testing.T) {
+	install(t)
+	client, err := nodes.Client()
+	require.NoError(t, err)
+	role, err := client.RbacV1().ClusterRoles().Get(t.Context(), name, metav1.GetOptions{})
+	require.NoError(t, err)
+	var allowed []cluster.Call
+	for _, rule := range role.Rules {
+		require.Empty(t, rule.NonResourceURLs)
+		for _, group := range rule.APIGroups {
+			for _, resource := range rule.Resources {
+				for _, verb := range rule.Verbs {
+					allowed = append(allowed, cluster.Call{Verb: verb, Group: group, Resource: resource})
+				}
+			}
+		}
+	}
+	eventually(t, "the agents to have made every call of their role", func(context.Context) error {
+		made, err := nodes.Calls("system:serviceaccount:" + namespace + ":" + name)
+		if err != nil {
+			return err
+		}
+		for _, call := range made {
+			if !slices.Contains(allowed, call) {
+				return fmt.Errorf("not in the role: %+v", call)
+			}
+		}
+		for _, call := range allowed {
+			if !slices.Contains(made, call) {
+				return fmt.Errorf("in the role, but not needed: %+v", call)
+			}
+		}
+		return nil
+	})
+}
+
+func TestAgentHasNoRightsOnItsNode(t *testing.T) {
+	install(t)
+	client, err := nodes.Client()
+	require.NoError(t, err)
+	pods, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	require.Len(t, pods.Items, len(nodeNames()))
+	for _, p := range pods.Items {
+		assert.Equal(t, name, p.Spec.ServiceAccountName)
+		assert.Equal(t, "system-node-critical", p.Spec.PriorityClassName)
+		pid, err := host.ProcessOf(strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "containerd://"))
+		require.NoError(t, err)
+		// What the kernel says counts, not what was asked for.
+		status := processStatus(t, pid)
+		assert.Equal(t, []string{"65532", "65532", "65532", "65532"}, strings.Fields(status["Uid"]))
+		assert.Equal(t, []string{"65532", "65532", "65532", "65532"}, strings.Fields(status["Gid"]))
+		for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
+			assert.Equal(t, "0000000000000000", status[set], set)
+		}
+		assert.Equal(t, "1", status["NoNewPrivs"])
+		assert.Equal(t, "2", status["Seccomp"], "a filter")
+		mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", pid))
+		require.NoError(t, err)
+		options := strings.Split(strings.Fields(string(mounts))[3], ",")
+		assert.Equal(t, "/", strings.Fields(string(mounts))[1])
+		assert.Contains(t, options, "ro", "the root file system")
+	}
+}
+
+// processStatus reads what the kernel says of a process.
+func processStatus(t *testing.T, pid int) map[string]string {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	require.NoError(t, err)
+	status := map[string]string{}
+	for _, line := range strings.Split(string(raw), "\n") {
+		if key, value, ok := strings.Cut(line, ":"); ok {
+			status[key] = strings.TrimSpace(value)
+		}
+	}
+	return status
+}

@@ -1,0 +1,257 @@
+package kind
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/probe"
+	"github.com/host-firewall/host-firewall/tests/cluster/release"
+	"github.com/host-firewall/host-firewall/tests/cluster/scene"
+)
+
+const (
+	namespace = "host-firewall"
+	name      = "host-firewall"
+	// soon is how long anything may take that should follow by itself.
+	soon = 30 * time.Second
+	// pause between two connections of a watcher along the same path.
+	pause = 200 * time.Millisecond
+)
+
+// values of most tests: the admin's networks may reach SSH.
+func values() map[string]any {
+	return release.Values(map[string]any{"ssh": map[string]any{"cidrs": cluster.AdminCIDRs()}})
+}
+
+// prepare returns a release that isn't installed, on a cluster that is clean and open. When the test ends the cluster
+// is made clean again.
+func prepare(t *testing.T) *release.Release {
+	t.Helper()
+	requireOpen(t, "before the test")
+	r, err := release.New(root, nodes.Kubeconfig(), namespace, name)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			diagnose(t)
+		}
+		clean(t, r)
+	})
+	return r
+}
+
+// install returns a release that is installed and armed everywhere.
+func install(t *testing.T) *release.Release {
+	t.Helper()
+	r := prepare(t)
+	_, err := r.Install(t.Context(), values())
+	require.NoError(t, err)
+	requireArmed(t)
+	return r
+}
+
+func requireArmed(t *testing.T) {
+	t.Helper()
+	require.NoError(t, release.WaitArmed(t.Context(), nodes, namespace))
+}
+
+func requireOpen(t *testing.T, when string) { t.Helper(); requireTable(t, scene.Everything, when) }
+
+func requireProtected(t *testing.T, when string) { t.Helper(); requireTable(t, scene.Protected, when) }
+
+func requireTable(t *testing.T, want scene.Expectation, when string) {
+	t.Helper()
+	table := place.MeasureUntil(t.Context(), want, soon)
+	require.Empty(t, table.Surprises(want), "%s:\n%s", when, table)
+}
+
+// undisturbed watches, until stop is called, that everything that is to be open can be reached with new connections all
+// the time.
+func undisturbed(t *testing.T, want scene.Expectation) (stop func()) {
+	t.Helper()
+	watcher := probe.Watch(t.Context(), place.Select(want), pause)
+	ready, err := nodes.WatchReady(t.Context())
+	require.NoError(t, err)
+	return func() {
+		t.Helper()
+		tally := watcher.Stop()
+		require.NotZero(t, tally.Attempts)
+		for _, f := range tally.Failures {
+			t.Errorf("%s: %v", f.At.Format(time.TimeOnly+".000"), f.Err)
+		}
+		require.Empty(t, ready(), "nodes that were not Ready")
+		t.Logf("%d new connections, %d failed", tally.Attempts, len(tally.Failures))
+	}
+}
+
+// eventually polls to a deadline, and says what it last saw.
+func eventually(t *testing.T, what string, check func(context.Context) error) {
+	t.Helper()
+	require.NoError(t, cluster.Poll(t.Context(), soon, what, check))
+}
+
+// calico is the API for a resource of Calico's.
+func calico(t *testing.T, resource string) dynamic.ResourceInterface {
+	t.Helper()
+	config, err := nodes.RESTConfig()
+	require.NoError(t, err)
+	client, err := dynamic.NewForConfig(config)
+	require.NoError(t, err)
+	return client.Resource(release.HostEndpoints.GroupVersion().WithResource(resource))
+}
+
+// endpointOf reads a node's endpoint.
+func endpointOf(ctx context.Context, t *testing.T, node string) (*v3.HostEndpoint, error) {
+	t.Helper()
+	raw, err := calico(t, "hostendpoints").Get(ctx, node, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	hep := &v3.HostEndpoint{}
+	require.NoError(t, runtime.DefaultUnstructuredConverter.FromUnstructured(raw.Object, hep))
+	return hep, nil
+}
+
+// patchEndpoint changes a node's endpoint as somebody else would.
+func patchEndpoint(t *testing.T, node, patch string) {
+	t.Helper()
+	_, err := calico(t, "hostendpoints").Patch(t.Context(), node, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	require.NoError(t, err)
+}
+
+// isArmed returns nil if the endpoint carries the arming label.
+func isArmed(hep *v3.HostEndpoint) error {
+	if hep.Labels["host-endpoint"] != "ingress" {
+		return fmt.Errorf("endpoint %s is not armed: %v", hep.Name, hep.Labels)
+	}
+	return nil
+}
+
+// report is what an agent's /readyz says.
+type report struct {
+	State  string `json:"state"`
+	Ready  bool   `json:"ready"`
+	Reason string `json:"reason"`
+}
+
+// agentOn asks the agent on a node how it is.
+func agentOn(ctx context.Context, node string) (report, error) {
+	var r report
+	h, err := nodes.Host(node)
+	if err != nil {
+		return r, err
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: h.DialContext}, Timeout: 5 * time.Second}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9097/readyz", nil)
+	if err != nil {
+		return r, err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return r, err
+	}
+	defer response.Body.Close()
+	return r, json.NewDecoder(response.Body).Decode(&r)
+}
+
+// kubectl runs the cluster's own kubectl.
+func kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, nodes.Binary("kubectl"), append([]string{"--kubeconfig", nodes.Kubeconfig()}, args...)...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, out.String())
+	}
+	return out.String(), nil
+}
+
+// clean removes the release, whatever the test made of it, and everything that could decide over the next test.
+func clean(t *testing.T, r *release.Release) {
+	ctx := context.WithoutCancel(t.Context())
+	_ = r.Uninstall() // not every test has installed it
+	for _, what := range []string{"daemonsets,serviceaccounts --all --namespace " + namespace, "clusterroles,clusterrolebindings --selector app.kubernetes.io/name=host-firewall"} {
+		_, err := kubectl(ctx, "", append([]string{"delete", "--ignore-not-found"}, strings.Fields(what)...)...)
+		require.NoError(t, err)
+	}
+	// The policies go last: without them an endpoint is harmless, the other way round is not asked for here.
+	for _, resource := range []string{"hostendpoints", "globalnetworkpolicies"} {
+		err := calico(t, resource).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
+		require.True(t, err == nil || apierrors.IsNotFound(err), "%v", err)
+	}
+	require.NoError(t, cluster.Poll(ctx, soon, "the agents to be gone", func(ctx context.Context) error {
+		out, err := kubectl(ctx, "", "get", "pods", "--namespace", namespace, "--output", "name")
+		if err == nil && strings.TrimSpace(out) != "" && !strings.Contains(out, "No resources") {
+			return fmt.Errorf("there are %s", out)
+		}
+		return err
+	}))
+}
+
+// diagnose shows what a failed test left.
+func diagnose(t *testing.T) {
+	ctx := context.WithoutCancel(t.Context())
+	for _, args := range [][]string{
+		{"get", "nodes,pods", "--all-namespaces", "--output", "wide"},
+		{"get", "hostendpoints.crd.projectcalico.org,globalnetworkpolicies.crd.projectcalico.org", "--output", "yaml"},
+		{"logs", "--namespace", namespace, "--selector", "app.kubernetes.io/name=host-firewall", "--prefix", "--tail", "30"},
+	} {
+		out, err := kubectl(ctx, "", args...)
+		t.Logf("kubectl %s (%v)\n%s", strings.Join(args, " "), err, out)
+	}
+	for _, m := range nodes.Nodes() {
+		r, err := agentOn(ctx, m.Name)
+		t.Logf("agent on %s: %+v (%v)", m.Name, r, err)
+	}
+}
+
+// nodeNames are the cluster's.
+func nodeNames() []string {
+	names := []string{}
+	for _, m := range nodes.Nodes() {
+		names = append(names, m.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// apply does what `kubectl apply` does.
+func apply(t *testing.T, objects ...*unstructured.Unstructured) {
+	t.Helper()
+	var text strings.Builder
+	for _, o := range objects {
+		raw, err := o.MarshalJSON()
+		require.NoError(t, err)
+		fmt.Fprintf(&text, "%s\n---\n", raw)
+	}
+	_, err := kubectl(t.Context(), text.String(), "apply", "--namespace", namespace, "--filename", "-")
+	require.NoError(t, err)
+}
+
+func byName(t *testing.T, objects []*unstructured.Unstructured, name string) *unstructured.Unstructured {
+	t.Helper()
+	for _, o := range objects {
+		if o.GetName() == name {
+			return o
+		}
+	}
+	t.Fatalf("no %s was rendered", name)
+	return nil
+}
