@@ -96,7 +96,7 @@ func Up(ctx context.Context, root string, out io.Writer) (*Cluster, error) {
 	if len(hosts) > 0 {
 		return nil, fmt.Errorf("a cluster is running in %s already (make cluster-down ends it)", string(l))
 	}
-	if err := remove(l); err != nil {
+	if err := errors.Join(remove(l), os.RemoveAll(l.failedLogs())); err != nil {
 		return nil, err
 	}
 	if err := installPackages(out); err != nil {
@@ -108,10 +108,8 @@ func Up(ctx context.Context, root string, out io.Writer) (*Cluster, error) {
 	}
 	c := &Cluster{layout: l, record: &record{Binaries: bin, Next: 11}, out: out}
 	if err := c.up(ctx, root); err != nil {
-		kept := string(l) + ".failed-logs"
-		_ = os.RemoveAll(kept)
-		_ = os.Rename(l.path("logs"), kept)
-		return nil, errors.Join(fmt.Errorf("%w (logs: %s)", err, kept), Down(root, io.Discard))
+		_ = os.Rename(l.path("logs"), l.failedLogs())
+		return nil, errors.Join(fmt.Errorf("%w (logs: %s)", err, l.failedLogs()), down(l))
 	}
 	return c, nil
 }
@@ -396,13 +394,18 @@ func Down(root string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if len(hosts) == 0 {
-		if _, err := os.Stat(string(l)); errors.Is(err, fs.ErrNotExist) {
-			fmt.Fprintln(out, "no cluster is running")
-			return nil
-		}
+	if _, err := os.Stat(string(l)); len(hosts) == 0 && errors.Is(err, fs.ErrNotExist) {
+		fmt.Fprintln(out, "no cluster is running")
+	} else if err := requireRoot(); err != nil {
+		return err
 	}
-	if err := requireRoot(); err != nil {
+	return errors.Join(down(l), os.RemoveAll(l.failedLogs()))
+}
+
+// down ends the hosts and removes what they leave.
+func down(l layout) error {
+	hosts, err := host.Running(l.hosts())
+	if err != nil {
 		return err
 	}
 	var ends errgroup.Group
@@ -487,7 +490,7 @@ func (c *Cluster) RESTConfig() (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
-	config.QPS, config.Burst = 100, 200 // tests are no background noise
+	config.QPS = -1 // no limit: a limiter's error would hide what a test waits for
 	return config, nil
 }
 

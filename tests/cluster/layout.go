@@ -15,12 +15,16 @@ type layout string
 func (l layout) path(parts ...string) string {
 	return filepath.Join(append([]string{string(l)}, parts...)...)
 }
-func (l layout) kubeconfig() string          { return l.path("kubeconfig") }
-func (l layout) pki() string                 { return l.path("pki") }
-func (l layout) hosts() string               { return l.path("hosts") }
-func (l layout) host(name string) string     { return l.path("hosts", name) }
-func (l layout) state(name string) string    { return l.path("hosts", name, "var-lib") }
-func (l layout) logs(host string) string     { return l.path("logs", host) }
+func (l layout) kubeconfig() string       { return l.path("kubeconfig") }
+func (l layout) pki() string              { return l.path("pki") }
+func (l layout) hosts() string            { return l.path("hosts") }
+func (l layout) host(name string) string  { return l.path("hosts", name) }
+func (l layout) state(name string) string { return l.path("hosts", name, "var-lib") }
+func (l layout) logs(host string) string  { return l.path("logs", host) }
+
+// failedLogs is where the logs of an Up that failed are kept until the next Up or Down.
+func (l layout) failedLogs() string { return string(l) + ".failed-logs" }
+
 func (l layout) auditLog(node string) string { return l.path("logs", node, "audit.log") }
 func (l layout) images() string              { return l.path("images") }
 func (l layout) cni() string                 { return l.path("cni") }

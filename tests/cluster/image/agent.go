@@ -88,7 +88,7 @@ func builders(ref, archive, arch, version string) []builder {
 		{
 			has: []string{"buildah", "inspect", "--type=image", golang},
 			steps: [][]string{
-				append([]string{"buildah", "bud", "--isolation=chroot", "--pull-never", platform,
+				append([]string{"buildah", "bud", "--isolation=chroot", "--layers", "--pull-never", platform,
 					"--build-arg=TARGETOS=linux", "--build-arg=TARGETARCH=" + arch, "--build-arg=BUILDPLATFORM=linux/" + runtime.GOARCH,
 					"--tag=" + ref}, append(args, ".")...),
 				{"buildah", "push", "--quiet", ref, "docker-archive:" + archive + ":" + ref},

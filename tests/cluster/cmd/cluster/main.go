@@ -73,9 +73,13 @@ func command(ctx context.Context, name string, args []string) error {
 	if err != nil {
 		return err
 	}
-	wants := map[string]int{"up": 0, "down": 0, "status": 0, "add-node": 1, "remove-node": 1, "load": 1}
-	if n, ok := wants[name]; ok && len(args) != n {
-		return fmt.Errorf("takes %d arguments, got %d (cluster help)", n, len(args))
+	const any = -1
+	wants := map[string]int{"up": 0, "down": 0, "status": 0, "exec": any, "add-node": 1, "remove-node": 1, "load": 1}
+	switch n, ok := wants[name]; {
+	case !ok:
+		return errors.New("no such command (cluster help)")
+	case n != any && len(args) != n:
+		return fmt.Errorf("wrong number of arguments: %d wanted, %d given (cluster help)", n, len(args))
 	}
 	switch name {
 	case "up":
@@ -113,10 +117,9 @@ func command(ctx context.Context, name string, args []string) error {
 		return c.WaitNode(ctx, m)
 	case "remove-node":
 		return c.RemoveNode(ctx, args[0])
-	case "load":
+	default: // load
 		return c.Load(ctx, args[0])
 	}
-	return errors.New("no such command (cluster help)")
 }
 
 // status shows every host, and what Kubernetes says of those that are nodes.
