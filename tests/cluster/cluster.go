@@ -26,7 +26,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -564,7 +566,8 @@ func (c *Cluster) AddNode(name string) (Member, error) {
 	return c.Member(name)
 }
 
-// RemoveNode ends a worker as a machine that is switched off ends, and deletes its Node.
+// RemoveNode ends a worker as a machine that is switched off ends, and deletes its Node and its pods, which Kubernetes
+// would find out about, and send connections to, for another minute.
 func (c *Cluster) RemoveNode(ctx context.Context, name string) error {
 	m, err := c.Member(name)
 	if err != nil {
@@ -586,6 +589,17 @@ func (c *Cluster) RemoveNode(ctx context.Context, name string) error {
 	}
 	if err := client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
 		return fmt.Errorf("delete node: %w", err)
+	}
+	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx,
+		metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", name).String()})
+	if err != nil {
+		return fmt.Errorf("list the node's pods: %w", err)
+	}
+	for _, p := range pods.Items {
+		err := client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("delete the node's pod: %w", err)
+		}
 	}
 	if err := os.RemoveAll(c.layout.host(name)); err != nil {
 		return fmt.Errorf("remove the node's files: %w", err)

@@ -89,9 +89,12 @@ func connectRouter(h *host.Host) error {
 	if err := up(handle, "lo"); err != nil {
 		return err
 	}
-	for _, s := range segments {
+	for i, s := range segments {
 		bridge := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
 		bridge.Name = s.name
+		// A bridge without an address of its own takes that of a port, and another one when a host is added: everybody's
+		// neighbour tables would be wrong for a while.
+		bridge.HardwareAddr = net.HardwareAddr{0x02, 0, 0, 0, 0, byte(i + 1)}
 		if err := handle.LinkAdd(bridge); err != nil {
 			return fmt.Errorf("add bridge %s: %w", s.name, err)
 		}

@@ -163,9 +163,6 @@ func (s *Scene) Refresh(ctx context.Context) error {
 		}
 		s.pods = nil
 		for _, p := range list.Items {
-			if _, ok := s.hosts[p.Spec.NodeName]; !ok {
-				continue // of a node that has left; Kubernetes takes a minute to see that
-			}
 			found, err := placeOf(&p)
 			if err != nil {
 				return err
