@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -147,9 +148,14 @@ func TestEndpointComesBackAsItWas(t *testing.T) {
 	requireProtected(t, "after all repairs")
 }
 
-// essence is what the agent keeps of an endpoint.
+// essence is what the agent keeps of an endpoint; of its note about the state, whether it is there: it tells since when.
 func essence(hep *v3.HostEndpoint) map[string]any {
-	return map[string]any{"labels": hep.Labels, "annotations": hep.Annotations, "owners": hep.OwnerReferences, "spec": hep.Spec}
+	annotations := maps.Clone(hep.Annotations)
+	const state = "host-firewall.io/state"
+	if _, ok := annotations[state]; ok {
+		annotations[state] = "there"
+	}
+	return map[string]any{"labels": hep.Labels, "annotations": annotations, "owners": hep.OwnerReferences, "spec": hep.Spec}
 }
 
 func TestAgentsThatRestartNeverOpenTheirNodes(t *testing.T) {

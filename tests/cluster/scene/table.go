@@ -25,14 +25,20 @@ type Expectation func(Cell) bool
 // Everything is what a cluster without a firewall lets through.
 func Everything(Cell) bool { return true }
 
-// Protected is what an armed release leaves open. Outsiders keep what Felix's failsafe ports hold open, whatever the
-// policies say: SSH and the API server.
+// Protected is what an armed release with the admin's networks as ssh.cidrs leaves open. The API server's port is one of
+// Felix's failsafe ports, which are open whatever the policies say.
 func Protected(c Cell) bool {
-	if c.Row != Admin && c.Row != Stranger {
-		return true
+	switch c.Row {
+	case Admin:
+		return c.Column == SSH || c.Column == APIServer
+	case Stranger:
+		return c.Column == APIServer
 	}
-	return c.Column == SSH || c.Column == APIServer
+	return true
 }
+
+// ProtectedButSSH is Protected with the failsafe of SSH as Felix has it: open to everybody.
+func ProtectedButSSH(c Cell) bool { return Protected(c) || c.Column == SSH }
 
 // Table is what was measured, by cell.
 type Table map[Cell][]probe.Answer
