@@ -1,5 +1,5 @@
-// Command host-firewall-agent keeps the Calico HostEndpoint of one node and arms
-// it once all policies of its release are there.
+// Command host-firewall-agent keeps the Calico HostEndpoints of one node and arms
+// them once all policies of its release are there.
 package main
 
 import (
@@ -12,16 +12,21 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/health"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
+	"github.com/host-firewall/host-firewall/agent/internal/links"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
 
@@ -33,6 +38,10 @@ var version string
 // collectAt is how much garbage, in percent of what is in use, makes the runtime
 // collect it. What is in use is two megabytes on every node, so time is cheap.
 const collectAt = 25
+
+// settleAfter is when the agent gives back to the system what only its start
+// needed.
+const settleAfter = 20 * time.Second
 
 // Exit codes. A container that exits with exitUsage won't do better by a restart.
 const (
@@ -55,6 +64,9 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 		fmt.Fprintln(stdout, program, buildVersion())
 		return exitOK
 	}
+	if len(args) > 0 && args[0] == "cleanup" {
+		return runCleanup(ctx, args[1:], lookupEnv, stdout, stderr)
+	}
 	s, err := settings.Parse(args, lookupEnv)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -70,7 +82,7 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 		log.Error("cannot go on", "error", err)
 		return exitFailure
 	}
-	log.Info("stopped, the endpoint stays as it is")
+	log.Info("stopped, the endpoints stay as they are")
 	return exitOK
 }
 
@@ -81,27 +93,21 @@ func serve(ctx context.Context, s settings.Settings, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("read access to the API server: %w", err)
 	}
+	meter := newMeter(buildVersion(), s.PolicyRevision)
+	named := !slices.Equal(s.Interfaces, []string{endpoint.AllInterfaces})
 	cluster, err := calico.New(config, calico.Options{
 		Node:      s.NodeName,
 		Release:   s.Release,
 		APIGroup:  s.APIGroup,
+		ByLabel:   named,
 		UserAgent: program + "/" + buildVersion(),
+		Count:     meter.request,
 		Log:       log,
 	})
 	if err != nil {
 		return err
 	}
-	keep := keeper.New(keeper.Config{
-		Node:         s.NodeName,
-		Release:      s.Release,
-		ArmingLabels: s.ArmingLabels,
-		Profiles:     s.Profiles,
-		Policies:     s.Policies,
-		Revision:     s.PolicyRevision,
-		AwaitNodes:   s.AwaitNodes,
-		TrustedCIDRs: s.ClusterCIDRs,
-		Resync:       s.Resync,
-	}, cluster, log)
+	keep := keeper.New(keeperConfig(s, named, meter, log), cluster, log)
 	probes, err := health.Listen(s.HealthPort, health.Checks{
 		Alive: keep.Alive,
 		Report: func() health.Report {
@@ -112,20 +118,90 @@ func serve(ctx context.Context, s settings.Settings, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-
+	servers := []*health.Server{probes}
+	if s.MetricsAddress != "" {
+		metrics, err := health.ListenMetrics(s.MetricsAddress, meter.handler(keep.Status))
+		if err != nil {
+			return errors.Join(err, probes.Close())
+		}
+		servers = append(servers, metrics)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var parts sync.WaitGroup
 	parts.Go(func() { cluster.Run(ctx, keep.Wake) })
 	parts.Go(func() { keep.Run(ctx) })
-	var broken error
-	parts.Go(func() {
-		if broken = probes.Serve(ctx); broken != nil {
-			cancel(broken)
-		}
-	})
+	if named {
+		parts.Go(func() {
+			if err := links.Watch(ctx, keep.LinksChanged); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	for _, server := range servers {
+		parts.Go(func() {
+			if err := server.Serve(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	settled := time.AfterFunc(settleAfter, debug.FreeOSMemory)
+	<-ctx.Done()
+	settled.Stop()
 	parts.Wait()
-	return broken
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// keeperConfig is what the settings say to the keeper.
+func keeperConfig(s settings.Settings, named bool, meter keeper.Meter, log *slog.Logger) keeper.Config {
+	config := keeper.Config{
+		Node:           s.NodeName,
+		Release:        s.Release,
+		Off:            s.Off,
+		ArmingLabels:   s.ArmingLabels,
+		NodeLabels:     s.NodeLabels,
+		Profiles:       s.Profiles,
+		Adopt:          s.Adopt,
+		AcceptPolicies: s.AcceptPolicies,
+		Policies:       s.Policies,
+		Revision:       s.PolicyRevision,
+		AwaitNodes:     s.AwaitNodes,
+		TrustedCIDRs:   s.ClusterCIDRs,
+		Resync:         s.Resync,
+		Meter:          meter,
+	}
+	if s.NarrowFailsafe && len(s.SSHCIDRs) > 0 {
+		config.Failsafe = &failsafe.Want{Ports: s.SSHPorts, CIDRs: s.SSHCIDRs}
+	}
+	if named {
+		config.Interfaces = interfacesOf(s.Interfaces, log)
+	}
+	return config
+}
+
+// interfacesOf returns a function that reads which of the node's interfaces are
+// meant. It is called by one goroutine.
+func interfacesOf(patterns []string, log *slog.Logger) func() ([]endpoint.Interface, []string, error) {
+	var told []string
+	return func() (selected []endpoint.Interface, present []string, err error) {
+		all, err := links.List()
+		if err != nil {
+			return nil, nil, err
+		}
+		selected, invalid := endpoint.Select(patterns, all)
+		if len(invalid) > 0 && !slices.Equal(invalid, told) {
+			log.Warn("interfaces left out, Calico does not take their names", "invalid", invalid)
+		}
+		told = invalid
+		present = make([]string, 0, len(all))
+		for _, link := range all {
+			present = append(present, link.Name)
+		}
+		return selected, present, nil
+	}
 }
 
 // restConfig reads the kubeconfig, or else the service account of the pod.

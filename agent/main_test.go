@@ -142,7 +142,7 @@ func TestLogFormatIsAsTold(t *testing.T) {
 	for line := range strings.Lines(stderr.String()) {
 		assert.True(t, json.Valid([]byte(line)), line)
 	}
-	assert.Contains(t, stderr.String(), "the endpoint stays as it is")
+	assert.Contains(t, stderr.String(), "the endpoints stay as they are")
 }
 
 func keys(m map[string]int) (names []string) {

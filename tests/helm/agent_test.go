@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,11 +40,14 @@ func argumentsOf(t testing.TB, r *rendered) map[string]string {
 	flags.SetOutput(io.Discard)
 	for _, name := range []string{
 		"node-name", "release", "policies", "policy-revision", "api-group", "arming-labels", "profiles", "cluster-cidrs",
-		"log-level", "log-format", "kubeconfig",
+		"log-level", "log-format", "kubeconfig", "mode", "interfaces", "node-labels", "accept-policies", "ssh-cidrs", "ssh-ports",
+		"metrics-address",
 	} {
 		flags.String(name, "", "")
 	}
-	flags.Bool("await-nodes", true, "")
+	for _, name := range []string{"await-nodes", "adopt", "narrow-failsafe"} {
+		flags.Bool(name, false, "")
+	}
 	flags.Uint("health-port", 0, "")
 	flags.Duration("resync", time.Hour, "")
 
@@ -69,10 +73,12 @@ func TestDaemonSetIsAWholeObject(t *testing.T) {
 					})
 					require.Equal(t, wantDaemonSet(names.release, names.namespace, names.id, []string{
 						"--release=" + names.id,
+						"--mode=enforce",
 						"--policies=" + strings.Join(r.policyNames(), ","),
 						"--policy-revision=" + r.policies[0].Annotations["host-firewall.io/revision"],
 						"--api-group=" + group,
 						"--arming-labels=host-endpoint=ingress",
+						"--interfaces=*",
 						"--profiles=projectcalico-default-allow",
 						"--await-nodes=true",
 						"--health-port=9097",
@@ -189,7 +195,7 @@ func TestAgentIsToldWhatTheValuesSay(t *testing.T) {
 		changed map[string]string
 	}{
 		"all policies there are": {
-			`{ssh: {cidrs: [192.0.2.0/24]}, policies: {allowOutbound: {enabled: false}}}`,
+			`{ssh: {cidrs: [192.0.2.0/24], narrowFailsafe: false}, policies: {allowOutbound: {enabled: false}}}`,
 			map[string]string{"policies": "host-firewall-allow-cluster,host-firewall-allow-essential,host-firewall-allow-ssh,host-firewall-drop-other"},
 		},
 		"arming labels, sorted": {
@@ -207,6 +213,23 @@ func TestAgentIsToldWhatTheValuesSay(t *testing.T) {
 		"not to wait for endpoints that make nobody trusted": {
 			`cluster: {cidrs: [10.0.0.0/8], trustNodes: false}`,
 			map[string]string{"cluster-cidrs": "10.0.0.0/8", "await-nodes": "false"},
+		},
+		"to arm nothing":                   {`mode: "off"`, map[string]string{"mode": "off"}},
+		"to arm nothing, as YAML reads it": {`mode: off`, map[string]string{"mode": "off"}},
+		"interfaces, labels and what to put up with": {
+			`hostEndpoint: {interfaces: ["*", "eth*", "en[op]?"], nodeLabels: [zone, "rack.example.org/*"], adopt: true, acceptPolicies: [baseline, default.x]}`,
+			map[string]string{"interfaces": "*,eth*,en[op]?", "node-labels": "zone,rack.example.org/*", "adopt": "true", "accept-policies": "baseline,default.x"},
+		},
+		"metrics on all addresses":           {`agent: {metrics: {enabled: true}}`, map[string]string{"metrics-address": ":9098"}},
+		"metrics on one address":             {`agent: {metrics: {enabled: true, address: 127.0.0.1, port: 9198}}`, map[string]string{"metrics-address": "127.0.0.1:9198"}},
+		"metrics on an IPv6 address":         {`agent: {metrics: {enabled: true, address: "::1"}}`, map[string]string{"metrics-address": "[::1]:9098"}},
+		"no metrics, wherever they would be": {`agent: {metrics: {address: 127.0.0.1}}`, map[string]string{}},
+		"SSH's failsafe": {
+			`ssh: {cidrs: [192.0.2.0/24, "2001:DB8::/32", 192.0.2.0/24], ports: [22, "2200:2299", 22]}`,
+			map[string]string{
+				"policies":        "host-firewall-allow-outbound,host-firewall-allow-cluster,host-firewall-allow-essential,host-firewall-allow-ssh,host-firewall-drop-other",
+				"narrow-failsafe": "true", "ssh-cidrs": "192.0.2.0/24,2001:db8::/32", "ssh-ports": "22,2200:2299",
+			},
 		},
 		"its own settings": {
 			`agent: {health: {port: 19097}, resync: 1h30m, log: {level: debug, format: json}}`,
@@ -317,19 +340,27 @@ agent:
 
 func TestRightsAreExactlyWhatTheAgentCalls(t *testing.T) {
 	nodes := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}}
-	calico := func(group string) []rbacv1.PolicyRule {
+	events := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create"}}
+	before := func(group string) []rbacv1.PolicyRule {
 		return []rbacv1.PolicyRule{
 			{APIGroups: []string{group}, Resources: []string{"hostendpoints"}, Verbs: []string{"list", "watch", "create", "patch"}},
 			{APIGroups: []string{group}, Resources: []string{"globalnetworkpolicies"}, Verbs: []string{"list", "watch"}},
 		}
 	}
+	after := func(group string) []rbacv1.PolicyRule {
+		return []rbacv1.PolicyRule{
+			{APIGroups: []string{group}, Resources: []string{"felixconfigurations"}, Verbs: []string{"list", "watch", "patch", "delete"}},
+			{APIGroups: []string{group}, Resources: []string{"clusterinformations"}, Verbs: []string{"list", "watch"}},
+			nodes, events,
+		}
+	}
 	tiers := []rbacv1.PolicyRule{
-		{APIGroups: []string{"projectcalico.org"}, Resources: []string{"tiers"}, ResourceNames: []string{"default"}, Verbs: []string{"get"}},
-		{APIGroups: []string{"projectcalico.org"}, Resources: []string{"tier.globalnetworkpolicies"}, ResourceNames: []string{"default.*"}, Verbs: []string{"list", "watch"}},
+		{APIGroups: []string{"projectcalico.org"}, Resources: []string{"tiers"}, Verbs: []string{"get"}},
+		{APIGroups: []string{"projectcalico.org"}, Resources: []string{"tier.globalnetworkpolicies"}, Verbs: []string{"list", "watch"}},
 	}
 	for group, rules := range map[string][]rbacv1.PolicyRule{
-		apiV3: append(append(calico("projectcalico.org"), tiers...), nodes),
-		apiV1: append(calico("crd.projectcalico.org"), nodes),
+		apiV3: slices.Concat(before("projectcalico.org"), tiers, after("projectcalico.org")),
+		apiV1: slices.Concat(before("crd.projectcalico.org"), after("crd.projectcalico.org")),
 	} {
 		t.Run(group, func(t *testing.T) {
 			r := render(t, setting{release: "edge", namespace: "kube-system", served: clusterServing(group)})

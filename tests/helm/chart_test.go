@@ -1,6 +1,7 @@
 package helm_test
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -25,6 +26,15 @@ func TestEveryValuesFileRendersOnEveryKubernetesAndCalico(t *testing.T) {
 					kinds = append(kinds, "GlobalNetworkPolicy")
 				}
 				require.Equal(t, kinds, r.kinds, name)
+				var hooks []string
+				for _, hook := range r.hooks {
+					hooks = append(hooks, hook.Kind)
+				}
+				if name == "off" {
+					require.Empty(t, hooks)
+				} else {
+					require.Equal(t, []string{"ServiceAccount", "ClusterRole", "Role", "ClusterRoleBinding", "RoleBinding", "Job"}, hooks, name)
+				}
 			}
 		}
 	}
@@ -67,7 +77,7 @@ func TestNamesFitWhateverTheRelease(t *testing.T) {
 	} {
 		for _, namespace := range []string{"host-firewall", "kube-system"} {
 			r := render(t, setting{release: release, namespace: namespace})
-			for _, object := range r.objects {
+			for _, object := range r.all() {
 				accessor, err := meta.Accessor(object)
 				require.NoError(t, err)
 				require.Truef(t, accessor.GetName() == id || strings.HasPrefix(accessor.GetName(), id+"-"), "%s for %s", accessor.GetName(), release)
@@ -95,7 +105,7 @@ func TestNamesCanBeOverridden(t *testing.T) {
 
 func TestCommonLabelsAndAnnotationsAreOnEveryObject(t *testing.T) {
 	r := render(t, setting{values: `{commonLabels: {team: network}, commonAnnotations: {example.org/owner: network}}`})
-	for _, object := range r.objects {
+	for _, object := range r.all() {
 		accessor, err := meta.Accessor(object)
 		require.NoError(t, err)
 		require.Equal(t, "network", accessor.GetLabels()["team"], accessor.GetName())
@@ -105,14 +115,18 @@ func TestCommonLabelsAndAnnotationsAreOnEveryObject(t *testing.T) {
 
 func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 	always := []string{
-		"tcp 22, 179, 2379, 2380, 5473, 6443, 6666, 6667 and udp 68",
+		"179, 2379, 2380, 5473, 6443, 6666, 6667 and udp 68",
 		"kubectl get hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall -L host-endpoint\n",
 		"kubectl delete globalnetworkpolicies.projectcalico.org -l host-firewall.io/release=host-firewall\n",
 		"helm uninstall host-firewall -n host-firewall\n",
-		"kubectl delete hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall\n",
 	}
 	const (
 		open22      = "tcp 22 is open to everybody"
+		failsafe22  = "tcp 22, 179,"
+		waits       = "An agent waits while a policy of somebody else would apply"
+		narrows     = "Each agent narrows Calico's failsafe for tcp 22 to ssh.cidrs"
+		hookCleans  = "A Job of that command stops the agents, disarms and removes the endpoints"
+		byHand      = "kubectl delete hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall\n"
 		closedPorts = "NodePorts and forwarded connections from outside included"
 		hostPorts   = "NodePorts and forwarded connections are left alone"
 		alone       = "ATTENTION: cluster.trustNodes is off and cluster.cidrs is empty"
@@ -124,23 +138,53 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 	}{
 		"defaults": {
 			``,
-			[]string{"nodes that run an agent of this release: every port", "all pods of the cluster: every port", "ping, answers of DHCP", "there is no policy for SSH", open22, closedPorts, "What goes out is allowed."},
-			[]string{"ATTENTION", "SSH, tcp"},
+			[]string{"nodes that run an agent of this release: every port", "all pods of the cluster: every port", "ping, answers of DHCP", "there is no policy for SSH", open22, failsafe22, closedPorts, "What goes out is allowed.", "makes a host endpoint for its node, and arms", waits, hookCleans},
+			[]string{"ATTENTION", "SSH, tcp", narrows, byHand, "Other interfaces"},
 		},
 		"ssh on 22": {
 			`ssh: {cidrs: [192.0.2.0/24, "2001:db8::/32"], ports: [22, "2200:2299"]}`,
-			[]string{"to 192.0.2.0/24, 2001:db8::/32: SSH, tcp 22, 2200:2299", "ATTENTION: " + open22, "failsafeInboundHostPorts"},
-			[]string{"there is no policy for SSH"},
+			[]string{"to 192.0.2.0/24, 2001:db8::/32: SSH, tcp 22, 2200:2299", narrows},
+			[]string{"there is no policy for SSH", "ATTENTION", open22, failsafe22},
+		},
+		"ssh on 22 behind the failsafe": {
+			`ssh: {cidrs: [192.0.2.0/24], narrowFailsafe: false}`,
+			[]string{"to 192.0.2.0/24: SSH, tcp 22\n", "ATTENTION: " + open22, "set ssh.narrowFailsafe: true", failsafe22},
+			[]string{"there is no policy for SSH", narrows},
 		},
 		"ssh on a range around 22": {
-			`ssh: {cidrs: [192.0.2.0/24], ports: ["20:30"]}`,
-			[]string{"SSH, tcp 20:30", "ATTENTION: " + open22},
-			[]string{"not among ssh.ports"},
+			`ssh: {cidrs: [192.0.2.0/24, "::1/128"], ports: ["20:30"]}`,
+			[]string{"SSH, tcp 20:30", narrows},
+			[]string{"not among ssh.ports", open22},
 		},
 		"ssh on another port": {
-			`ssh: {cidrs: [192.0.2.0/24], ports: [2222]}`,
-			[]string{"SSH, tcp 2222", open22, "although it is not among ssh.ports"},
-			[]string{"ATTENTION"},
+			`ssh: {cidrs: [192.0.2.0/24, "::1/128"], ports: [2222]}`,
+			[]string{"SSH, tcp 2222", open22, failsafe22, "although it is not among ssh.ports"},
+			[]string{"ATTENTION", narrows},
+		},
+		"off": {
+			`mode: off`,
+			[]string{"ATTENTION: mode is off", "protects nothing", "What follows is what `mode: enforce` would do."},
+			[]string{"protects the nodes"},
+		},
+		"interfaces": {
+			`hostEndpoint: {interfaces: [eth0, "bond?"], acceptPolicies: ["*"]}`,
+			[]string{"host endpoints for the interfaces eth0, bond? of its node", "Other interfaces are not protected."},
+			[]string{waits},
+		},
+		"everything and an interface": {
+			`hostEndpoint: {interfaces: ["*", eth0]}`,
+			[]string{"host endpoints for the interfaces *, eth0 of its node"},
+			[]string{"Other interfaces"},
+		},
+		"without cleanup": {
+			`cleanup: {enabled: false}`,
+			[]string{byHand, "cleanup.enabled is off", "leaves them open"},
+			[]string{hookCleans, "failsafe ports stay narrowed"},
+		},
+		"without cleanup, narrowed": {
+			`{cleanup: {enabled: false}, ssh: {cidrs: [192.0.2.0/24, "::1/128"]}}`,
+			[]string{byHand, "failsafe ports stay narrowed"},
+			nil,
 		},
 		"little": {
 			`{cluster: {trustNodes: false, trustPods: false}, essential: {icmpEcho: false, dhcp: false, nodeLocalDNS: []}, policies: {allowOutbound: {enabled: false}}}`,
@@ -154,7 +198,7 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		},
 		"host ports": {ciFiles(t)["host-ports-only"], []string{hostPorts}, []string{closedPorts}},
 		"a profile of one's own": {
-			`hostEndpoint: {profiles: [site]}`,
+			`{hostEndpoint: {profiles: [site]}, cleanup: {enabled: false}}`,
 			[]string{"their profiles decide (site). "},
 			[]string{"leaves them open"},
 		},
@@ -179,22 +223,34 @@ func TestPackageHoldsWhatItNeedsAndNoMore(t *testing.T) {
 	for _, file := range loaded.Raw {
 		names = append(names, file.Name)
 	}
-	templates, err := filepath.Glob(filepath.Join(chartDir, "templates", "*"))
-	require.NoError(t, err)
 	want := []string{"Chart.yaml", "values.yaml", "values.schema.json", "README.md", ".helmignore"}
-	for _, template := range templates {
-		want = append(want, "templates/"+filepath.Base(template))
+	for _, template := range templates(t) {
+		want = append(want, filepath.ToSlash(template))
 	}
 	require.ElementsMatch(t, want, names)
 	require.Empty(t, loaded.CRDObjects(), "the CRDs are Calico's")
 }
 
+// templates are the files under templates, relative to the chart.
+func templates(t testing.TB) (paths []string) {
+	t.Helper()
+	root := os.DirFS(chartDir)
+	require.NoError(t, fs.WalkDir(root, "templates", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			paths = append(paths, path)
+		}
+		return err
+	}))
+	return paths
+}
+
 // One kind per file, and the file is named after it.
 func TestTemplatesHoldOneKindEach(t *testing.T) {
-	templates, err := filepath.Glob(filepath.Join(chartDir, "templates", "*.yaml"))
-	require.NoError(t, err)
-	for _, template := range templates {
-		content, err := os.ReadFile(template)
+	for _, template := range templates(t) {
+		if filepath.Ext(template) != ".yaml" {
+			continue
+		}
+		content, err := os.ReadFile(filepath.Join(chartDir, template))
 		require.NoError(t, err)
 		kinds := regexp.MustCompile(`(?m)^kind: (\w+)$`).FindAllStringSubmatch(string(content), -1)
 		require.Len(t, kinds, 1, template)

@@ -164,11 +164,11 @@ func TestPoliciesSayWhatTheValuesSay(t *testing.T) {
 		changed map[string]*projectcalico.GlobalNetworkPolicySpec
 	}{
 		"ssh from one network": {
-			`ssh: {cidrs: [192.0.2.0/24]}`,
+			`ssh: {cidrs: [192.0.2.0/24], narrowFailsafe: false}`,
 			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-ssh": pointer(ingressSpec(10, ssh(nets("192.0.2.0/24"), port(22))))},
 		},
 		"ssh from IPv6 only": {
-			`ssh: {cidrs: ["2001:db8::/32"]}`,
+			`ssh: {cidrs: ["2001:db8::/32"], narrowFailsafe: false}`,
 			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-ssh": pointer(ingressSpec(10, ssh(nets("2001:db8::/32"), port(22))))},
 		},
 		"ssh on ranges, families mixed, networks and ports repeated": {
@@ -238,7 +238,7 @@ func TestPoliciesSayWhatTheValuesSay(t *testing.T) {
 			map[string]*projectcalico.GlobalNetworkPolicySpec{
 				"allow-cluster":   pointer(hostOnly(ingressSpec(10, trustedNodes(), trustedPods()))),
 				"allow-essential": pointer(hostOnly(ingressSpec(10, essential...))),
-				"allow-ssh":       pointer(hostOnly(ingressSpec(10, ssh(nets("192.0.2.0/24"), port(22))))),
+				"allow-ssh":       pointer(hostOnly(ingressSpec(10, ssh(nets("192.0.2.0/24"), port(22)), ssh(nets("::1/128"), port(22))))),
 				"drop-other":      pointer(hostOnly(dropSpec())),
 			},
 		},
@@ -389,8 +389,8 @@ func TestRevisionChangesWithThePoliciesOnly(t *testing.T) {
 	for _, other := range []setting{
 		{release: "other"},
 		{served: clusterServing(apiV1)},
-		{values: `ssh: {cidrs: [192.0.2.0/24]}`},
-		{values: `ssh: {cidrs: [192.0.2.0/24], ports: [2222]}`},
+		{values: `ssh: {cidrs: [192.0.2.0/24], narrowFailsafe: false}`},
+		{values: `ssh: {cidrs: [192.0.2.0/24], ports: [2222], narrowFailsafe: false}`},
 		{values: `cluster: {cidrs: [10.0.0.0/8]}`},
 		{values: `cluster: {trustPods: false}`},
 		{values: `essential: {dhcp: false}`},

@@ -10,17 +10,15 @@ import (
 
 // Every refusal has to name the value. Where the chart says it itself, the words say what to write.
 func TestWrongValuesAreRefusedByName(t *testing.T) {
-	const ssh = "ssh: {cidrs: [192.0.2.0/24]}"
+	const ssh = `ssh: {cidrs: [192.0.2.0/24, "::1/128"]}`
 	for _, test := range []struct {
 		values string
 		words  []string
 	}{
 		// unknown keys, at every level
 		{`surprise: 1`, []string{"'surprise' not allowed"}},
-		{`mode: audit`, []string{"'mode' not allowed"}},
 		{`calico: {group: ""}`, []string{"/calico", "'group' not allowed"}},
 		{`ssh: {cidr: []}`, []string{"/ssh", "'cidr' not allowed"}},
-		{`ssh: {narrowFailsafe: true}`, []string{"/ssh", "'narrowFailsafe' not allowed"}},
 		{`cluster: {trust: true}`, []string{"/cluster", "'trust' not allowed"}},
 		{`essential: {loopback: false}`, []string{"/essential", "'loopback' not allowed"}},
 		{`policies: {allowssh: {order: 1}}`, []string{"/policies", "'allowssh' not allowed"}},
@@ -32,18 +30,49 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`agent: {imagePullSecrets: [{secret: x}]}`, []string{"/agent/imagePullSecrets/0", "'secret' not allowed"}},
 		{`agent: {kubernetesService: {ip: x}}`, []string{"/agent/kubernetesService", "'ip' not allowed"}},
 		{`agent: {health: {host: 0.0.0.0}}`, []string{"/agent/health", "'host' not allowed"}},
+		{`agent: {metrics: {path: /m}}`, []string{"/agent/metrics", "'path' not allowed"}},
+		{`cleanup: {image: x}`, []string{"/cleanup", "'image' not allowed"}},
 		{`agent: {log: {colour: true}}`, []string{"/agent/log", "'colour' not allowed"}},
 		{`rbac: {enabled: true}`, []string{"/rbac", "'enabled' not allowed"}},
 		{`serviceAccount: {labels: {}}`, []string{"/serviceAccount", "'labels' not allowed"}},
 
 		// what must be there
 		{`ssh: null`, []string{"missing property 'ssh'"}},
+		{`mode: null`, []string{"missing property 'mode'"}},
+		{`cleanup: null`, []string{"missing property 'cleanup'"}},
+		{`ssh: {narrowFailsafe: null}`, []string{"/ssh", "missing property 'narrowFailsafe'"}},
+		{`hostEndpoint: {adopt: null}`, []string{"/hostEndpoint", "missing property 'adopt'"}},
 		{`policies: {dropOther: null}`, []string{"/policies", "missing property 'dropOther'"}},
 		{`policies: {allowSSH: {order: null}}`, []string{"/policies/allowSSH", "missing property 'order'"}},
 		{`agent: {runAsUser: null}`, []string{"/agent", "missing property 'runAsUser'"}},
 		{`cluster: {trustNodes: null}`, []string{"/cluster", "missing property 'trustNodes'"}},
 
 		// values of the wrong kind or out of range
+		{`mode: audit`, []string{"/mode", "must be one of 'enforce', 'off'"}},
+		{`mode: on`, []string{"/mode", "must be one of 'enforce', 'off'"}},
+		{`mode: ""`, []string{"/mode", "must be one of 'enforce', 'off'"}},
+		{`ssh: {narrowFailsafe: "no"}`, []string{"/ssh/narrowFailsafe", "want boolean"}},
+		{`hostEndpoint: {interfaces: "*"}`, []string{"/hostEndpoint/interfaces", "want array"}},
+		{`hostEndpoint: {interfaces: ["eth0,eth1"]}`, []string{"/hostEndpoint/interfaces/0", "does not match pattern"}},
+		{`hostEndpoint: {interfaces: ["eth["]}`, []string{"/hostEndpoint/interfaces/0", "does not match pattern"}},
+		{`hostEndpoint: {interfaces: ["eth[9-]"]}`, []string{"/hostEndpoint/interfaces/0", "does not match pattern"}},
+		{`hostEndpoint: {interfaces: ["eth 0"]}`, []string{"/hostEndpoint/interfaces/0", "does not match pattern"}},
+		{`hostEndpoint: {interfaces: [""]}`, []string{"/hostEndpoint/interfaces/0", "does not match pattern"}},
+		{`hostEndpoint: {interfaces: [eth0, eth0]}`, []string{"/hostEndpoint/interfaces", "items at 0 and 1 are equal"}},
+		{`hostEndpoint: {nodeLabels: ["*"]}`, []string{"/hostEndpoint/nodeLabels/0", "does not match pattern"}},
+		{`hostEndpoint: {nodeLabels: ["zone,rack"]}`, []string{"/hostEndpoint/nodeLabels/0", "does not match pattern"}},
+		{`hostEndpoint: {nodeLabels: ["a*b"]}`, []string{"/hostEndpoint/nodeLabels/0", "does not match pattern"}},
+		{`hostEndpoint: {nodeLabels: {zone: true}}`, []string{"/hostEndpoint/nodeLabels", "want array"}},
+		{`hostEndpoint: {adopt: maybe}`, []string{"/hostEndpoint/adopt", "want boolean"}},
+		{`hostEndpoint: {acceptPolicies: ["a*"]}`, []string{"/hostEndpoint/acceptPolicies/0", "does not match pattern"}},
+		{`hostEndpoint: {acceptPolicies: [Upper]}`, []string{"/hostEndpoint/acceptPolicies/0", "does not match pattern"}},
+		{`agent: {metrics: {enabled: "on"}}`, []string{"/agent/metrics/enabled", "want boolean"}},
+		{`agent: {metrics: {port: 80}}`, []string{"/agent/metrics/port", "minimum"}},
+		{`agent: {metrics: {address: node.example.org}}`, []string{"/agent/metrics/address", "does not match pattern"}},
+		{`agent: {metrics: {address: "127.0.0.1:9098"}}`, []string{"/agent/metrics/address", "does not match pattern"}},
+		{`cleanup: {enabled: "false"}`, []string{"/cleanup/enabled", "want boolean"}},
+		{`cleanup: {timeoutSeconds: 4m}`, []string{"/cleanup/timeoutSeconds", "want integer"}},
+		{`cleanup: {timeoutSeconds: 5}`, []string{"/cleanup/timeoutSeconds", "minimum"}},
 		{`calico: {apiGroup: projectcalico.org/v1}`, []string{"/calico/apiGroup", "projectcalico.org/v3"}},
 		{`ssh: {cidrs: 192.0.2.0/24}`, []string{"/ssh/cidrs", "want array"}},
 		{`ssh: {ports: [0]}`, []string{"/ssh/ports/0", "minimum"}},
@@ -99,7 +128,15 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`ssh: {ports: ["30:22"]}`, []string{`ssh.ports[0] is "30:22"`, `Write "22:30"`}},
 		{`ssh: {ports: ["10000:9999"]}`, []string{`ssh.ports[0]`, `Write "9999:10000"`}},
 
+		// SSH's failsafe
+		{`ssh: {cidrs: [192.0.2.0/24]}`, []string{"ssh.narrowFailsafe is true and ssh.cidrs has no IPv6 network", `adding "::1/128"`, "ssh.narrowFailsafe: false"}},
+		{`ssh: {cidrs: ["2001:db8::/32"]}`, []string{"ssh.narrowFailsafe is true and ssh.cidrs has no IPv4 network", `adding "127.0.0.1/32"`, "ssh.narrowFailsafe: false"}},
+
 		// endpoints
+		{`hostEndpoint: {interfaces: []}`, []string{"hostEndpoint.interfaces is empty", `hostEndpoint.interfaces: ["*"]`}},
+		{`hostEndpoint: {interfaces: null}`, []string{"hostEndpoint.interfaces is empty"}},
+		{`hostEndpoint: {nodeLabels: [zone, host-endpoint]}`, []string{"hostEndpoint.nodeLabels[1] is host-endpoint", "Write another label"}},
+		{`hostEndpoint: {nodeLabels: [host-firewall.io/release]}`, []string{"hostEndpoint.nodeLabels[0] is host-firewall.io/release"}},
 		{`hostEndpoint: {labels: {host-endpoint: null}}`, []string{"hostEndpoint.labels is empty", "hostEndpoint.labels: {host-endpoint: ingress}"}},
 		{`hostEndpoint: {labels: null}`, []string{"hostEndpoint.labels is empty"}},
 		{`hostEndpoint: {labels: {host-firewall.io/release: x}}`, []string{"hostEndpoint.labels has host-firewall.io/release", "Write a label of your own"}},
@@ -119,6 +156,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`policies: {allowCluster: {preDNAT: false, applyOnForward: false}, dropOther: {preDNAT: false}}`, []string{"policies.dropOther.applyOnForward is true and policies.allowCluster.applyOnForward is false"}},
 
 		// the agent
+		{`agent: {metrics: {enabled: true, port: 9097}}`, []string{"agent.metrics.port and agent.health.port are both 9097", "Write two different ports"}},
 		{`serviceAccount: {create: false}`, []string{"serviceAccount.create is false and serviceAccount.name is empty", "serviceAccount.create: true"}},
 		{`agent: {extraEnv: [{name: HOST_FIREWALL_RELEASE, value: x}]}`, []string{"agent.extraEnv[0] is HOST_FIREWALL_RELEASE", "Write the value instead"}},
 		{`agent: {extraEnv: [{name: A, value: x}, {name: KUBERNETES_SERVICE_HOST, value: x}]}`, []string{"agent.extraEnv[1] is KUBERNETES_SERVICE_HOST"}},
@@ -126,6 +164,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		// keys that the chart writes itself
 		{`commonLabels: {host-firewall.io/release: x}`, []string{"commonLabels has host-firewall.io/release"}},
 		{`commonLabels: {app.kubernetes.io/name: x}`, []string{"commonLabels has app.kubernetes.io/name"}},
+		{`commonAnnotations: {helm.sh/hook: pre-install}`, []string{"commonAnnotations has helm.sh/hook"}},
 		{`commonLabels: {helm.sh/chart: x}`, []string{"commonLabels has helm.sh/chart"}},
 		{`agent: {podLabels: {app.kubernetes.io/instance: x}}`, []string{"agent.podLabels has app.kubernetes.io/instance"}},
 		{`commonAnnotations: {host-firewall.io/revision: x}`, []string{"commonAnnotations has host-firewall.io/revision"}},
@@ -163,7 +202,7 @@ func TestEveryFormOfANetworkIsTaken(t *testing.T) {
 		"fe80::/10", "1:2:3:4:5:6:7:8/128", "1::8/128", "1:2:3:4:5:6:7::/112", "::2:3:4:5:6:7:8/128", "1:2::7:8/128", "1:2:3::6:7:8/128",
 		"1:2:3:4::7:8/128", "1:2:3:4:5::8/128", "1:2:3:4::/64", "64:ff9b::/96", "ffff::/16", "0:0:0:0:0:0:0:0/0",
 	} {
-		r := render(t, setting{values: fmt.Sprintf("ssh: {cidrs: [%q]}", cidr)})
+		r := render(t, setting{values: fmt.Sprintf("ssh: {cidrs: [%q], narrowFailsafe: false}", cidr)})
 		rules := r.policy(t, "allow-ssh").Spec.Ingress
 		require.Len(t, rules, 1, cidr)
 		require.Equal(t, []string{cidr}, rules[0].Source.Nets)
@@ -178,6 +217,7 @@ func TestSettingsOfAPolicyThatIsNotRenderedAreNotHeldAgainstIt(t *testing.T) {
 		"cluster: {trustNodes: false, trustPods: false}\npolicies: {allowCluster: {order: 99, applyOnForward: false}}",
 		`policies: {allowOutbound: {order: 99}}`,
 		`ssh: {ports: []}`,
+		`agent: {metrics: {port: 9097}}`,
 	} {
 		render(t, setting{values: values})
 	}

@@ -5,11 +5,13 @@ package helm_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"flag"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,7 +21,9 @@ import (
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/release"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -76,6 +80,15 @@ type rendered struct {
 	clusterRoleBindings []rbacv1.ClusterRoleBinding
 	daemonSets          []appsv1.DaemonSet
 	policies            []projectcalico.GlobalNetworkPolicy
+
+	// hooks in the order in which Helm runs them.
+	hooks []hook
+}
+
+// hook is an object that Helm writes apart from the others.
+type hook struct {
+	*release.Hook
+	object runtime.Object
 }
 
 func loadChart(t testing.TB) *chart.Chart {
@@ -99,14 +112,19 @@ func tryRender(t testing.TB, s setting) (*rendered, error) {
 	install.Namespace = orElse(s.namespace, "host-firewall")
 	install.KubeVersion = kubernetes
 	install.APIVersions = s.served
-	release, err := install.Run(loadChart(t), values)
+	installed, err := install.Run(loadChart(t), values)
 	if err != nil {
 		return nil, err
 	}
-	require.Empty(t, release.Hooks, "a hook is neither expected nor decoded")
-
-	r := &rendered{manifest: release.Manifest, notes: release.Info.Notes}
+	r := &rendered{manifest: installed.Manifest, notes: installed.Info.Notes}
 	r.decode(t)
+	for _, h := range installed.Hooks {
+		objects := decodeAll(t, h.Manifest)
+		require.Len(t, objects, 1, h.Path)
+		r.hooks = append(r.hooks, hook{h, objects[0]})
+		r.manifest += "\n---\n" + h.Manifest
+	}
+	slices.SortStableFunc(r.hooks, func(a, b hook) int { return cmp.Compare(a.Weight, b.Weight) })
 	return r, nil
 }
 
@@ -117,35 +135,11 @@ func render(t testing.TB, s setting) *rendered {
 	return r
 }
 
-// decode reads every document into the type of its kind. Strictly: a field that the type does not have, one that is written
-// twice or in another case, or a kind that is not expected, fails the test.
+// decode reads every document into the type of its kind.
 func (r *rendered) decode(t testing.TB) {
 	t.Helper()
-	scheme := runtime.NewScheme()
-	require.NoError(t, corev1.AddToScheme(scheme))
-	require.NoError(t, rbacv1.AddToScheme(scheme))
-	require.NoError(t, appsv1.AddToScheme(scheme))
-	// The types of both groups are the same; only projectcalico.org comes with a registration.
-	for _, group := range []string{apiV3, apiV1} {
-		version, err := schema.ParseGroupVersion(group)
-		require.NoError(t, err)
-		scheme.AddKnownTypes(version, &projectcalico.GlobalNetworkPolicy{})
-	}
-	decoder := jsonserializer.NewSerializerWithOptions(jsonserializer.DefaultMetaFactory, scheme, scheme,
-		jsonserializer.SerializerOptions{Yaml: true, Strict: true})
-
-	documents := yaml.NewYAMLReader(bufio.NewReader(strings.NewReader(r.manifest)))
-	for {
-		document, err := documents.Read()
-		if errors.Is(err, io.EOF) {
-			return
-		}
-		require.NoError(t, err)
-		if len(bytes.TrimSpace(document)) == 0 {
-			continue
-		}
-		object, kind, err := decoder.Decode(document, nil, nil)
-		require.NoErrorf(t, err, "decode strictly:\n%s", document)
+	for _, object := range decodeAll(t, r.manifest) {
+		kind := object.GetObjectKind().GroupVersionKind()
 		r.kinds = append(r.kinds, kind.Kind)
 		r.objects = append(r.objects, object)
 		switch o := object.(type) {
@@ -165,6 +159,40 @@ func (r *rendered) decode(t testing.TB) {
 	}
 }
 
+// decodeAll reads documents strictly: a field that the type does not have, one that is written twice or in another case, or a
+// kind that nobody knows, fails the test.
+func decodeAll(t testing.TB, manifest string) (objects []runtime.Object) {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, rbacv1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme} {
+		require.NoError(t, add(scheme))
+	}
+	// The types of both groups are the same; only projectcalico.org comes with a registration.
+	for _, group := range []string{apiV3, apiV1} {
+		version, err := schema.ParseGroupVersion(group)
+		require.NoError(t, err)
+		scheme.AddKnownTypes(version, &projectcalico.GlobalNetworkPolicy{})
+	}
+	decoder := jsonserializer.NewSerializerWithOptions(jsonserializer.DefaultMetaFactory, scheme, scheme,
+		jsonserializer.SerializerOptions{Yaml: true, Strict: true})
+
+	documents := yaml.NewYAMLReader(bufio.NewReader(strings.NewReader(manifest)))
+	for {
+		document, err := documents.Read()
+		if errors.Is(err, io.EOF) {
+			return objects
+		}
+		require.NoError(t, err)
+		if len(bytes.TrimSpace(document)) == 0 {
+			continue
+		}
+		object, kind, err := decoder.Decode(document, nil, nil)
+		require.NoErrorf(t, err, "decode strictly:\n%s", document)
+		object.GetObjectKind().SetGroupVersionKind(*kind)
+		objects = append(objects, object)
+	}
+}
+
 func (r *rendered) daemonSet(t testing.TB) appsv1.DaemonSet {
 	t.Helper()
 	require.Len(t, r.daemonSets, 1)
@@ -176,6 +204,15 @@ func (r *rendered) container(t testing.TB) corev1.Container {
 	containers := r.daemonSet(t).Spec.Template.Spec.Containers
 	require.Len(t, containers, 1)
 	return containers[0]
+}
+
+// all objects, those of hooks too.
+func (r *rendered) all() []runtime.Object {
+	objects := slices.Clone(r.objects)
+	for _, hook := range r.hooks {
+		objects = append(objects, hook.object)
+	}
+	return objects
 }
 
 func (r *rendered) policyNames() []string {

@@ -189,16 +189,28 @@ func TestSchemaIsClosedAndKnowsExactlyTheValues(t *testing.T) {
 // A value that nothing reads is a promise that nobody keeps.
 func TestEveryValueMakesADifference(t *testing.T) {
 	const (
-		ssh       = "ssh: {cidrs: [192.0.2.0/24]}\n"
+		ssh       = "ssh: {cidrs: [192.0.2.0/24, '::1/128']}\n"
+		metrics   = "agent: {metrics: {enabled: true}}"
 		dropLate  = "dropOther: {preDNAT: false}"
 		hostsOnly = "{preDNAT: false, applyOnForward: false}"
 	)
 	// For each value what differs, and before that what it takes for the value to matter.
 	type pair struct{ before, after string }
 	tests := map[string]pair{
+		"mode":                                   {``, `mode: off`},
+		"ssh.narrowFailsafe":                     {ssh, `ssh: {cidrs: [192.0.2.0/24, "::1/128"], narrowFailsafe: false}`},
+		"hostEndpoint.interfaces":                {``, `hostEndpoint: {interfaces: [eth0]}`},
+		"hostEndpoint.nodeLabels":                {``, `hostEndpoint: {nodeLabels: [zone]}`},
+		"hostEndpoint.adopt":                     {``, `hostEndpoint: {adopt: true}`},
+		"hostEndpoint.acceptPolicies":            {``, `hostEndpoint: {acceptPolicies: ["*"]}`},
+		"agent.metrics.enabled":                  {``, metrics},
+		"agent.metrics.address":                  {metrics, `agent: {metrics: {enabled: true, address: 127.0.0.1}}`},
+		"agent.metrics.port":                     {metrics, `agent: {metrics: {enabled: true, port: 9199}}`},
+		"cleanup.enabled":                        {``, `cleanup: {enabled: false}`},
+		"cleanup.timeoutSeconds":                 {``, `cleanup: {timeoutSeconds: 60}`},
 		"calico.apiGroup":                        {``, `calico: {apiGroup: crd.projectcalico.org/v1}`},
 		"ssh.cidrs":                              {``, ssh},
-		"ssh.ports":                              {ssh, `ssh: {cidrs: [192.0.2.0/24], ports: [2222]}`},
+		"ssh.ports":                              {ssh, `ssh: {cidrs: [192.0.2.0/24, "::1/128"], ports: [2222]}`},
 		"cluster.cidrs":                          {``, `cluster: {cidrs: [10.0.0.0/8]}`},
 		"cluster.trustNodes":                     {``, `cluster: {trustNodes: false}`},
 		"cluster.trustPods":                      {``, `cluster: {trustPods: false}`},

@@ -5,10 +5,11 @@ package calico
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"path"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,7 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
@@ -31,6 +31,12 @@ const (
 
 	hostEndpoints         = "hostendpoints"
 	globalNetworkPolicies = "globalnetworkpolicies"
+	felixConfigurations   = "felixconfigurations"
+	clusterInformations   = "clusterinformations"
+
+	// defaultName is how Calico calls the one ClusterInformation, and the
+	// FelixConfiguration for all nodes.
+	defaultName = "default"
 )
 
 const (
@@ -40,16 +46,13 @@ const (
 	requestsPerSecond = 50
 	requestBurst      = 100
 
-	// The keeper makes at most two lists and a write in one pass, and calls itself
-	// stuck after a minute: these have to add up to less.
+	// What a pass of the keeper may wait for. It calls itself stuck after two
+	// minutes of one pass.
 	writeTimeout = 10 * time.Second
-	listTimeout  = 15 * time.Second
+	listTimeout  = 20 * time.Second
 
 	// firstRead is what the caches wait for when nothing is wrong.
 	firstRead = "reading the API server for the first time"
-
-	// pageSize bounds the memory for listing all nodes of a large cluster.
-	pageSize = 250
 )
 
 // Options is what the package has to know of the agent.
@@ -58,11 +61,18 @@ type Options struct {
 	Node string
 	// Release is the value of endpoint.ReleaseLabel on what belongs to the release.
 	Release string
+	// ByLabel makes Endpoints return every endpoint of the release on the node, and
+	// not only the one with the name of the Node. It costs the API server a look at
+	// every event of every endpoint in the cluster, so it is for who needs it.
+	ByLabel bool
 	// APIGroup is GroupV3, GroupCRD, or empty to find out.
 	APIGroup string
 	// UserAgent names the agent to the API server.
 	UserAgent string
-	Log       *slog.Logger
+	// Count is told of every answer of the API server, by verb and HTTP status; the
+	// status is 0 when there was none. It may be nil.
+	Count func(verb string, code int)
+	Log   *slog.Logger
 }
 
 // Cluster is the API server as the agent sees it. Its methods may be called from
@@ -83,6 +93,11 @@ func New(config *rest.Config, options Options) (*Cluster, error) {
 	config = rest.CopyConfig(config)
 	config.UserAgent = options.UserAgent
 	config.QPS, config.Burst = requestsPerSecond, requestBurst
+	// The API server has better things to do than to save bytes inside a cluster.
+	config.DisableCompression = true
+	if options.Count != nil {
+		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counter{next, options.Count} })
+	}
 	config.NegotiatedSerializer = serializer.NewCodecFactory(newScheme()).WithoutConversion()
 	// Custom resources are served as JSON only.
 	config.ContentType = runtime.ContentTypeJSON
@@ -103,6 +118,8 @@ func newScheme() *runtime.Scheme {
 		scheme.AddKnownTypes(gv,
 			&v3.HostEndpoint{}, &v3.HostEndpointList{},
 			&v3.GlobalNetworkPolicy{}, &v3.GlobalNetworkPolicyList{},
+			&v3.FelixConfiguration{}, &v3.FelixConfigurationList{},
+			&v3.ClusterInformation{}, &v3.ClusterInformationList{},
 		)
 		metav1.AddToGroupVersion(scheme, gv)
 	}
@@ -129,38 +146,11 @@ func (c *Cluster) Run(ctx context.Context, wake func()) {
 		}
 	}
 	c.options.Log.Info("reaching Calico", "group", group)
-	caches := c.newCaches(group, wake)
+	caches := c.newCaches(ctx, group, wake)
 	c.mu.Lock()
 	c.caches = caches
 	c.mu.Unlock()
-	caches.run(ctx, wake)
-}
-
-// Problem says why the caches are not complete; empty: they are.
-func (c *Cluster) Problem() string {
-	if caches := c.known(); caches != nil {
-		return caches.problem()
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.problem
-}
-
-// Node returns the agent's Node from the cache, nil when there is none. Like all
-// that comes from a cache it must not be changed.
-func (c *Cluster) Node() *corev1.Node {
-	return first[*corev1.Node](c.known().node)
-}
-
-// Endpoint returns the endpoint with the name of the Node from the cache,
-// whosever it is, nil when there is none.
-func (c *Cluster) Endpoint() *v3.HostEndpoint {
-	return first[*v3.HostEndpoint](c.known().endpoint)
-}
-
-// Policies returns the policies of the release from the cache.
-func (c *Cluster) Policies() []*v3.GlobalNetworkPolicy {
-	return all[*v3.GlobalNetworkPolicy](c.known().policies)
+	caches.run(ctx)
 }
 
 // known returns the caches, nil before Calico's API group is known.
@@ -170,92 +160,16 @@ func (c *Cluster) known() *caches {
 	return c.caches
 }
 
-// CreateEndpoint creates an endpoint. An error keeps the API server's reason:
-// apierrors.IsAlreadyExists tells that the cache was behind.
-func (c *Cluster) CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	group := c.known().group
-	hep = hep.DeepCopy()
-	hep.TypeMeta = metav1.TypeMeta{APIVersion: group, Kind: v3.KindHostEndpoint}
-	body, err := json.Marshal(hep)
-	if err != nil {
-		return fmt.Errorf("encode HostEndpoint %s: %w", hep.Name, err)
-	}
-	err = c.client.Post().AbsPath(resourcePath(group, hostEndpoints)).
-		SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body).Do(ctx).Error()
-	if err != nil {
-		return fmt.Errorf("create HostEndpoint %s: %w", hep.Name, explain(err, "create", hostEndpoints))
-	}
-	return nil
-}
-
-// PatchEndpoint applies a JSON merge patch to the endpoint with that name. An error
-// keeps the API server's reason: apierrors.IsConflict tells that the patch was
-// made from a version that isn't the newest.
-func (c *Cluster) PatchEndpoint(ctx context.Context, name string, patch []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	err := c.client.Patch(types.MergePatchType).AbsPath(resourcePath(c.known().group, hostEndpoints), name).
-		Body(patch).Do(ctx).Error()
-	if err != nil {
-		return fmt.Errorf("patch HostEndpoint %s: %w", name, explain(err, "patch", hostEndpoints))
-	}
-	return nil
-}
-
-// ListNodes returns all Nodes, not from a cache, each with its name, conditions
-// and addresses only.
-func (c *Cluster) ListNodes(ctx context.Context) ([]corev1.Node, error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	var nodes []corev1.Node
-	options := metav1.ListOptions{Limit: pageSize}
-	for {
-		var page corev1.NodeList
-		if err := c.list(ctx, resourcePath("v1", "nodes"), options).Into(&page); err != nil {
-			return nil, fmt.Errorf("list Nodes: %w", explain(err, "list", "nodes"))
-		}
-		for i := range page.Items {
-			nodes = append(nodes, corev1.Node{
-				ObjectMeta: metav1.ObjectMeta{Name: page.Items[i].Name},
-				Status: corev1.NodeStatus{
-					Conditions: page.Items[i].Status.Conditions,
-					Addresses:  page.Items[i].Status.Addresses,
-				},
-			})
-		}
-		if options.Continue = page.Continue; options.Continue == "" {
-			return nodes, nil
-		}
-	}
-}
-
-// ListEndpoints returns all endpoints of the release, not from a cache.
-func (c *Cluster) ListEndpoints(ctx context.Context) ([]v3.HostEndpoint, error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	var endpoints []v3.HostEndpoint
-	options := metav1.ListOptions{Limit: pageSize, LabelSelector: c.ofRelease()}
-	for {
-		var page v3.HostEndpointList
-		if err := c.list(ctx, resourcePath(c.known().group, hostEndpoints), options).Into(&page); err != nil {
-			return nil, fmt.Errorf("list HostEndpoints: %w", explain(err, "list", hostEndpoints))
-		}
-		endpoints = append(endpoints, page.Items...)
-		if options.Continue = page.Continue; options.Continue == "" {
-			return endpoints, nil
-		}
-	}
-}
-
-// list asks for one page.
-func (c *Cluster) list(ctx context.Context, path string, options metav1.ListOptions) rest.Result {
-	return c.client.Get().AbsPath(path).VersionedParams(&options, metav1.ParameterCodec).Do(ctx)
-}
-
 // ofRelease is the label selector for what belongs to the release.
 func (c *Cluster) ofRelease() string { return endpoint.ReleaseLabel + "=" + c.options.Release }
+
+// notOfRelease is the label selector for everything else.
+func (c *Cluster) notOfRelease() string { return endpoint.ReleaseLabel + "!=" + c.options.Release }
+
+// ofNode is the label selector for the release's endpoints of the agent's Node.
+func (c *Cluster) ofNode() string {
+	return c.ofRelease() + "," + endpoint.NodeLabel + "=" + endpoint.NodeLabelValue(c.options.Node)
+}
 
 // resourcePath is where the API server serves a cluster-scoped resource.
 func resourcePath(group, resource string) string {
@@ -263,4 +177,40 @@ func resourcePath(group, resource string) string {
 		return path.Join("/api", group, resource)
 	}
 	return path.Join("/apis", group, resource)
+}
+
+// counter is a transport that counts the answers.
+type counter struct {
+	http.RoundTripper
+	count func(verb string, code int)
+}
+
+// RoundTrip passes the request on.
+func (c counter) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := c.RoundTripper.RoundTrip(request)
+	code := 0
+	if err == nil {
+		code = response.StatusCode
+	}
+	c.count(verbOf(request), code)
+	return response, err
+}
+
+// WrappedRoundTripper lets client-go find the transport underneath.
+func (c counter) WrappedRoundTripper() http.RoundTripper { return c.RoundTripper }
+
+// verbOf is what Kubernetes calls the request.
+func verbOf(request *http.Request) string {
+	switch query := request.URL.Query(); {
+	case request.Method == http.MethodPost:
+		return "create"
+	case request.Method == http.MethodPatch, request.Method == http.MethodDelete:
+		return strings.ToLower(request.Method)
+	case query.Get("watch") != "":
+		return "watch"
+	case query.Has("limit"), query.Has("resourceVersion"), query.Has("fieldSelector"), query.Has("labelSelector"):
+		return "list"
+	default:
+		return "get"
+	}
 }

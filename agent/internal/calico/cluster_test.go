@@ -187,7 +187,7 @@ func policy(group, name string) *v3.GlobalNetworkPolicy {
 
 const (
 	nodesPath   = "/api/v1/nodes"
-	needed      = "hostendpoints globalnetworkpolicies"
+	needed      = "hostendpoints globalnetworkpolicies felixconfigurations clusterinformations"
 	inV3, inCRD = "/apis/projectcalico.org/v3", "/apis/crd.projectcalico.org/v1"
 )
 
@@ -203,6 +203,10 @@ func (s *apiServer) serveAll(group string) chan any {
 	s.on("watch "+base+"/hostendpoints", stream(events))
 	s.on("GET "+base+"/globalnetworkpolicies", list(group, "GlobalNetworkPolicy", policy(group, "fw-a"), policy(group, "fw-b")))
 	s.on("watch "+base+"/globalnetworkpolicies", stream(nil))
+	s.on("GET "+base+"/clusterinformations", list(group, "ClusterInformation"))
+	s.on("watch "+base+"/clusterinformations", stream(nil))
+	s.on("GET "+base+"/felixconfigurations", list(group, "FelixConfiguration"))
+	s.on("watch "+base+"/felixconfigurations", stream(nil))
 	return events
 }
 
@@ -213,6 +217,11 @@ type agent struct {
 	log   *logBuffer
 	stop  context.CancelFunc
 	ended chan struct{}
+}
+
+func (a *agent) endpoints() []*v3.HostEndpoint {
+	heps, _ := a.Endpoints()
+	return heps
 }
 
 type logBuffer struct {
@@ -340,9 +349,9 @@ func TestCachesHoldWhatTheAgentLooksAtInBothGroups(t *testing.T) {
 
 			assert.Equal(t, "192.0.2.1", a.Node().Status.Addresses[0].Address)
 			assert.Empty(t, a.Node().Status.Images, "not looked at, so not kept")
-			assert.Equal(t, "n1", a.Endpoint().Spec.Node)
-			assert.Empty(t, a.Endpoint().ManagedFields)
-			_, shadowed := a.Endpoint().Annotations["projectcalico.org/metadata"]
+			assert.Equal(t, "n1", a.endpoints()[0].Spec.Node)
+			assert.Empty(t, a.endpoints()[0].ManagedFields)
+			_, shadowed := a.endpoints()[0].Annotations["projectcalico.org/metadata"]
 			assert.Equal(t, group == calico.GroupCRD, shadowed, "it means something in the CRD group only")
 			var names []string
 			for _, p := range a.Policies() {
@@ -355,6 +364,7 @@ func TestCachesHoldWhatTheAgentLooksAtInBothGroups(t *testing.T) {
 				nodesPath:                       "fieldSelector=metadata.name%3Dn1",
 				base + "/hostendpoints":         "fieldSelector=metadata.name%3Dn1",
 				base + "/globalnetworkpolicies": "labelSelector=host-firewall.io%2Frelease%3Dfw",
+				base + "/clusterinformations":   "fieldSelector=metadata.name%3Ddefault",
 			} {
 				for _, verb := range []string{"GET ", "watch "} {
 					for _, r := range s.asked(verb + what) {
@@ -364,9 +374,9 @@ func TestCachesHoldWhatTheAgentLooksAtInBothGroups(t *testing.T) {
 			}
 
 			events <- map[string]any{"type": "MODIFIED", "object": hep(group, "11")}
-			a.await(t, "change is seen", func() bool { return a.Endpoint() != nil && a.Endpoint().ResourceVersion == "11" })
+			a.await(t, "change is seen", func() bool { return len(a.endpoints()) == 1 && a.endpoints()[0].ResourceVersion == "11" })
 			events <- map[string]any{"type": "DELETED", "object": hep(group, "12")}
-			a.await(t, "deletion is seen", func() bool { return a.Endpoint() == nil })
+			a.await(t, "deletion is seen", func() bool { return len(a.endpoints()) == 0 })
 			assert.Empty(t, a.Problem())
 			assert.NotContains(t, a.log.String(), "cannot", "an API server that does not list by watching is no trouble")
 		})
@@ -450,7 +460,7 @@ func TestAPIServerThatIsAwayIsToldOnceInTheSameWords(t *testing.T) {
 	a.await(t, "problem is known", func() bool {
 		return strings.Contains(a.Problem(), "the API server is not reached: connect: connection refused")
 	})
-	a.await(t, "all three have failed", func() bool { return strings.Count(a.log.String(), "cannot watch") == 3 })
+	a.await(t, "all four have failed", func() bool { return strings.Count(a.log.String(), "cannot watch") == 4 })
 }
 
 func TestEndpointIsWrittenAsJSONInTheGroup(t *testing.T) {
@@ -468,7 +478,10 @@ func TestEndpointIsWrittenAsJSONInTheGroup(t *testing.T) {
 				ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"a": "b"}},
 				Spec:       v3.HostEndpointSpec{Node: "n1", InterfaceName: "*"},
 			}
-			require.NoError(t, a.CreateEndpoint(t.Context(), wanted))
+			stored, err := a.CreateEndpoint(t.Context(), wanted)
+			require.NoError(t, err)
+			assert.Equal(t, "1", stored.ResourceVersion)
+			assert.Empty(t, stored.ManagedFields)
 			assert.Empty(t, wanted.Kind, "the argument is not changed")
 			created := s.asked("POST " + path)
 			require.Len(t, created, 1)
@@ -477,7 +490,9 @@ func TestEndpointIsWrittenAsJSONInTheGroup(t *testing.T) {
 				"metadata":{"name":"n1","labels":{"a":"b"}},"spec":{"node":"n1","interfaceName":"*"}}`, group), created[0].body)
 
 			s.on("PATCH "+path+"/n1", object(200, hep(group, "2")))
-			require.NoError(t, a.PatchEndpoint(t.Context(), "n1", []byte(`{"spec":{"node":"n1"}}`)))
+			stored, err = a.PatchEndpoint(t.Context(), "n1", []byte(`{"spec":{"node":"n1"}}`))
+			require.NoError(t, err)
+			assert.Equal(t, "2", stored.ResourceVersion)
 			patched := s.asked("PATCH " + path + "/n1")
 			require.Len(t, patched, 1)
 			assert.Equal(t, "application/merge-patch+json", patched[0].contentType)
@@ -495,43 +510,38 @@ func TestRefusedWriteKeepsItsReasonAndSaysWhatItWas(t *testing.T) {
 	path := inV3 + "/hostendpoints"
 
 	s.on("POST "+path, failure(409, metav1.StatusReasonAlreadyExists))
-	err := a.CreateEndpoint(t.Context(), hep("", ""))
+	_, err := a.CreateEndpoint(t.Context(), hep("", ""))
 	assert.True(t, apierrors.IsAlreadyExists(err))
 	assert.ErrorContains(t, err, "create HostEndpoint n1: ")
 
 	s.on("PATCH "+path+"/n1", failure(409, metav1.StatusReasonConflict))
-	err = a.PatchEndpoint(t.Context(), "n1", []byte("{}"))
+	_, err = a.PatchEndpoint(t.Context(), "n1", []byte("{}"))
 	assert.True(t, apierrors.IsConflict(err))
 	assert.ErrorContains(t, err, "patch HostEndpoint n1: ")
 
 	s.on("PATCH "+path+"/n1", failure(403, metav1.StatusReasonForbidden))
-	err = a.PatchEndpoint(t.Context(), "n1", []byte("{}"))
+	_, err = a.PatchEndpoint(t.Context(), "n1", []byte("{}"))
 	assert.True(t, apierrors.IsForbidden(err))
 	assert.ErrorContains(t, err, `lacks the right "patch" on "hostendpoints"`)
 
 	s.on("PATCH "+path+"/n1", nil)
-	err = a.PatchEndpoint(t.Context(), "n1", []byte("{}"))
+	_, err = a.PatchEndpoint(t.Context(), "n1", []byte("{}"))
 	assert.True(t, apierrors.IsNotFound(err))
 	assert.NotContains(t, err.Error(), "CRD", "one endpoint is missing, not its kind")
 }
 
-func TestPeersAreListedPageByPage(t *testing.T) {
+func TestListsAreReadAsTheyArriveAndFromTheAPIServersCache(t *testing.T) {
 	t.Parallel()
 	s := newAPIServer(t)
 	s.serveAll(calico.GroupCRD)
 	a := run(t, s, calico.GroupCRD)
 	a.awaitComplete(t)
-
-	paged := func(first, second any) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Query().Get("continue") == "more" {
-				object(200, second)(w, r)
-				return
-			}
-			object(200, first)(w, r)
-		}
+	last := func(what string) string {
+		asked := s.asked(what)
+		return asked[len(asked)-1].query
 	}
-	s.on("GET "+nodesPath, paged(page("v1", "Node", "more", node("n1")), page("v1", "Node", "", node("n2"))))
+
+	s.on("GET "+nodesPath, list("v1", "Node", node("n1"), node("n2")))
 	nodes, err := a.ListNodes(t.Context())
 	require.NoError(t, err)
 	require.Len(t, nodes, 2)
@@ -542,21 +552,195 @@ func TestPeersAreListedPageByPage(t *testing.T) {
 			Status:     corev1.NodeStatus{Addresses: want.Status.Addresses, Conditions: want.Status.Conditions},
 		}, nodes[i], "no more than is looked at")
 	}
+	assert.Equal(t, "resourceVersion=0", last("GET "+nodesPath))
 
 	path := inCRD + "/hostendpoints"
-	s.on("GET "+path, paged(page(calico.GroupCRD, "HostEndpoint", "more", hep(calico.GroupCRD, "1")), page(calico.GroupCRD, "HostEndpoint", "", hep(calico.GroupCRD, "2"))))
+	other := hep(calico.GroupCRD, "2")
+	other.Name, other.Spec.Node = "n2", "n2"
+	s.on("GET "+path, list(calico.GroupCRD, "HostEndpoint", hep(calico.GroupCRD, "1"), other))
 	endpoints, err := a.ListEndpoints(t.Context())
 	require.NoError(t, err)
-	require.Len(t, endpoints, 2)
-	asked := s.asked("GET " + path)
-	for _, r := range asked[len(asked)-2:] {
-		assert.Contains(t, r.query, "labelSelector=host-firewall.io%2Frelease%3Dfw")
-		assert.Contains(t, r.query, "limit=250")
-	}
+	assert.Len(t, endpoints, 2)
+	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%3Dfw&resourceVersion=0", last("GET "+path))
+
+	here, all, err := a.ListForeignEndpoints(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, 2, all)
+	require.Len(t, here, 1)
+	assert.Equal(t, "n1", here[0].Name)
+	assert.Empty(t, here[0].ManagedFields)
+	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%21%3Dfw&resourceVersion=0", last("GET "+path))
+
+	_, err = a.ListOwnEndpoints(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-firewall.io%2Fnode%3Dn1&resourceVersion=0", last("GET "+path))
 
 	s.on("GET "+path, failure(403, metav1.StatusReasonForbidden))
 	_, err = a.ListEndpoints(t.Context())
-	assert.ErrorContains(t, err, `list HostEndpoints: the agent's ClusterRole lacks the right "list"`)
+	assert.ErrorContains(t, err, `list hostendpoints: the agent's ClusterRole lacks the right "list"`)
+	s.on("GET "+path, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"items":[{"spec":{}},`)) })
+	_, err = a.ListEndpoints(t.Context())
+	assert.ErrorContains(t, err, "list hostendpoints: ", "half a list is none")
+}
+
+func TestCountingReadsOneObjectAndBelievesTheAPIServer(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.serveAll(calico.GroupCRD)
+	a := run(t, s, calico.GroupCRD)
+	a.awaitComplete(t)
+	for name, test := range map[string]struct {
+		metadata map[string]any
+		want     int
+	}{
+		"all there are":               {map[string]any{}, 1},
+		"many more":                   {map[string]any{"continue": "more", "remainingItemCount": 4999}, 5000},
+		"more, but it is not told so": {map[string]any{"continue": "more"}, -1},
+	} {
+		s.on("GET "+nodesPath, object(200, map[string]any{"metadata": test.metadata, "items": []any{node("n1")}}))
+		got, err := a.CountNodes(t.Context())
+		require.NoError(t, err, name)
+		assert.Equal(t, test.want, got, name)
+	}
+	asked := s.asked("GET " + nodesPath)
+	assert.Equal(t, "limit=1", asked[len(asked)-1].query)
+}
+
+func TestCachesThatAreNotAlwaysNeededAreKeptOnlyThen(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.serveAll(calico.GroupCRD)
+	theirs := policy(calico.GroupCRD, "theirs")
+	theirs.Labels = nil
+	theirs.Spec.Ingress = []v3.Rule{{Action: v3.Deny}}
+	policies, felix := inCRD+"/globalnetworkpolicies", inCRD+"/felixconfigurations"
+	s.on("GET "+policies, func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Query().Get("labelSelector"), "!=") {
+			list(calico.GroupCRD, "GlobalNetworkPolicy", theirs)(w, r)
+			return
+		}
+		list(calico.GroupCRD, "GlobalNetworkPolicy")(w, r)
+	})
+	begun, gone := make(chan struct{}), make(chan struct{})
+	s.on("watch "+felix, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("sendInitialEvents") == "" {
+			close(begun)
+			defer close(gone)
+		}
+		stream(nil)(w, r)
+	})
+	a := run(t, s, calico.GroupCRD)
+	a.awaitComplete(t)
+	_, problem := a.Foreign()
+	assert.NotEmpty(t, problem)
+	assert.Empty(t, s.asked("GET "+felix))
+
+	a.FollowForeign(true)
+	a.FollowForeign(true)
+	a.await(t, "others' policies are known", func() bool { _, problem := a.Foreign(); return problem == "" })
+	foreign, _ := a.Foreign()
+	require.Len(t, foreign, 1)
+	assert.Equal(t, v3.GlobalNetworkPolicySpec{Selector: "all()"}, foreign[0].Spec, "whom it selects, and no more")
+	a.FollowForeign(false)
+	_, problem = a.Foreign()
+	assert.NotEmpty(t, problem)
+
+	a.FollowFelix(true, false)
+	a.await(t, "the configuration is known", func() bool { _, _, problem := a.Felix(); return problem == "" })
+	for _, r := range s.asked("GET " + felix) {
+		assert.Contains(t, r.query, "fieldSelector=metadata.name%3Dnode.n1")
+	}
+	<-begun
+	a.FollowFelix(false, false)
+	select {
+	case <-gone:
+	case <-time.After(deadline):
+		t.Error("the watch has not ended")
+	}
+}
+
+func TestDatastoreIsReadyUnlessItSaysNot(t *testing.T) {
+	t.Parallel()
+	no, yes := false, true
+	for name, test := range map[string]struct {
+		ready *bool
+		want  bool
+	}{"not said": {nil, true}, "ready": {&yes, true}, "not ready": {&no, false}} {
+		s := newAPIServer(t)
+		s.serveAll(calico.GroupCRD)
+		s.on("GET "+inCRD+"/clusterinformations", list(calico.GroupCRD, "ClusterInformation", v3.ClusterInformation{
+			ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v3.ClusterInformationSpec{DatastoreReady: test.ready},
+		}))
+		a := run(t, s, calico.GroupCRD)
+		a.awaitComplete(t)
+		assert.Equal(t, test.want, a.DatastoreReady(), name)
+	}
+}
+
+func TestObjectsAreDeletedInTheVersionThatIsKnown(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.serveAll(calico.GroupV3)
+	a := run(t, s, calico.GroupV3)
+	a.awaitComplete(t)
+	s.on("DELETE "+inV3+"/hostendpoints/n1", object(200, metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}}))
+	known := hep(calico.GroupV3, "7")
+	known.UID = "hep-uid"
+	require.NoError(t, a.DeleteEndpoint(t.Context(), known))
+	asked := s.asked("DELETE " + inV3 + "/hostendpoints/n1")
+	require.Len(t, asked, 1)
+	assert.JSONEq(t, `{"apiVersion":"v1","kind":"DeleteOptions","preconditions":{"uid":"hep-uid","resourceVersion":"7"}}`, asked[0].body)
+}
+
+// The keeper has to know when to come again: it has other things to do meanwhile.
+func TestBusyAPIServerIsNotAskedAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.serveAll(calico.GroupV3)
+	a := run(t, s, calico.GroupV3)
+	a.awaitComplete(t)
+	s.on("POST "+inV3+"/hostendpoints", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "17")
+		http.Error(w, "too many requests", http.StatusTooManyRequests)
+	})
+	_, err := a.CreateEndpoint(t.Context(), hep("", ""))
+	seconds, told := apierrors.SuggestsClientDelay(err)
+	assert.True(t, told)
+	assert.Equal(t, 17, seconds)
+	assert.Len(t, s.asked("POST "+inV3+"/hostendpoints"), 1)
+}
+
+func TestAnswersAreCountedByVerbAndCode(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.serveAll(calico.GroupV3)
+	var mu sync.Mutex
+	counts := map[string]int{}
+	cluster, err := calico.New(&rest.Config{Host: s.URL}, calico.Options{
+		Node: "n1", Release: "fw", Log: slog.New(slog.DiscardHandler),
+		Count: func(verb string, code int) {
+			mu.Lock()
+			defer mu.Unlock()
+			counts[fmt.Sprint(verb, " ", code)]++
+		},
+	})
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		cluster.Run(ctx, func() {})
+	}()
+	require.Eventually(t, func() bool { return cluster.Problem() == "" }, deadline, 10*time.Millisecond)
+	_, _ = cluster.CreateEndpoint(t.Context(), hep("", ""))
+	stop()
+	<-ended
+	mu.Lock()
+	defer mu.Unlock()
+	assert.Equal(t, 1, counts["get 200"], "the resources of the group")
+	assert.Equal(t, 4, counts["list 200"])
+	assert.Equal(t, 1, counts["create 404"])
+	assert.GreaterOrEqual(t, counts["watch 422"], 4)
 }
 
 func TestRunEndsWithItsContextWhereverItIs(t *testing.T) {

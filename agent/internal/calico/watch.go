@@ -2,8 +2,10 @@ package calico
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
+	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
@@ -19,16 +21,28 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
 
-// caches are copies of what the agent looks at, kept by watches.
+// silence is how long a watch may outlive the time that the API server gave it.
+const silence = 30 * time.Second
+
+// errSilent is the trouble with a watch that has.
+var errSilent = errors.New("the watch went silent: it did not end when it should have")
+
+// caches are copies of what the agent looks at, kept by watches. The first four
+// are always kept, the others while they are followed.
 type caches struct {
-	group                    string
-	node, endpoint, policies *source
+	group                                  string
+	node, endpoints, policies, information *source
+	foreign, felix, felixDefault           *optional
+
+	// running are the goroutines of all caches.
+	running sync.WaitGroup
+	mu      sync.Mutex
+	ended   bool // no more of them may be started
 }
 
 // newCaches returns caches that are still to be run, of Calico's objects in the
 // group.
-func (c *Cluster) newCaches(group string, wake func()) *caches {
-	byName := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, c.options.Node).String()}
+func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *caches {
 	newSource := func(subject, group, resource string, selection metav1.ListOptions, object, list runtime.Object) *source {
 		s := &source{
 			subject:   subject,
@@ -44,33 +58,88 @@ func (c *Cluster) newCaches(group string, wake func()) *caches {
 		s.informer = s.newInformer(object, strip(group))
 		return s
 	}
-	return &caches{
-		group:    group,
-		node:     newSource("Node "+c.options.Node, "v1", "nodes", byName, &corev1.Node{}, &corev1.NodeList{}),
-		endpoint: newSource("HostEndpoint "+c.options.Node, group, hostEndpoints, byName, &v3.HostEndpoint{}, &v3.HostEndpointList{}),
-		policies: newSource("GlobalNetworkPolicies of release "+c.options.Release, group, globalNetworkPolicies,
-			metav1.ListOptions{LabelSelector: c.ofRelease()}, &v3.GlobalNetworkPolicy{}, &v3.GlobalNetworkPolicyList{}),
+	endpoints := newSource("HostEndpoint "+c.options.Node, group, hostEndpoints, byName(c.options.Node), &v3.HostEndpoint{}, &v3.HostEndpointList{})
+	if c.options.ByLabel {
+		endpoints = newSource("HostEndpoints of Node "+c.options.Node, group, hostEndpoints,
+			metav1.ListOptions{LabelSelector: c.ofNode()}, &v3.HostEndpoint{}, &v3.HostEndpointList{})
 	}
+	policies := func(subject, selector string) *source {
+		return newSource("GlobalNetworkPolicies "+subject, group, globalNetworkPolicies,
+			metav1.ListOptions{LabelSelector: selector}, &v3.GlobalNetworkPolicy{}, &v3.GlobalNetworkPolicyList{})
+	}
+	felix := func(name string) *source {
+		return newSource("FelixConfiguration "+name, group, felixConfigurations, byName(name), &v3.FelixConfiguration{}, &v3.FelixConfigurationList{})
+	}
+	all := &caches{
+		group:     group,
+		node:      newSource("Node "+c.options.Node, "v1", "nodes", byName(c.options.Node), &corev1.Node{}, &corev1.NodeList{}),
+		endpoints: endpoints,
+		policies:  policies("of release "+c.options.Release, c.ofRelease()),
+		information: newSource("ClusterInformation "+defaultName, group, clusterInformations, byName(defaultName),
+			&v3.ClusterInformation{}, &v3.ClusterInformationList{}),
+	}
+	on := func(open func() *source) *optional {
+		return &optional{open: open, start: func(s *source) context.CancelFunc { return all.start(ctx, s) }}
+	}
+	all.foreign = on(func() *source { return policies("of others", c.notOfRelease()) })
+	all.felix = on(func() *source { return felix(c.felixName()) })
+	all.felixDefault = on(func() *source { return felix(defaultName) })
+	return all
+}
+
+// byName selects one object.
+func byName(name string) metav1.ListOptions {
+	return metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()}
 }
 
 // run keeps the caches up to date until the context ends.
-func (c *caches) run(ctx context.Context, wake func()) {
-	var group sync.WaitGroup
-	for _, s := range c.sources() {
-		group.Go(func() { s.informer.RunWithContext(ctx) })
-		// An empty cache is complete without any event.
-		group.Go(func() {
-			if cache.WaitFor(ctx, "", s.informer.HasSyncedChecker()) {
-				wake()
-			}
-		})
+func (c *caches) run(ctx context.Context) {
+	for _, s := range c.always() {
+		c.start(ctx, s)
 	}
-	group.Wait()
+	<-ctx.Done()
+	c.mu.Lock()
+	c.ended = true
+	c.mu.Unlock()
+	c.running.Wait()
 }
 
-// problem says which cache is not complete and why; empty: all are.
-func (c *caches) problem() string {
-	for _, s := range c.sources() {
+// start runs one cache until the context ends or the returned function is called.
+func (c *caches) start(ctx context.Context, s *source) context.CancelFunc {
+	ctx, cancel := context.WithCancel(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return cancel
+	}
+	c.running.Go(func() { s.informer.RunWithContext(ctx) })
+	// An empty cache is complete without any event.
+	c.running.Go(func() {
+		if cache.WaitFor(ctx, "", s.informer.HasSyncedChecker()) {
+			s.wake()
+		}
+	})
+	return cancel
+}
+
+func (c *caches) always() []*source {
+	return []*source{c.node, c.endpoints, c.policies, c.information}
+}
+
+// all returns every cache that is kept now.
+func (c *caches) all() []*source {
+	sources := c.always()
+	for _, o := range []*optional{c.foreign, c.felix, c.felixDefault} {
+		if s := o.current(); s != nil {
+			sources = append(sources, s)
+		}
+	}
+	return sources
+}
+
+// problemOf says which cache is not complete and why; empty: all are.
+func problemOf(sources []*source) string {
+	for _, s := range sources {
 		if !s.informer.HasSynced() {
 			return s.problem()
 		}
@@ -78,7 +147,36 @@ func (c *caches) problem() string {
 	return ""
 }
 
-func (c *caches) sources() []*source { return []*source{c.node, c.endpoint, c.policies} }
+// optional is a cache that is kept only while somebody wants it.
+type optional struct {
+	open  func() *source
+	start func(*source) context.CancelFunc
+
+	mu   sync.Mutex
+	kept *source // nil while nobody wants it
+	stop context.CancelFunc
+}
+
+// follow starts or ends the cache.
+func (o *optional) follow(on bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case on && o.kept == nil:
+		o.kept = o.open()
+		o.stop = o.start(o.kept)
+	case !on && o.kept != nil:
+		o.stop()
+		o.kept, o.stop = nil, nil
+	}
+}
+
+// current returns the cache, nil when it is not followed.
+func (o *optional) current() *source {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.kept
+}
 
 // source is a cache of some objects of one resource. It notes what goes wrong
 // with it: once in the log, until it works again.
@@ -98,8 +196,9 @@ type source struct {
 
 // trouble is what goes wrong with one verb.
 type trouble struct {
-	code int // as codeOf tells
-	text string
+	code  int // as codeOf tells
+	text  string
+	since time.Time
 }
 
 // newInformer returns the informer that fills the cache.
@@ -131,7 +230,7 @@ func (s *source) listObjects(ctx context.Context, options metav1.ListOptions) (r
 
 func (s *source) watchObjects(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	options.Watch = true
-	stream, err := s.request(options).Watch(ctx)
+	stream, err := s.watchLimited(ctx, options)
 	streamsList := options.SendInitialEvents != nil
 	switch {
 	case streamsList && apierrors.IsInvalid(err):
@@ -143,6 +242,38 @@ func (s *source) watchObjects(ctx context.Context, options metav1.ListOptions) (
 		s.note(ctx, "watch", err)
 	}
 	return stream, err
+}
+
+// limited is a watch that ends when the API server should have ended it long ago:
+// whoever is in between may keep a connection that says nothing any more.
+type limited struct {
+	watch.Interface
+	cancel context.CancelFunc
+}
+
+// Stop ends the watch.
+func (l limited) Stop() {
+	l.cancel()
+	l.Interface.Stop()
+}
+
+// watchLimited makes the watch.
+func (s *source) watchLimited(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+	if options.TimeoutSeconds == nil {
+		return s.request(options).Watch(ctx)
+	}
+	bound, cancel := context.WithTimeout(ctx, time.Duration(*options.TimeoutSeconds)*time.Second+silence)
+	stream, err := s.request(options).Watch(bound)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	context.AfterFunc(bound, func() {
+		if errors.Is(bound.Err(), context.DeadlineExceeded) {
+			s.note(ctx, "watch", errSilent)
+		}
+	})
+	return limited{stream, cancel}, nil
 }
 
 // request is a GET of the selected objects.
@@ -161,7 +292,10 @@ func (s *source) note(ctx context.Context, verb string, err error) {
 	before, troubled := s.troubles[verb]
 	now := trouble{}
 	if err != nil {
-		now = trouble{code: codeOf(err), text: explain(err, verb, s.resource).Error()}
+		now = trouble{code: codeOf(err), text: explain(err, verb, s.resource).Error(), since: time.Now()}
+		if troubled {
+			now.since = before.since
+		}
 		s.troubles[verb] = now
 	} else {
 		delete(s.troubles, verb)
@@ -174,17 +308,26 @@ func (s *source) note(ctx context.Context, verb string, err error) {
 		s.wake()
 	case err == nil && troubled:
 		s.log.Info("can "+verb+" again", "subject", s.subject)
+		s.wake()
 	}
 }
 
-// problem says why the cache is not complete.
-func (s *source) problem() string {
+// trouble says what goes wrong, and since when; empty: nothing.
+func (s *source) trouble() (problem string, since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, verb := range []string{"list", "watch"} {
 		if t, ok := s.troubles[verb]; ok {
-			return "cannot " + verb + " " + s.subject + ": " + t.text
+			return "cannot " + verb + " " + s.subject + ": " + t.text, t.since
 		}
+	}
+	return "", time.Time{}
+}
+
+// problem says why the cache is not complete.
+func (s *source) problem() string {
+	if problem, _ := s.trouble(); problem != "" {
+		return problem
 	}
 	return firstRead
 }
@@ -204,9 +347,21 @@ func strip(group string) cache.TransformFunc {
 				// It means nothing here. See endpoint.MetadataAnnotation.
 				delete(o.Annotations, endpoint.MetadataAnnotation)
 			}
+		case *v3.FelixConfiguration:
+			if group != GroupCRD {
+				delete(o.Annotations, endpoint.MetadataAnnotation)
+			}
 		case *v3.GlobalNetworkPolicy:
-			// The annotated revision stands for the rules.
-			o.Spec = v3.GlobalNetworkPolicySpec{}
+			// The annotated revision stands for the rules, and of others' policies only
+			// counts whom they select.
+			o.Spec = v3.GlobalNetworkPolicySpec{
+				Selector:               o.Spec.Selector,
+				NamespaceSelector:      o.Spec.NamespaceSelector,
+				ServiceAccountSelector: o.Spec.ServiceAccountSelector,
+			}
+			if last := "kubectl.kubernetes.io/last-applied-configuration"; o.Annotations[last] != "" {
+				delete(o.Annotations, last)
+			}
 		}
 		return object, nil
 	}
@@ -214,14 +369,14 @@ func strip(group string) cache.TransformFunc {
 
 // first returns the only object of a cache, or nothing.
 func first[T any](s *source) (object T) {
-	if objects := all[T](s); len(objects) > 0 {
+	if objects := objectsOf[T](s); len(objects) > 0 {
 		object = objects[0]
 	}
 	return object
 }
 
-// all returns the objects of a cache.
-func all[T any](s *source) []T {
+// objectsOf returns the objects of a cache.
+func objectsOf[T any](s *source) []T {
 	var objects []T
 	for _, object := range s.informer.GetStore().List() {
 		objects = append(objects, object.(T))

@@ -3,11 +3,14 @@
 package endpoint
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +19,10 @@ import (
 
 // ReleaseLabel names the release that an object belongs to. The policies
 // select by it, and rules trust the addresses of every endpoint that carries it.
-const ReleaseLabel = "host-firewall.io/release"
+const ReleaseLabel = ownPrefix + "release"
+
+// ownPrefix is what all labels and annotations of host-firewall start with.
+const ownPrefix = "host-firewall.io/"
 
 // allInterfaces is Calico's name for an endpoint that covers every interface
 // of its node, forwarded traffic included.
@@ -36,6 +42,10 @@ func addressAnnotations() []string {
 	}
 }
 
+// NodeLabel tells, on an endpoint of a release, of which Node it is; see
+// NodeLabelValue.
+const NodeLabel = ownPrefix + "node"
+
 // Shape is what the settings say about every endpoint of a release.
 type Shape struct {
 	// Release is the value of ReleaseLabel.
@@ -46,6 +56,9 @@ type Shape struct {
 	// Profiles are the Calico profiles of the endpoint, in their order. Must not
 	// be empty: an endpoint with neither profile nor policy drops everything.
 	Profiles []string
+	// NodeLabels are the labels of the Node that the endpoint gets as well: keys,
+	// or with a * at the end what keys start with.
+	NodeLabels []string
 }
 
 // Owns tells whether an endpoint belongs to the release.
@@ -53,10 +66,11 @@ func (s Shape) Owns(hep *v3.HostEndpoint) bool {
 	return effective(hep).labels[ReleaseLabel] == s.Release
 }
 
-// Unclaimed tells whether an endpoint says of no release that it is its own.
-func Unclaimed(hep *v3.HostEndpoint) bool {
-	return effective(hep).labels[ReleaseLabel] == ""
-}
+// ReleaseOf returns the release that an endpoint says it belongs to; empty: none.
+func ReleaseOf(hep *v3.HostEndpoint) string { return effective(hep).labels[ReleaseLabel] }
+
+// LabelsOf returns the labels of an endpoint as Felix reads them.
+func LabelsOf(hep *v3.HostEndpoint) map[string]string { return effective(hep).labels }
 
 // Armed tells whether the policies of the release select an endpoint that the
 // release owns.
@@ -70,21 +84,28 @@ func (s Shape) Armed(hep *v3.HostEndpoint) bool {
 	return true
 }
 
-// Desired returns the endpoint that the node should have for all its
+// Desired returns the endpoint that the node should have for one of its
 // interfaces, with everything that the agent owns and nothing else, and the
 // addresses of the node that were left out because they are none.
-func (s Shape) Desired(node *corev1.Node, armed bool) (hep *v3.HostEndpoint, invalid []string) {
-	labels := map[string]string{ReleaseLabel: s.Release}
+func (s Shape) Desired(node *corev1.Node, iface Interface, armed bool) (hep *v3.HostEndpoint, invalid []string) {
+	labels := s.fromNode(node)
+	labels[ReleaseLabel] = s.Release
+	labels[NodeLabel] = NodeLabelValue(node.Name)
 	if armed {
 		maps.Copy(labels, s.ArmingLabels)
 	}
-	addresses, invalid := addressesOf(node)
+	var addresses []string
+	if iface.Name == allInterfaces {
+		addresses, invalid = addressesOf(node)
+	} else {
+		addresses = texts(iface.Addresses)
+	}
 	return &v3.HostEndpoint{
 		ObjectMeta: metav1.ObjectMeta{
-			Name:   node.Name,
+			Name:   Name(node.Name, iface.Name),
 			Labels: labels,
 			// Kubernetes then removes the endpoint with its Node, and with it the
-			// trust in the node's addresses; the agent needs no right to delete.
+			// trust in the node's addresses.
 			OwnerReferences: []metav1.OwnerReference{{
 				APIVersion: "v1",
 				Kind:       "Node",
@@ -94,18 +115,38 @@ func (s Shape) Desired(node *corev1.Node, armed bool) (hep *v3.HostEndpoint, inv
 		},
 		Spec: v3.HostEndpointSpec{
 			Node:          node.Name,
-			InterfaceName: allInterfaces,
+			InterfaceName: iface.Name,
 			ExpectedIPs:   addresses,
 			Profiles:      slices.Clone(s.Profiles),
 		},
 	}, invalid
 }
 
+// fromNode returns the labels of the Node that were asked for. What arms or owns
+// an endpoint never comes from there: a kubelet may label its own Node.
+func (s Shape) fromNode(node *corev1.Node) map[string]string {
+	labels := map[string]string{}
+	for key, value := range node.Labels {
+		if _, arming := s.ArmingLabels[key]; arming || strings.HasPrefix(key, ownPrefix) {
+			continue
+		}
+		if slices.ContainsFunc(s.NodeLabels, func(wanted string) bool {
+			prefix, isPrefix := strings.CutSuffix(wanted, "*")
+			return wanted == key || isPrefix && strings.HasPrefix(key, prefix)
+		}) {
+			labels[key] = value
+		}
+	}
+	return labels
+}
+
 // Patch returns the JSON merge patch (RFC 7386) that leads from current to
 // desired, or nil when nothing that the agent owns differs. What others wrote
 // survives: labels, annotations, owner references and fields that desired does
-// not speak of. The patch carries current's resourceVersion, so that the API
-// server refuses it with 409 when current is not the newest.
+// not speak of. A label that the agent once wrote, as current's note remembers,
+// and that desired's note does not, goes. The patch carries current's
+// resourceVersion, so that the API server refuses it with 409 when current is not
+// the newest.
 func (s Shape) Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 	seen := effective(current)
 
@@ -113,13 +154,21 @@ func (s Shape) Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 	for key := range s.ArmingLabels {
 		delete(labels, key)
 	}
+	kept := NoteOf(desired).Labels
+	for _, key := range NoteOf(current).Labels {
+		if !slices.Contains(kept, key) {
+			delete(labels, key)
+		}
+	}
 	maps.Copy(labels, desired.Labels)
+	annotations := maps.Clone(seen.annotations)
+	maps.Copy(annotations, desired.Annotations)
 
 	metadata := map[string]any{}
 	if diff := difference(current.Labels, labels); len(diff) > 0 {
 		metadata["labels"] = diff
 	}
-	if diff := difference(current.Annotations, seen.annotations); len(diff) > 0 {
+	if diff := difference(current.Annotations, annotations); len(diff) > 0 {
 		metadata["annotations"] = diff
 	}
 	// A merge patch replaces a list as a whole.
@@ -155,6 +204,17 @@ func (s Shape) Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 		return nil, fmt.Errorf("encode patch of HostEndpoint %s: %w", current.Name, err)
 	}
 	return body, nil
+}
+
+// NodeLabelValue returns the value of NodeLabel for a Node: its name, or where
+// that is no value of a label, a part of it and a hash.
+func NodeLabelValue(node string) string {
+	const most, digits = 63, 16
+	if len(node) <= most {
+		return node
+	}
+	sum := sha256.Sum256([]byte(node))
+	return strings.TrimRight(node[:most-digits-1], "-.") + "-" + hex.EncodeToString(sum[:])[:digits]
 }
 
 // Owner says in a few words whose an endpoint is that the release does not own.
@@ -193,11 +253,16 @@ func addressesOf(node *corev1.Node) (addresses, invalid []string) {
 			add(text)
 		}
 	}
-	slices.SortFunc(found, netip.Addr.Compare)
+	return texts(found), invalid
+}
+
+// texts returns addresses as an endpoint holds them: each once, sorted.
+func texts(found []netip.Addr) (addresses []string) {
+	found = slices.SortedFunc(slices.Values(found), netip.Addr.Compare)
 	for _, addr := range slices.Compact(found) {
 		addresses = append(addresses, addr.String())
 	}
-	return addresses, invalid
+	return addresses
 }
 
 // parseAddress reads an address, or the address of a CIDR. Calico takes no

@@ -2,7 +2,10 @@ package endpoint_test
 
 import (
 	"encoding/json"
+	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 
@@ -11,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
@@ -22,6 +26,8 @@ func shape() endpoint.Shape {
 		Profiles:     []string{"projectcalico-default-allow"},
 	}
 }
+
+func star() endpoint.Interface { return endpoint.Interface{Name: endpoint.AllInterfaces} }
 
 func node() *corev1.Node {
 	return &corev1.Node{
@@ -35,7 +41,7 @@ func node() *corev1.Node {
 
 // stored is the endpoint as the API server would return it after a create.
 func stored(armed bool) *v3.HostEndpoint {
-	hep, _ := shape().Desired(node(), armed)
+	hep, _ := shape().Desired(node(), star(), armed)
 	hep.ResourceVersion = "7"
 	hep.UID = "hep-uid"
 	return hep
@@ -57,7 +63,7 @@ func TestDesiredEndpointHoldsWhatTheAgentOwnsAndNothingElse(t *testing.T) {
 	want := &v3.HostEndpoint{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:            "n1",
-			Labels:          map[string]string{"host-firewall.io/release": "fw"},
+			Labels:          map[string]string{"host-firewall.io/release": "fw", "host-firewall.io/node": "n1"},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "n1", UID: "node-uid"}},
 		},
 		Spec: v3.HostEndpointSpec{
@@ -67,12 +73,12 @@ func TestDesiredEndpointHoldsWhatTheAgentOwnsAndNothingElse(t *testing.T) {
 			Profiles:      []string{"projectcalico-default-allow"},
 		},
 	}
-	unarmed, invalid := shape().Desired(node(), false)
+	unarmed, invalid := shape().Desired(node(), star(), false)
 	assert.Equal(t, want, unarmed)
 	assert.Empty(t, invalid)
 
 	want.Labels["host-endpoint"] = "ingress"
-	armed, _ := shape().Desired(node(), true)
+	armed, _ := shape().Desired(node(), star(), true)
 	assert.Equal(t, want, armed, "an armed endpoint differs by its label only")
 }
 
@@ -141,7 +147,7 @@ func TestExpectedIPsAreTheNodesAddresses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := node()
 			n.Status.Addresses, n.Annotations = test.addresses, test.annotations
-			hep, invalid := shape().Desired(n, false)
+			hep, invalid := shape().Desired(n, star(), false)
 			assert.Equal(t, test.want, hep.Spec.ExpectedIPs)
 			assert.Equal(t, test.invalid, invalid)
 		})
@@ -253,7 +259,7 @@ func TestPatchSetsBackWhatTheAgentOwns(t *testing.T) {
 			current := stored(false)
 			test.spoil(current)
 			untouched := current.DeepCopy()
-			desired, _ := shape().Desired(node(), test.armed)
+			desired, _ := shape().Desired(node(), star(), test.armed)
 
 			patch, err := shape().Patch(current, desired)
 			require.NoError(t, err)
@@ -279,7 +285,7 @@ func TestPatchLeavesWhatOthersWrote(t *testing.T) {
 	their := metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "theirs", UID: "their-uid"}
 	current.OwnerReferences = append([]metav1.OwnerReference{their}, current.OwnerReferences...)
 	current.Spec.Ports = []v3.EndpointPort{{Name: "theirs", Port: 80}}
-	desired, _ := shape().Desired(node(), false)
+	desired, _ := shape().Desired(node(), star(), false)
 
 	patch, err := shape().Patch(current, desired)
 	require.NoError(t, err)
@@ -290,7 +296,7 @@ func TestPatchLeavesWhatOthersWrote(t *testing.T) {
 	want.Spec.ExpectedIPs = []string{"192.0.2.2"}
 	moved := node()
 	moved.Status.Addresses[0].Address = "192.0.2.2"
-	desired, _ = shape().Desired(moved, true)
+	desired, _ = shape().Desired(moved, star(), true)
 	patch, err = shape().Patch(current, desired)
 	require.NoError(t, err)
 	got := apply(t, current, patch)
@@ -318,7 +324,7 @@ func TestEndpointEditedThroughCalicoIsStillOursAndComesBackWhole(t *testing.T) {
 	require.True(t, shape().Owns(current))
 	require.True(t, shape().Armed(current), "Felix reads the annotation")
 
-	desired, _ := shape().Desired(node(), true)
+	desired, _ := shape().Desired(node(), star(), true)
 	patch, err := shape().Patch(current, desired)
 	require.NoError(t, err)
 	got := apply(t, current, patch)
@@ -332,4 +338,95 @@ func TestWhatTheAnnotationSaysOfALabelWins(t *testing.T) {
 	hep.Annotations = map[string]string{endpoint.MetadataAnnotation: `{"labels":{"host-endpoint":"other"}}`}
 	assert.True(t, shape().Owns(hep))
 	assert.False(t, shape().Armed(hep), "Felix does not see the label of the object itself")
+}
+
+func TestNamedInterfaceHasItsOwnAddresses(t *testing.T) {
+	hep, invalid := shape().Desired(node(), endpoint.Interface{Name: "eth0", Addresses: []netip.Addr{
+		netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.7"),
+	}}, true)
+	assert.Empty(t, invalid)
+	assert.Equal(t, "n1-eth0", hep.Name)
+	assert.Equal(t, v3.HostEndpointSpec{
+		Node: "n1", InterfaceName: "eth0", ExpectedIPs: []string{"192.0.2.7", "2001:db8::1"}, Profiles: []string{"projectcalico-default-allow"},
+	}, hep.Spec)
+	assert.Equal(t, map[string]string{"host-firewall.io/release": "fw", "host-firewall.io/node": "n1", "host-endpoint": "ingress"}, hep.Labels)
+}
+
+func TestOnlyLabelsThatWereAskedForAreCopiedFromTheNode(t *testing.T) {
+	n := node()
+	n.Labels = map[string]string{
+		"zone": "a", "zone-b": "b", "topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r", "secret": "s",
+		// What a kubelet could put on its own Node to own or arm an endpoint.
+		"host-firewall.io/release": "other", "host-endpoint": "mine",
+	}
+	for name, test := range map[string]struct {
+		asked []string
+		want  map[string]string
+	}{
+		"none":            {nil, map[string]string{}},
+		"an exact key":    {[]string{"zone"}, map[string]string{"zone": "a"}},
+		"a prefix":        {[]string{"topology.kubernetes.io/*"}, map[string]string{"topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r"}},
+		"a part of a key": {[]string{"zone*"}, map[string]string{"zone": "a", "zone-b": "b"}},
+		"one that is not": {[]string{"missing"}, map[string]string{}},
+		"all": {[]string{"*"}, map[string]string{
+			"zone": "a", "zone-b": "b", "topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r", "secret": "s",
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := shape()
+			s.NodeLabels = test.asked
+			hep, _ := s.Desired(n, star(), false)
+			test.want["host-firewall.io/release"], test.want["host-firewall.io/node"] = "fw", "n1"
+			assert.Equal(t, test.want, hep.Labels)
+			assert.False(t, s.Armed(hep))
+		})
+	}
+}
+
+func TestLabelsOfOtherSettingsGoWhenThoseOfTheseSettingsTakeOver(t *testing.T) {
+	before := shape()
+	before.ArmingLabels = map[string]string{"old": "label"}
+	before.NodeLabels = []string{"zone"}
+	current, _ := before.Desired(node(), star(), true)
+	endpoint.SetNote(current, nil, endpoint.Note{State: "Armed", Reason: "r1", Since: time.Unix(1000, 5)}, false)
+	current.Labels["theirs"] = "label"
+	current.ResourceVersion = "7"
+	assert.JSONEq(t, `{"state":"Armed","reason":"r1","since":"1970-01-01T00:16:40Z","labels":["old","zone"]}`,
+		current.Annotations[endpoint.StateAnnotation])
+
+	waiting, _ := shape().Desired(node(), star(), false)
+	endpoint.SetNote(waiting, current, endpoint.Note{State: "Waiting", Since: time.Unix(2000, 0)}, true)
+	patch, err := shape().Patch(current, waiting)
+	require.NoError(t, err)
+	current = apply(t, current, patch)
+	assert.Equal(t, map[string]string{"host-firewall.io/release": "fw", "host-firewall.io/node": "n1", "old": "label", "zone": "a", "theirs": "label"},
+		current.Labels, "what protects the node stays until there is something else")
+
+	armed, _ := shape().Desired(node(), star(), true)
+	endpoint.SetNote(armed, current, endpoint.Note{State: "Armed", Since: time.Unix(3000, 0)}, false)
+	patch, err = shape().Patch(current, armed)
+	require.NoError(t, err)
+	current = apply(t, current, patch)
+	assert.Equal(t, map[string]string{"host-firewall.io/release": "fw", "host-firewall.io/node": "n1", "host-endpoint": "ingress", "theirs": "label"}, current.Labels)
+	assert.Equal(t, time.Unix(3000, 0).UTC(), endpoint.NoteOf(current).Since)
+}
+
+func TestNoteThatSaysTheSameIsNoDifference(t *testing.T) {
+	current := stored(true)
+	endpoint.SetNote(current, nil, endpoint.Note{State: "Armed", Reason: "r", Since: time.Unix(1000, 0)}, false)
+	desired, _ := shape().Desired(node(), star(), true)
+	endpoint.SetNote(desired, current, endpoint.Note{State: "Armed", Reason: "r", Since: time.Unix(2000, 0)}, false)
+	patch, err := shape().Patch(current, desired)
+	require.NoError(t, err)
+	assert.Nil(t, patch, "never only for the time")
+}
+
+func TestNodeFitsALabel(t *testing.T) {
+	long := strings.Repeat("node.", 40) + "example"
+	assert.Equal(t, "n1.example", endpoint.NodeLabelValue("n1.example"))
+	for _, name := range []string{long, long + "2", strings.Repeat("a", 46) + ".b.c.d.e.f.g.h.i.j.k"} {
+		value := endpoint.NodeLabelValue(name)
+		assert.Empty(t, validation.IsValidLabelValue(value), value)
+	}
+	assert.NotEqual(t, endpoint.NodeLabelValue(long), endpoint.NodeLabelValue(long+"2"))
 }

@@ -1,5 +1,6 @@
 // Package health answers the kubelet's probes, on loopback only: the kubelet
-// probes a host-networked pod at 127.0.0.1, and nobody else has to ask.
+// probes a host-networked pod at 127.0.0.1, and nobody else has to ask. Where it
+// is wanted, it serves metrics on an address of their own.
 package health
 
 import (
@@ -30,27 +31,41 @@ type Checks struct {
 	Report func() Report
 }
 
-// Server answers probes on a port of 127.0.0.1.
+// Server answers requests on one address.
 type Server struct {
+	what     string
 	listener net.Listener
 	http     *http.Server
 }
 
-// Listen opens the port and returns a server for it that does not answer yet.
-// Port 0 takes a free one. An error means that the port could not be had.
+// Listen opens the port of the probes on 127.0.0.1 and returns a server for it that
+// does not answer yet. Port 0 takes a free one. An error means that the port could
+// not be had.
 func Listen(port int, checks Checks) (*Server, error) {
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen for health probes: %w", err)
-	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", checks.livez)
 	mux.HandleFunc("GET /readyz", checks.readyz)
+	return listen("health probes", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), mux)
+}
+
+// ListenMetrics opens an address for /metrics and returns a server for it that does
+// not answer yet.
+func ListenMetrics(address string, metrics http.Handler) (*Server, error) {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", metrics)
+	return listen("metrics", address, mux)
+}
+
+func listen(what, address string, handler http.Handler) (*Server, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen for %s: %w", what, err)
+	}
 	return &Server{
+		what:     what,
 		listener: listener,
 		http: &http.Server{
-			Handler:           mux,
+			Handler:           handler,
 			ReadHeaderTimeout: 2 * time.Second,
 			ReadTimeout:       5 * time.Second,
 			WriteTimeout:      5 * time.Second,
@@ -63,13 +78,16 @@ func Listen(port int, checks Checks) (*Server, error) {
 // Addr returns the address that the server listens on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Serve answers probes until the context ends, then closes the port. The error
+// Close gives up a server that was never to serve.
+func (s *Server) Close() error { return s.listener.Close() }
+
+// Serve answers until the context ends, then closes the port. The error
 // is nil unless serving broke by itself.
 func (s *Server) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.http.Close() })
 	defer stop()
 	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve health probes: %w", err)
+		return fmt.Errorf("serve %s: %w", s.what, err)
 	}
 	return nil
 }

@@ -9,6 +9,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
 
 func testConfig() Config {
@@ -35,9 +38,23 @@ func testNode(name string) *corev1.Node {
 }
 
 func testEndpoint(armed bool) *v3.HostEndpoint {
-	hep, _ := testConfig().shape().Desired(testNode("n1"), armed)
+	hep, _ := testConfig().shape().Desired(testNode("n1"), endpoint.Interface{Name: "*"}, armed)
 	hep.ResourceVersion = "1"
+	hep.UID = "hep-uid"
+	state, reason := Waiting, "as it was left"
+	if armed {
+		state, reason = Armed, "2 policies at revision r2"
+	}
+	endpoint.SetNote(hep, nil, endpoint.Note{State: string(state), Reason: reason, Since: time.Unix(500, 0)}, false)
 	return hep
+}
+
+// foreignPolicy is a policy that is not the release's.
+func foreignPolicy(name, selector string) *v3.GlobalNetworkPolicy {
+	return &v3.GlobalNetworkPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       v3.GlobalNetworkPolicySpec{Selector: selector},
+	}
 }
 
 func testPolicies(revision string, names ...string) []*v3.GlobalNetworkPolicy {
@@ -60,21 +77,32 @@ func TestDecide(t *testing.T) {
 	foreign := testEndpoint(true)
 	foreign.Labels["host-firewall.io/release"] = "other"
 	renounced := testEndpoint(true)
-	renounced.UID = "hep-uid"
 	delete(renounced.Labels, "host-firewall.io/release")
-	claimed := foreign.DeepCopy()
-	claimed.UID = "hep-uid"
+	known := map[string]types.UID{"n1": "hep-uid"}
+	auto := testEndpoint(false)
+	auto.Name, auto.Labels = "n1-auto-hep", map[string]string{"projectcalico.org/created-by": "calico-kube-controllers"}
+	other := foreign.DeepCopy()
+	other.Name, other.Spec.InterfaceName = "n1-eth0", "eth0"
+	alone := rivals{question: question{asked: true}}
+	among := func(heps ...*v3.HostEndpoint) rivals {
+		return rivals{question: question{asked: true, next: now.Add(2 * time.Second)}, here: heps}
+	}
+	answered := question{asked: true, next: now.Add(2 * time.Second)}
 
 	for name, test := range map[string]struct {
-		facts    facts
-		memory   memory
-		state    State
-		ready    bool
-		reason   string
-		desired  string
-		again    time.Duration
-		askPeers bool
-		after    memory
+		config    func(*Config)
+		facts     facts
+		hep       *v3.HostEndpoint // the one with the name of the node
+		memory    memory
+		state     State
+		ready     bool
+		reason    string
+		desired   string
+		again     time.Duration
+		askPeers  bool
+		askRivals bool
+		blockers  []string
+		after     memory
 	}{
 		"caches are not complete": {
 			facts:   facts{problem: "reading Node n1"},
@@ -85,13 +113,15 @@ func TestDecide(t *testing.T) {
 			after:   memory{completeSince: long, armed: true},
 		},
 		"Node is not there": {
-			facts:   facts{policies: complete, endpoint: testEndpoint(true)},
+			hep:     testEndpoint(true),
+			facts:   facts{policies: complete},
 			state:   Waiting,
 			reason:  "Node n1 is not in the cluster",
 			desired: nothing,
 		},
 		"endpoint is somebody else's": {
-			facts:   facts{node: testNode("n1"), policies: complete, endpoint: foreign},
+			hep:     foreign,
+			facts:   facts{node: testNode("n1"), policies: complete},
 			memory:  memory{completeSince: long, armed: true},
 			state:   Conflict,
 			reason:  `of the host-firewall release "other"`,
@@ -99,29 +129,32 @@ func TestDecide(t *testing.T) {
 			after:   memory{completeSince: long, armed: true},
 		},
 		"endpoint of ours has lost the label that says so": {
-			facts:   facts{now: now, node: testNode("n1"), policies: complete, endpoint: renounced},
-			memory:  memory{completeSince: long, armed: true, endpoint: "hep-uid"},
+			hep:     renounced,
+			facts:   facts{now: now, node: testNode("n1"), policies: complete},
+			memory:  memory{completeSince: long, armed: true, ours: known},
 			state:   Armed,
 			ready:   true,
 			reason:  "2 policies at revision r2",
 			desired: armed,
-			after:   memory{completeSince: long, armed: true, endpoint: "hep-uid"},
+			after:   memory{completeSince: long, armed: true, ours: known},
 		},
 		"endpoint without that label was never ours": {
-			facts:   facts{now: now, node: testNode("n1"), policies: complete, endpoint: renounced},
-			memory:  memory{completeSince: long, armed: true, endpoint: "other-uid"},
+			hep:     renounced,
+			facts:   facts{now: now, node: testNode("n1"), policies: complete},
+			memory:  memory{completeSince: long, armed: true, ours: map[string]types.UID{"n1": "other-uid"}},
 			state:   Conflict,
 			reason:  "of somebody else",
 			desired: nothing,
-			after:   memory{completeSince: long, armed: true, endpoint: "other-uid"},
+			after:   memory{completeSince: long, armed: true, ours: map[string]types.UID{"n1": "other-uid"}},
 		},
 		"endpoint of ours was claimed by another release": {
-			facts:   facts{now: now, node: testNode("n1"), policies: complete, endpoint: claimed},
-			memory:  memory{completeSince: long, armed: true, endpoint: "hep-uid"},
+			hep:     foreign,
+			facts:   facts{now: now, node: testNode("n1"), policies: complete},
+			memory:  memory{completeSince: long, armed: true, ours: known},
 			state:   Conflict,
 			reason:  `of the host-firewall release "other"`,
 			desired: nothing,
-			after:   memory{completeSince: long, armed: true, endpoint: "hep-uid"},
+			after:   memory{completeSince: long, armed: true, ours: known},
 		},
 		"no policies, no endpoint": {
 			facts:   facts{node: testNode("n1")},
@@ -130,19 +163,22 @@ func TestDecide(t *testing.T) {
 			desired: unarmed,
 		},
 		"one policy is missing": {
-			facts:   facts{node: testNode("n1"), endpoint: testEndpoint(false), policies: complete[:1]},
+			hep:     testEndpoint(false),
+			facts:   facts{node: testNode("n1"), policies: complete[:1]},
 			state:   Waiting,
 			reason:  "missing: fw-ssh",
 			desired: unarmed,
 		},
 		"policies are of another revision": {
-			facts:   facts{node: testNode("n1"), endpoint: testEndpoint(false), policies: testPolicies("r1", "fw-drop", "fw-ssh")},
+			hep:     testEndpoint(false),
+			facts:   facts{node: testNode("n1"), policies: testPolicies("r1", "fw-drop", "fw-ssh")},
 			state:   Waiting,
 			reason:  `not at revision "r2"`,
 			desired: unarmed,
 		},
 		"policies have just come": {
-			facts:   facts{node: testNode("n1"), endpoint: testEndpoint(false), policies: complete},
+			hep:     testEndpoint(false),
+			facts:   facts{node: testNode("n1"), policies: complete},
 			state:   Waiting,
 			reason:  "Felix gets a moment",
 			desired: unarmed,
@@ -150,7 +186,8 @@ func TestDecide(t *testing.T) {
 			after:   memory{completeSince: now},
 		},
 		"policies have been there almost long enough": {
-			facts:   facts{node: testNode("n1"), endpoint: testEndpoint(false), policies: complete},
+			hep:     testEndpoint(false),
+			facts:   facts{node: testNode("n1"), policies: complete},
 			memory:  memory{completeSince: now.Add(-settle + 1)},
 			state:   Waiting,
 			reason:  "Felix gets a moment",
@@ -167,7 +204,8 @@ func TestDecide(t *testing.T) {
 			after:   memory{completeSince: long},
 		},
 		"the question is due": {
-			facts:    facts{node: testNode("n1"), endpoint: testEndpoint(false), policies: complete},
+			hep:      testEndpoint(false),
+			facts:    facts{node: testNode("n1"), policies: complete},
 			memory:   memory{completeSince: long},
 			state:    Waiting,
 			reason:   "asking for nodes",
@@ -176,8 +214,9 @@ func TestDecide(t *testing.T) {
 			after:    memory{completeSince: long},
 		},
 		"the question has no answer": {
-			facts: facts{node: testNode("n1"), endpoint: testEndpoint(false), policies: complete,
-				peers: peers{asked: true, err: errors.New("list Nodes: forbidden"), next: now.Add(2 * time.Second)}},
+			hep: testEndpoint(false),
+			facts: facts{node: testNode("n1"), policies: complete,
+				peers: peers{question: question{asked: true, err: errors.New("list Nodes: forbidden"), next: now.Add(2 * time.Second)}}},
 			memory:   memory{completeSince: long},
 			state:    Waiting,
 			reason:   "list Nodes: forbidden",
@@ -187,8 +226,9 @@ func TestDecide(t *testing.T) {
 			after:    memory{completeSince: long},
 		},
 		"nodes would be shut out": {
-			facts: facts{node: testNode("n1"), endpoint: testEndpoint(false), policies: complete,
-				peers: peers{asked: true, strangers: []string{"a", "b"}, next: now.Add(2 * time.Second)}},
+			hep: testEndpoint(false),
+			facts: facts{node: testNode("n1"), policies: complete,
+				peers: peers{question: answered, strangers: []string{"a", "b"}}},
 			memory:   memory{completeSince: long},
 			state:    Waiting,
 			reason:   "would be shut out: a, b. Start an agent there, list their addresses in cluster.cidrs, or set cluster.trustNodes: false",
@@ -198,8 +238,9 @@ func TestDecide(t *testing.T) {
 			after:    memory{completeSince: long},
 		},
 		"no node would be shut out": {
-			facts: facts{node: testNode("n1"), endpoint: testEndpoint(false), policies: complete,
-				peers: peers{asked: true}},
+			hep: testEndpoint(false),
+			facts: facts{node: testNode("n1"), policies: complete,
+				peers: peers{question: question{asked: true}}},
 			memory:  memory{completeSince: long},
 			state:   Armed,
 			ready:   true,
@@ -208,7 +249,8 @@ func TestDecide(t *testing.T) {
 			after:   memory{completeSince: long},
 		},
 		"armed": {
-			facts:   facts{node: testNode("n1"), endpoint: testEndpoint(true), policies: complete},
+			hep:     testEndpoint(true),
+			facts:   facts{node: testNode("n1"), policies: complete},
 			memory:  memory{completeSince: long, armed: true},
 			state:   Armed,
 			ready:   true,
@@ -217,7 +259,8 @@ func TestDecide(t *testing.T) {
 			after:   memory{completeSince: long, armed: true},
 		},
 		"armed by an agent before this one": {
-			facts:   facts{node: testNode("n1"), endpoint: testEndpoint(true), policies: complete},
+			hep:     testEndpoint(true),
+			facts:   facts{node: testNode("n1"), policies: complete},
 			state:   Armed,
 			ready:   true,
 			reason:  "2 policies at revision r2",
@@ -225,7 +268,8 @@ func TestDecide(t *testing.T) {
 			after:   memory{completeSince: now.Add(-settle), armed: true},
 		},
 		"a policy is lost": {
-			facts:   facts{node: testNode("n1"), endpoint: testEndpoint(true), policies: complete[:1]},
+			hep:     testEndpoint(true),
+			facts:   facts{node: testNode("n1"), policies: complete[:1]},
 			memory:  memory{completeSince: long, armed: true},
 			state:   Armed,
 			reason:  "stays armed, but GlobalNetworkPolicies are missing: fw-ssh",
@@ -250,7 +294,8 @@ func TestDecide(t *testing.T) {
 			after:   memory{armed: true},
 		},
 		"deleted, a policy lost and just back": {
-			facts:   facts{node: testNode("n1"), endpoint: testEndpoint(false), policies: complete},
+			hep:     testEndpoint(false),
+			facts:   facts{node: testNode("n1"), policies: complete},
 			memory:  memory{armed: true},
 			state:   Waiting,
 			reason:  "Felix gets a moment",
@@ -259,7 +304,8 @@ func TestDecide(t *testing.T) {
 			after:   memory{completeSince: now, armed: true},
 		},
 		"arming label taken off": {
-			facts:   facts{node: testNode("n1"), endpoint: testEndpoint(false), policies: complete},
+			hep:     testEndpoint(false),
+			facts:   facts{node: testNode("n1"), policies: complete},
 			memory:  memory{completeSince: long, armed: true},
 			state:   Armed,
 			ready:   true,
@@ -267,19 +313,207 @@ func TestDecide(t *testing.T) {
 			desired: armed,
 			after:   memory{completeSince: long, armed: true},
 		},
+		"others' endpoints are not known, and there is none of ours": {
+			facts:   facts{node: testNode("n1"), policies: complete, rivals: rivals{}},
+			memory:  memory{completeSince: long},
+			state:   Waiting,
+			reason:  "asking for endpoints of others",
+			desired: nothing, askRivals: true,
+			after: memory{completeSince: long},
+		},
+		"others' endpoints cannot be known": {
+			facts:   facts{node: testNode("n1"), policies: complete, rivals: rivals{question: question{asked: true, err: errors.New("forbidden"), next: now.Add(time.Second)}}},
+			memory:  memory{completeSince: long},
+			state:   Waiting,
+			reason:  "cannot tell whose endpoints the node has: forbidden",
+			desired: nothing, askRivals: true, again: time.Second,
+			after: memory{completeSince: long},
+		},
+		"Calico's automatic endpoint is there first": {
+			facts:   facts{node: testNode("n1"), policies: complete, rivals: among(auto)},
+			memory:  memory{completeSince: long},
+			state:   Conflict,
+			reason:  `HostEndpoint n1-auto-hep of this node (interface "*") is of "calico-kube-controllers"`,
+			desired: nothing, askRivals: true, again: 2 * time.Second,
+			after: memory{completeSince: long},
+		},
+		"another release is on the node, by another interface": {
+			facts:   facts{node: testNode("n1"), policies: complete, rivals: among(other)},
+			memory:  memory{completeSince: long},
+			state:   Conflict,
+			reason:  `is of the host-firewall release "other": uninstall one of the two`,
+			desired: nothing, askRivals: true, again: 2 * time.Second,
+			after: memory{completeSince: long},
+		},
+		"somebody's endpoint of another interface is no conflict": {
+			facts: facts{node: testNode("n1"), policies: complete, rivals: among(func() *v3.HostEndpoint {
+				theirs := auto.DeepCopy()
+				theirs.Spec.InterfaceName = "eth0"
+				return theirs
+			}())},
+			hep:     testEndpoint(true),
+			memory:  memory{completeSince: long, armed: true},
+			state:   Armed,
+			ready:   true,
+			desired: armed,
+			after:   memory{completeSince: long, armed: true, ours: known},
+		},
+		"a rival comes when the node is armed": {
+			facts:   facts{node: testNode("n1"), policies: complete, rivals: among(auto)},
+			hep:     testEndpoint(true),
+			memory:  memory{completeSince: long, armed: true, ours: known},
+			state:   Conflict,
+			reason:  "stays armed, but HostEndpoint n1-auto-hep",
+			desired: armed, askRivals: true, again: 2 * time.Second,
+			after: memory{completeSince: long, armed: true, ours: known},
+		},
+		"a rival comes when the node is not armed yet": {
+			facts:   facts{node: testNode("n1"), policies: complete, rivals: among(auto), peers: peers{question: answered}},
+			hep:     testEndpoint(false),
+			memory:  memory{completeSince: long},
+			state:   Conflict,
+			desired: unarmed, askRivals: true, again: 2 * time.Second,
+			after: memory{completeSince: long, ours: known},
+		},
+		"policies of others are not known": {
+			facts:   facts{node: testNode("n1"), rivals: alone, foreign: others{problem: "cannot list"}},
+			state:   Waiting,
+			reason:  "policies of others are not known: cannot list",
+			desired: nothing,
+		},
+		"a policy of others would select the endpoint": {
+			facts: facts{node: testNode("n1"), rivals: alone, foreign: others{policies: []*v3.GlobalNetworkPolicy{
+				foreignPolicy("deny-all", "all()"), foreignPolicy("web", "app == 'web'"), foreignPolicy("armed", "host-endpoint == 'ingress'"),
+			}}},
+			state:    Waiting,
+			reason:   "as soon as it has an endpoint: armed, deny-all. Change their selectors, or list them in hostEndpoint.acceptPolicies",
+			desired:  nothing,
+			blockers: []string{"armed", "deny-all"},
+		},
+		"a policy of others is accepted": {
+			config: func(c *Config) { c.AcceptPolicies = []string{"deny-all"} },
+			facts: facts{node: testNode("n1"), rivals: alone, foreign: others{policies: []*v3.GlobalNetworkPolicy{
+				foreignPolicy("deny-all", "all()"),
+			}}},
+			state:   Waiting,
+			reason:  "missing",
+			desired: unarmed,
+		},
+		"a policy of others comes when ours is there": {
+			facts: facts{node: testNode("n1"), policies: complete, foreign: others{policies: []*v3.GlobalNetworkPolicy{
+				foreignPolicy("deny-all", "all()"),
+			}}},
+			hep:     testEndpoint(true),
+			state:   Armed,
+			ready:   true,
+			desired: armed,
+			after:   memory{completeSince: now.Add(-settle), armed: true, ours: known},
+		},
+		"somebody else's endpoint is adopted": {
+			config:  func(c *Config) { c.Adopt = true },
+			facts:   facts{node: testNode("n1"), policies: complete, rivals: alone},
+			hep:     renounced,
+			memory:  memory{completeSince: long},
+			state:   Waiting,
+			reason:  "before it is armed",
+			desired: unarmed,
+			after:   memory{completeSince: long},
+		},
+		"another release's endpoint is not adopted": {
+			config:  func(c *Config) { c.Adopt = true },
+			facts:   facts{node: testNode("n1"), policies: complete, rivals: alone},
+			hep:     foreign,
+			memory:  memory{completeSince: long},
+			state:   Conflict,
+			desired: nothing,
+			after:   memory{completeSince: long},
+		},
+		"what already applies to an adopted endpoint is no obstacle": {
+			config: func(c *Config) { c.Adopt = true },
+			facts: facts{node: testNode("n1"), rivals: alone, foreign: others{policies: []*v3.GlobalNetworkPolicy{
+				foreignPolicy("deny-all", "all()"),
+			}}},
+			hep:     renounced,
+			state:   Waiting,
+			reason:  "missing",
+			desired: unarmed,
+		},
+		"the datastore is not ready": {
+			facts:   facts{node: testNode("n1"), policies: complete, paused: true},
+			hep:     testEndpoint(false),
+			memory:  memory{completeSince: long, armed: true},
+			state:   Waiting,
+			reason:  "ClusterInformation",
+			desired: nothing,
+			after:   memory{completeSince: long, armed: true, ours: known},
+		},
+		"the datastore is not ready and the node is armed": {
+			facts:   facts{node: testNode("n1"), policies: complete, paused: true},
+			hep:     testEndpoint(true),
+			memory:  memory{completeSince: long, armed: true},
+			state:   Armed,
+			reason:  "ClusterInformation",
+			desired: nothing,
+			after:   memory{completeSince: long, armed: true, ours: known},
+		},
+		"off": {
+			config:  func(c *Config) { c.Off = true },
+			facts:   facts{node: testNode("n1"), policies: complete},
+			hep:     testEndpoint(true),
+			memory:  memory{completeSince: long, armed: true},
+			state:   Off,
+			ready:   true,
+			reason:  "mode is off",
+			desired: unarmed,
+			after:   memory{completeSince: long, armed: true, ours: known},
+		},
+		"off, whatever others do": {
+			config:  func(c *Config) { c.Off = true },
+			facts:   facts{node: testNode("n1"), rivals: among(auto)},
+			hep:     testEndpoint(true),
+			memory:  memory{armed: true},
+			state:   Off,
+			ready:   true,
+			desired: unarmed,
+			after:   memory{armed: true, ours: known},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			config := testConfig()
+			if test.config != nil {
+				test.config(&config)
+			}
 			test.facts.now = now
-			d, after := testConfig().decide(test.facts, test.memory)
+			test.facts.interfaces = []endpoint.Interface{{Name: "*"}}
+			if test.facts.rivals.next.IsZero() && !test.askRivals {
+				test.facts.rivals.asked = true
+			}
+			if test.hep != nil {
+				test.facts.endpoints = map[string]*v3.HostEndpoint{"n1": test.hep}
+			}
+			if test.after.ours == nil {
+				test.after.ours = map[string]types.UID{}
+			}
+			if test.facts.problem == "" && test.facts.node != nil && test.hep != nil && config.owns(test.hep, test.memory) {
+				test.after.ours = known
+			}
+			d, after := config.decide(test.facts, test.memory)
 			assert.Equal(t, test.state, d.state)
 			assert.Equal(t, test.ready, d.ready)
 			assert.Contains(t, d.reason, test.reason)
 			assert.Equal(t, test.again, d.again)
 			assert.Equal(t, test.askPeers, d.askPeers)
+			assert.Equal(t, test.askRivals, d.askRivals)
+			assert.Equal(t, test.blockers, d.blockers)
+			if len(after.ours) == 0 {
+				after.ours = map[string]types.UID{}
+			}
 			assert.Equal(t, test.after, after)
+			writes, surplus, _ := config.plan(test.facts, after, d)
+			assert.Empty(t, surplus)
 			got := nothing
-			if d.desired != nil {
-				if got = unarmed; testConfig().shape().Armed(d.desired) {
+			if len(writes) > 0 {
+				if got = unarmed; config.shape().Armed(writes[0].desired) {
 					got = armed
 				}
 			}
@@ -293,20 +527,19 @@ func TestNodesAreNotAwaitedWhenNotAskedFor(t *testing.T) {
 	config.AwaitNodes = false
 	now := time.Unix(1000, 0)
 	d, _ := config.decide(facts{
-		now:      now,
-		node:     testNode("n1"),
-		endpoint: testEndpoint(false),
-		policies: testPolicies("r2", "fw-drop", "fw-ssh"),
+		now:        now,
+		node:       testNode("n1"),
+		interfaces: []endpoint.Interface{{Name: "*"}},
+		endpoints:  map[string]*v3.HostEndpoint{"n1": testEndpoint(false)},
+		policies:   testPolicies("r2", "fw-drop", "fw-ssh"),
 	}, memory{completeSince: now.Add(-settle)})
 	assert.Equal(t, Armed, d.state)
-	assert.True(t, config.shape().Armed(d.desired))
+	assert.True(t, d.arm)
 }
 
-func TestReasonNamesFiveNodesAndCountsTheRest(t *testing.T) {
-	five := strangersReason([]string{"a", "b", "c", "d", "e"})
-	assert.Contains(t, five, "shut out: a, b, c, d, e. ")
-	seven := strangersReason([]string{"a", "b", "c", "d", "e", "f", "g"})
-	assert.Contains(t, seven, "shut out: a, b, c, d, e and 2 more. ")
+func TestReasonNamesFiveAndCountsTheRest(t *testing.T) {
+	assert.Equal(t, "a, b, c, d, e", some([]string{"a", "b", "c", "d", "e"}))
+	assert.Equal(t, "a, b, c, d, e and 2 more", some([]string{"a", "b", "c", "d", "e", "f", "g"}))
 }
 
 func TestNothingIsArmedBeforeItsPoliciesWhateverElseHolds(t *testing.T) {
@@ -317,23 +550,39 @@ func TestNothingIsArmedBeforeItsPoliciesWhateverElseHolds(t *testing.T) {
 	complete := testPolicies("r2", "fw-drop", "fw-ssh")
 	armings := 0
 	for _, problem := range []string{"", "not read yet"} {
-		for _, node := range []*corev1.Node{nil, testNode("n1")} {
-			for _, hep := range []*v3.HostEndpoint{nil, testEndpoint(false), foreign} {
-				for _, policies := range [][]*v3.GlobalNetworkPolicy{nil, complete[:1], testPolicies("r1", "fw-drop", "fw-ssh"), complete} {
-					for _, since := range []time.Duration{0, settle - 1, settle, time.Hour} {
-						for _, seen := range []bool{false, true} {
-							for _, answer := range []peers{{}, {asked: true}, {asked: true, strangers: []string{"a"}}, {asked: true, err: errors.New("no")}} {
-								m := memory{completeSince: now.Add(-since), armed: seen}
-								d, _ := config.decide(facts{now, problem, node, hep, policies, answer}, m)
-								if d.desired == nil || !config.shape().Armed(d.desired) {
-									continue
+		for _, paused := range []bool{false, true} {
+			for _, off := range []bool{false, true} {
+				for _, node := range []*corev1.Node{nil, testNode("n1")} {
+					for _, hep := range []*v3.HostEndpoint{nil, testEndpoint(false), foreign} {
+						for _, policies := range [][]*v3.GlobalNetworkPolicy{nil, complete[:1], testPolicies("r1", "fw-drop", "fw-ssh"), complete} {
+							for _, since := range []time.Duration{0, settle - 1, settle, time.Hour} {
+								for _, seen := range []bool{false, true} {
+									for _, answer := range []peers{{}, {question: question{asked: true}},
+										{question: question{asked: true}, strangers: []string{"a"}}, {question: question{asked: true}, uncertain: "many"},
+										{question: question{asked: true, err: errors.New("no")}}} {
+										m := memory{completeSince: now.Add(-since), armed: seen}
+										if seen {
+											m.ours = map[string]types.UID{"n1": "old"}
+										}
+										config.Off = off
+										f := facts{now: now, problem: problem, paused: paused, node: node, interfaces: []endpoint.Interface{{Name: "*"}},
+											policies: policies, peers: answer, rivals: rivals{question: question{asked: true}}}
+										if hep != nil {
+											f.endpoints = map[string]*v3.HostEndpoint{"n1": hep}
+										}
+										d, m := config.decide(f, m)
+										writes, _, _ := config.plan(f, m, d)
+										if len(writes) == 0 || !config.shape().Armed(writes[0].desired) {
+											continue
+										}
+										armings++
+										whole := problem == "" && !paused && !off && node != nil && len(policies) == 2 && policies[0].Annotations["host-firewall.io/revision"] == "r2"
+										known := seen || hep != nil && answer.asked && answer.err == nil && len(answer.strangers) == 0 && answer.uncertain == ""
+										assert.True(t, whole && hep != foreign && since >= settle && known,
+											"armed with problem %q, paused %v, off %v, node %v, endpoint %v, %d policies, complete for %s, armed before %v, peers %+v",
+											problem, paused, off, node != nil, hep, len(policies), since, seen, answer)
+									}
 								}
-								armings++
-								whole := problem == "" && node != nil && len(policies) == 2 && policies[0].Annotations["host-firewall.io/revision"] == "r2"
-								known := seen || hep != nil && answer.asked && answer.err == nil && len(answer.strangers) == 0
-								assert.True(t, whole && hep != foreign && since >= settle && known,
-									"armed with problem %q, node %v, endpoint %v, %d policies, complete for %s, armed before %v, peers %+v",
-									problem, node != nil, hep, len(policies), since, seen, answer)
 							}
 						}
 					}
@@ -341,6 +590,90 @@ func TestNothingIsArmedBeforeItsPoliciesWhateverElseHolds(t *testing.T) {
 			}
 		}
 	}
-	// Seen armed: 2 endpoints, 2 times, 4 answers. Not seen: 1 endpoint, 2 times, 1 answer.
-	assert.Equal(t, 2*2*4+1*2*1, armings)
+	// Seen armed: 2 endpoints, 2 times, 5 answers. Not seen: 1 endpoint, 2 times, 1 answer.
+	assert.Equal(t, 2*2*5+1*2*1, armings)
+}
+
+// An endpoint of one interface beats the one of all interfaces there.
+func TestEndpointsOfSeveralInterfaces(t *testing.T) {
+	now := time.Unix(1000, 0)
+	config := testConfig()
+	config.Interfaces = func() ([]endpoint.Interface, []string, error) { return nil, nil, nil }
+	hep := func(iface string, armed bool) *v3.HostEndpoint {
+		hep, _ := config.shape().Desired(testNode("n1"), endpoint.Interface{Name: iface}, armed)
+		return hep
+	}
+	complete := testPolicies("r2", "fw-drop", "fw-ssh")
+	for name, test := range map[string]struct {
+		off       bool
+		want      []string
+		present   []string
+		have      []*v3.HostEndpoint
+		policies  []*v3.GlobalNetworkPolicy
+		armed     []string // written armed
+		unarmed   []string
+		surplus   []string
+		wantState State
+	}{
+		"both are created armed on an armed node": {
+			want: []string{"*", "eth0"}, have: []*v3.HostEndpoint{hep("*", true)}, policies: complete,
+			armed: []string{"n1", "n1-eth0"}, wantState: Armed,
+		},
+		"none is created unarmed beside an armed one": {
+			want: []string{"*", "eth0"}, have: []*v3.HostEndpoint{hep("*", true)}, policies: complete[:1],
+			armed: []string{"n1"}, wantState: Armed,
+		},
+		"an interface that is gone": {
+			want: []string{"eth0"}, present: []string{"eth0", "lo"}, have: []*v3.HostEndpoint{hep("eth0", true), hep("eth1", true)}, policies: complete[:1],
+			armed: []string{"n1-eth0"}, surplus: []string{"n1-eth1"}, wantState: Armed,
+		},
+		"the last interface is gone": {
+			present: []string{"lo"}, have: []*v3.HostEndpoint{hep("eth1", true)}, policies: complete, surplus: []string{"n1-eth1"}, wantState: Waiting,
+		},
+		"one that is not selected any more": {
+			want: []string{"eth0"}, present: []string{"eth0", "eth1"}, have: []*v3.HostEndpoint{hep("eth0", true), hep("eth1", true)}, policies: complete,
+			armed: []string{"n1-eth0"}, surplus: []string{"n1-eth1"}, wantState: Armed,
+		},
+		"one that is not selected any more stays while its successor waits": {
+			want: []string{"eth0"}, present: []string{"eth0", "eth1"}, have: []*v3.HostEndpoint{hep("eth0", false), hep("eth1", true)}, policies: complete[:1],
+			unarmed: []string{"n1-eth0"}, wantState: Waiting,
+		},
+		"nothing is taken away while the interfaces are not known": {
+			have: []*v3.HostEndpoint{hep("eth0", true), hep("eth1", false)}, policies: complete, wantState: Waiting,
+		},
+		"off": {
+			off: true, want: []string{"*", "eth0"}, present: []string{"eth0"}, have: []*v3.HostEndpoint{hep("*", true), hep("eth0", true), hep("eth1", true)}, policies: complete,
+			unarmed: []string{"n1", "n1-eth0"}, surplus: []string{"n1-eth1"}, wantState: Off,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := config
+			config.Off = test.off
+			f := facts{now: now, node: testNode("n1"), present: test.present, policies: test.policies, endpoints: map[string]*v3.HostEndpoint{},
+				rivals: rivals{question: question{asked: true}}}
+			for _, iface := range test.want {
+				f.interfaces = append(f.interfaces, endpoint.Interface{Name: iface})
+			}
+			for _, hep := range test.have {
+				f.endpoints[hep.Name] = hep
+			}
+			d, m := config.decide(f, memory{})
+			assert.Equal(t, test.wantState, d.state, d.reason)
+			writes, surplus, _ := config.plan(f, m, d)
+			var armed, unarmed, gone []string
+			for _, w := range writes {
+				if config.shape().Armed(w.desired) {
+					armed = append(armed, w.desired.Name)
+				} else {
+					unarmed = append(unarmed, w.desired.Name)
+				}
+			}
+			for _, hep := range surplus {
+				gone = append(gone, hep.Name)
+			}
+			assert.Equal(t, test.armed, armed)
+			assert.Equal(t, test.unarmed, unarmed)
+			assert.Equal(t, test.surplus, gone)
+		})
+	}
 }

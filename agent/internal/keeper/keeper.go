@@ -1,4 +1,4 @@
-// Package keeper keeps the endpoint of one node as it should be. It is a
+// Package keeper keeps the endpoints of one node as they should be. It is a
 // level-triggered loop: any event wakes it, and each pass compares what is with
 // what should be and writes only a difference.
 package keeper
@@ -9,93 +9,99 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/gate"
 )
 
 const (
-	// After a failure the loop waits, at first so briefly that losing a race
-	// against the cache costs nothing.
-	retryFirst = 5 * time.Millisecond
-	retryMost  = 30 * time.Second
-	// lostRaces is how often in a row a write may find the cache behind before
-	// that is worth telling.
-	lostRaces = 5
-
-	peersFirst = time.Second
-	peersMost  = 30 * time.Second
-
-	// jitter spreads the retries of many agents by up to this part of the delay.
-	jitter = 0.2
-
 	// stuckAfter is the longest that a pass may take. All requests of one pass
 	// together time out sooner.
-	stuckAfter = time.Minute
+	stuckAfter = 3 * time.Minute
+
+	// troubleAfter is how long a cache may be out of order before the node counts
+	// as not looked after: an API server that restarts is back by then.
+	troubleAfter = 30 * time.Second
 
 	// work is the only key in the queue: there is one thing to do.
-	work = "endpoint"
+	work = "endpoints"
 )
 
-// State is how far the protection of the node is.
-type State string
-
-const (
-	// Waiting means that something has to come first; the endpoint is not armed.
-	Waiting State = "Waiting"
-	// Armed means that the policies apply to the node.
-	Armed State = "Armed"
-	// Conflict means that the endpoint is somebody else's, and nothing is written.
-	Conflict State = "Conflict"
-)
-
-// Status is the state of the node for people and probes.
-type Status struct {
-	State State
-	// Ready tells that all is as the settings ask for.
-	Ready  bool
-	Reason string
-	// Since is when State or Ready last changed.
-	Since time.Time
-}
-
-// API is what the keeper needs of the API server. What Node, Endpoint and
-// Policies return comes from caches, may be behind, and is not changed; they are
-// called only when Problem returns an empty string.
+// API is what the keeper needs of the API server. What the methods of the first
+// group return comes from caches, may be behind, and is not changed; all but
+// Problem are called only when it returns an empty string.
 type API interface {
 	// Problem says why the caches are not complete; empty: they are.
 	Problem() string
+	// Trouble says what keeps a complete cache from following, and since when.
+	Trouble() (problem string, since time.Time)
 	// Node returns the keeper's Node, nil when there is none.
 	Node() *corev1.Node
-	// Endpoint returns the endpoint named as the Node, nil when there is none.
-	Endpoint() *v3.HostEndpoint
+	// Endpoints returns the endpoint named as the Node, whosever it is, or where
+	// Config.Named holds those that are labelled as the release's on the Node, and up
+	// to which version the cache has followed.
+	Endpoints() (heps []*v3.HostEndpoint, version string)
 	// Policies returns the policies of the release.
 	Policies() []*v3.GlobalNetworkPolicy
+	// DatastoreReady tells whether Calico lets its datastore be written to.
+	DatastoreReady() bool
+	// FollowForeign and FollowFelix start and end caches that are not always needed.
+	FollowForeign(on bool)
+	FollowFelix(own, forAll bool)
+	// Foreign returns the policies that are not the release's, or why not.
+	Foreign() (policies []*v3.GlobalNetworkPolicy, problem string)
+	// Felix returns the FelixConfigurations that are followed, or why not.
+	Felix() (own, forAll *v3.FelixConfiguration, problem string)
 
-	// CreateEndpoint creates an endpoint.
-	CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) error
-	// PatchEndpoint applies a JSON merge patch to an endpoint.
-	PatchEndpoint(ctx context.Context, name string, patch []byte) error
-	// ListNodes returns all Nodes as they are now.
+	// Endpoints are created, changed by a JSON merge patch, and deleted in the
+	// version that is given; so are FelixConfigurations. What is stored comes back.
+	CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) (*v3.HostEndpoint, error)
+	PatchEndpoint(ctx context.Context, name string, patch []byte) (*v3.HostEndpoint, error)
+	DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) error
+	CreateFelix(ctx context.Context, configuration *v3.FelixConfiguration) error
+	PatchFelix(ctx context.Context, name string, patch []byte) error
+	DeleteFelix(ctx context.Context, configuration *v3.FelixConfiguration) error
+	// CreateEvent creates an Event about the Node.
+	CreateEvent(ctx context.Context, event *corev1.Event) error
+
+	// CountNodes and CountEndpoints return how many there are of anybody.
+	CountNodes(ctx context.Context) (int, error)
+	CountEndpoints(ctx context.Context) (int, error)
+	// ListNodes returns all Nodes, ListEndpoints all endpoints of the release.
 	ListNodes(ctx context.Context) ([]corev1.Node, error)
-	// ListEndpoints returns all endpoints of the release as they are now.
 	ListEndpoints(ctx context.Context) ([]v3.HostEndpoint, error)
+	// ListOwnEndpoints returns those of the release on the Node.
+	ListOwnEndpoints(ctx context.Context) ([]*v3.HostEndpoint, error)
+	// ListForeignEndpoints returns those of others on the Node, and how many others
+	// have on all Nodes.
+	ListForeignEndpoints(ctx context.Context) (here []*v3.HostEndpoint, all int, err error)
 }
 
 // Config says what the keeper keeps.
 type Config struct {
-	Node         string
-	Release      string
+	Node    string
+	Release string
+	// Off keeps every endpoint unarmed and the failsafe as it was without us.
+	Off bool
+	// Interfaces returns the interfaces that want an endpoint and the names of all
+	// that the node has. Nil: there is one endpoint for all interfaces.
+	Interfaces   func() (selected []endpoint.Interface, present []string, err error)
 	ArmingLabels map[string]string
+	NodeLabels   []string
 	Profiles     []string
+	// Adopt takes over an endpoint with the right name that is nobody's release's.
+	Adopt bool
+	// AcceptPolicies are names of policies of others that may apply to the node.
+	AcceptPolicies []string
 	// Policies and Revision are what has to be there before the node is armed.
 	Policies []string
 	Revision string
@@ -103,12 +109,29 @@ type Config struct {
 	// TrustedCIDRs are networks that the policies trust anyway.
 	AwaitNodes   bool
 	TrustedCIDRs []netip.Prefix
+	// Failsafe is how Felix's failsafe is narrowed when the node is armed; nil: not.
+	Failsafe *failsafe.Want
 	// Resync is the time after which a pass is made without an event.
 	Resync time.Duration
+	// Meter is told what happens; nil: nobody is.
+	Meter Meter
 }
 
+// Meter counts.
+type Meter interface {
+	// Passed tells how long a pass took.
+	Passed(d time.Duration)
+	// Repaired tells that an endpoint was set right, and why it was wrong.
+	Repaired(reason string)
+	// Contested tells that a repair waits because somebody else keeps undoing it.
+	Contested()
+}
+
+// Named tells whether there may be other endpoints than the one of all interfaces.
+func (c Config) Named() bool { return c.Interfaces != nil }
+
 func (c Config) shape() endpoint.Shape {
-	return endpoint.Shape{Release: c.Release, ArmingLabels: c.ArmingLabels, Profiles: c.Profiles}
+	return endpoint.Shape{Release: c.Release, ArmingLabels: c.ArmingLabels, Profiles: c.Profiles, NodeLabels: c.NodeLabels}
 }
 
 func (c Config) want() gate.Want {
@@ -120,26 +143,55 @@ type Keeper struct {
 	config Config
 	api    API
 	log    *slog.Logger
-	queue  workqueue.TypedRateLimitingInterface[string]
+	queue  workqueue.TypedDelayingInterface[string]
+
+	linksChanged atomic.Bool
 
 	// Only the loop touches these.
-	memory     memory
-	peers      peers
-	peersDelay time.Duration
-	invalid    []string
+	memory       memory
+	peers        peers
+	rivals       rivals
+	links        links
+	holdEndpoint hold
+	holdFelix    hold
+	fights       fights
+	wrote        map[string]*v3.HostEndpoint // as they should be when last looked at, by name
+	fresh        map[string]*v3.HostEndpoint // as they came back and the cache has not shown yet
+	noteAt       time.Time                   // when a note may be written alone; zero: none waits
+	felixClean   bool                        // nothing of ours is in the failsafe, and nothing shall be
+	failure      string                      // why endpoints are held back
+	contested    string                      // field of the last fight
+	invalid      []string
+	events       events
+	eventsFail   bool
 
 	mu        sync.Mutex
 	status    Status
 	busySince time.Time // zero between passes
 }
 
+// links is what was last read of the node's interfaces.
+type links struct {
+	selected []endpoint.Interface
+	present  []string
+	err      error
+	read     time.Time
+}
+
 // New returns a keeper that does nothing before Run.
 func New(config Config, api API, log *slog.Logger) *Keeper {
+	if config.Meter == nil {
+		config.Meter = nobody{}
+	}
 	return &Keeper{
 		config: config,
 		api:    api,
 		log:    log,
-		queue:  workqueue.NewTypedRateLimitingQueue[string](newBackoff()),
+		queue:  workqueue.NewTypedDelayingQueue[string](),
+		fights: fights{},
+		events: events{},
+		wrote:  map[string]*v3.HostEndpoint{},
+		fresh:  map[string]*v3.HostEndpoint{},
 		status: Status{State: Waiting, Reason: "starting", Since: time.Now()},
 	}
 }
@@ -147,8 +199,15 @@ func New(config Config, api API, log *slog.Logger) *Keeper {
 // Wake makes the loop look again. It may be called from any goroutine.
 func (k *Keeper) Wake() { k.queue.Add(work) }
 
-// Run keeps the endpoint until the context ends. It leaves the endpoint as it
-// is: a rolling update must not open the node.
+// LinksChanged makes the loop look at the node's interfaces again. It may be
+// called from any goroutine.
+func (k *Keeper) LinksChanged() {
+	k.linksChanged.Store(true)
+	k.Wake()
+}
+
+// Run keeps the endpoints until the context ends. It leaves them as they are: a
+// rolling update must not open the node.
 func (k *Keeper) Run(ctx context.Context) {
 	stop := context.AfterFunc(ctx, k.queue.ShutDown)
 	defer stop()
@@ -161,13 +220,6 @@ func (k *Keeper) Run(ctx context.Context) {
 		k.turn(ctx)
 		k.queue.Done(key)
 	}
-}
-
-// Status returns how the node is. It may be called from any goroutine.
-func (k *Keeper) Status() Status {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.status
 }
 
 // Alive returns an error when the loop is stuck in a pass. It may be called from
@@ -186,140 +238,164 @@ func (k *Keeper) Alive() error {
 
 // turn makes one pass and arranges for the next one.
 func (k *Keeper) turn(ctx context.Context) {
-	k.setBusy(time.Now())
+	start := time.Now()
+	k.setBusy(start)
 	defer k.setBusy(time.Time{})
-
-	again, err := k.pass(ctx)
-	if err != nil {
-		k.queue.AddRateLimited(work)
-		return
-	}
-	k.queue.Forget(work)
 	k.queue.AddAfter(work, k.config.Resync)
-	if again > 0 {
+	if again := k.pass(ctx); again > 0 {
 		k.queue.AddAfter(work, again)
 	}
+	k.config.Meter.Passed(time.Since(start))
 }
 
-// pass compares once what is with what should be, and writes the difference.
-func (k *Keeper) pass(ctx context.Context) (again time.Duration, err error) {
+// pass compares once what is with what should be, and writes the difference. It
+// returns when to look again without an event.
+func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 	f := k.look()
 	d, m := k.config.decide(f, k.memory)
-	if d.askPeers && !f.now.Before(k.peers.next) {
-		k.askPeers(ctx, f.now)
-		f.peers = k.peers
+	if k.ask(ctx, f, d) {
+		f.rivals, f.peers, f.endpoints = k.rivals, k.peers, k.endpoints()
 		d, m = k.config.decide(f, k.memory)
 	}
-	if !d.askPeers {
-		k.peers, k.peersDelay = peers{}, 0
-	}
 	k.memory = m
-	k.tellInvalid(d.invalid)
+	var alarm alarm
+	alarm.in(d.again)
+	status := Status{State: d.state, Ready: d.ready, Reason: d.reason, Foreign: d.blockers}
+	if f.problem != "" {
+		k.tell(f.now, status, nil)
+		return alarm.next
+	}
+	k.api.FollowForeign(len(m.ours) == 0)
+	if err := k.writeEndpoints(ctx, f, d, &status, &alarm); err != nil {
+		if !k.failed(ctx, f, err, &status, &alarm) {
+			return alarm.next
+		}
+	} else {
+		k.memory.armed = m.armed || d.arm && status.Armed
+		if !f.paused {
+			k.writeFelix(ctx, f, d, &status, &alarm)
+		}
+	}
+	if k.links.err != nil {
+		alarm.in(askMost)
+	}
+	k.tellFights(f.now, &status, &alarm)
+	k.checkTrouble(f.now, &status, &alarm)
+	k.tell(f.now, status, f.policies)
+	k.sendEvents(ctx, f, &alarm)
+	return alarm.next
+}
 
-	if err := k.write(ctx, f.endpoint, d); err != nil {
-		k.tellFailure(ctx, f.endpoint, err)
-		return 0, err
+// ask puts the questions that the decision needs answered, and are due. It tells
+// whether there is a new answer.
+func (k *Keeper) ask(ctx context.Context, f facts, d decision) (asked bool) {
+	if f.problem != "" || f.node == nil {
+		return false
 	}
-	if d.state == Armed {
-		k.memory.armed = true
+	// Who else is here is asked at the start and now and then, too.
+	overdue := !k.rivals.asked || k.rivals.again || f.now.Sub(k.rivals.last) >= k.config.Resync
+	if (overdue || d.askRivals) && k.rivals.due(f.now) {
+		k.askRivals(ctx, f.now)
+		asked = true
 	}
-	k.tell(Status{State: d.state, Ready: d.ready, Reason: d.reason})
-	return d.again, nil
+	switch {
+	case d.askPeers && k.peers.due(f.now):
+		k.askPeers(ctx, f.now)
+		asked = true
+	case !d.askPeers:
+		k.peers = peers{}
+	}
+	return asked
+}
+
+// checkTrouble says in the status that a cache does not follow any more.
+func (k *Keeper) checkTrouble(now time.Time, status *Status, alarm *alarm) {
+	problem, since := k.api.Trouble()
+	switch {
+	case problem == "":
+	case now.Sub(since) < troubleAfter:
+		alarm.at(now, since.Add(troubleAfter))
+	case status.Ready:
+		status.Ready, status.Reason = false, "as it was left, but "+problem
+	}
 }
 
 // look collects the facts from the caches.
 func (k *Keeper) look() facts {
-	f := facts{now: time.Now(), problem: k.api.Problem(), peers: k.peers}
-	if f.problem == "" {
-		f.node, f.endpoint, f.policies = k.api.Node(), k.api.Endpoint(), k.api.Policies()
+	f := facts{now: time.Now(), problem: k.api.Problem(), rivals: k.rivals, peers: k.peers}
+	if f.problem != "" {
+		return f
 	}
+	k.readLinks(f.now)
+	f.interfaces, f.present = k.links.selected, k.links.present
+	switch {
+	case k.links.err != nil:
+		f.lack = "cannot read the interfaces of the node: " + k.links.err.Error()
+	case len(f.interfaces) == 0:
+		f.lack = "no interface of the node is one of hostEndpoint.interfaces"
+	}
+	f.paused = !k.api.DatastoreReady()
+	f.node, f.endpoints, f.policies = k.api.Node(), k.endpoints(), k.api.Policies()
+	f.foreign.policies, f.foreign.problem = k.api.Foreign()
 	return f
 }
 
-// askPeers finds out whom an armed endpoint would shut out. It is asked seldom
-// and more seldom: the question costs a list of all nodes.
-func (k *Keeper) askPeers(ctx context.Context, now time.Time) {
-	k.peersDelay = min(max(2*k.peersDelay, peersFirst), peersMost)
-	answer := peers{asked: true, next: now.Add(wait.Jitter(k.peersDelay, jitter))}
-	// The nodes first: an endpoint that comes meanwhile is then seen, and a node
-	// that comes meanwhile finds this node's agent already waiting for it or armed.
-	nodes, err := k.api.ListNodes(ctx)
-	if err != nil {
-		answer.err = err
-	} else if endpoints, err := k.api.ListEndpoints(ctx); err != nil {
-		answer.err = err
-	} else {
-		answer.strangers = gate.Peers(nodes, endpoints, k.config.Release, k.config.TrustedCIDRs)
-	}
-	k.peers = answer
-}
-
-// write makes current what the decision desires.
-func (k *Keeper) write(ctx context.Context, current *v3.HostEndpoint, d decision) error {
-	switch {
-	case d.desired == nil:
-		return nil
-	case current == nil:
-		if err := k.api.CreateEndpoint(ctx, d.desired); err != nil {
-			return err
+// endpoints returns the endpoints of the node that matter: those of the cache,
+// which is what counts, and what the last survey found beside them.
+func (k *Keeper) endpoints() map[string]*v3.HostEndpoint {
+	all := map[string]*v3.HostEndpoint{}
+	if k.config.Named() {
+		// The cache holds only what is labelled as the release's.
+		for _, hep := range k.rivals.here {
+			for _, iface := range k.links.selected {
+				if endpoint.Name(k.config.Node, iface.Name) == hep.Name {
+					all[hep.Name] = hep
+				}
+			}
 		}
-		k.log.Info("endpoint created", "name", d.desired.Name, "armed", d.state == Armed, "expectedIPs", d.desired.Spec.ExpectedIPs)
-		return nil
 	}
-	patch, err := k.config.shape().Patch(current, d.desired)
-	if err != nil || patch == nil {
-		return err
+	for _, hep := range k.rivals.own {
+		if hep.Name != k.config.Node {
+			all[hep.Name] = hep
+		}
 	}
-	if err := k.api.PatchEndpoint(ctx, current.Name, patch); err != nil {
-		return err
+	cached, version := k.api.Endpoints()
+	for _, hep := range cached {
+		all[hep.Name] = hep
 	}
-	k.log.Info("endpoint changed", "name", current.Name, "armed", d.state == Armed, "patch", string(patch))
-	return nil
+	for name, hep := range k.fresh {
+		// Gone from the cache is gone only when the cache is past what came back.
+		if cached := all[name]; cached != nil && !newer(hep.ResourceVersion, cached.ResourceVersion) || newer(version, hep.ResourceVersion) {
+			delete(k.fresh, name)
+			continue
+		}
+		all[name] = hep
+	}
+	return all
 }
 
-// tellFailure makes a failed write the status of the node, which is then as
-// current says. Losing a race is part of the work: the cache was behind, and the
-// event that brings it forward is on its way.
-func (k *Keeper) tellFailure(ctx context.Context, current *v3.HostEndpoint, err error) {
-	race := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
-	if ctx.Err() != nil || race && k.queue.NumRequeues(work) < lostRaces {
-		k.log.Debug("write failed", "error", err)
+// newer tells whether version a is newer than b. Of versions that can't be compared
+// each is taken for newer, so that the cache counts.
+func newer(a, b string) bool {
+	x, errX := strconv.ParseUint(a, 10, 64)
+	y, errY := strconv.ParseUint(b, 10, 64)
+	return errX != nil || errY != nil || x > y
+}
+
+// readLinks reads the node's interfaces when they may have changed.
+func (k *Keeper) readLinks(now time.Time) {
+	if !k.config.Named() {
+		k.links.selected = []endpoint.Interface{{Name: endpoint.AllInterfaces}}
 		return
 	}
-	state := Waiting
-	if current != nil && k.config.shape().Armed(current) {
-		state = Armed
-	}
-	k.tell(Status{State: state, Reason: err.Error()})
-}
-
-// tellInvalid logs addresses that are none, when they are others than before.
-func (k *Keeper) tellInvalid(invalid []string) {
-	if !slices.Equal(invalid, k.invalid) && len(invalid) > 0 {
-		k.log.Warn("addresses of the Node left out", "invalid", invalid)
-	}
-	k.invalid = invalid
-}
-
-// tell sets the status and logs it when it is news.
-func (k *Keeper) tell(status Status) {
-	k.mu.Lock()
-	before := k.status
-	status.Since = before.Since
-	if status.State != before.State || status.Ready != before.Ready {
-		status.Since = time.Now()
-	}
-	k.status = status
-	k.mu.Unlock()
-
-	if status == before {
+	if !k.linksChanged.Swap(false) && k.links.err == nil && !k.links.read.IsZero() && now.Sub(k.links.read) < k.config.Resync {
 		return
 	}
-	level := slog.LevelInfo
-	if before.Ready && !status.Ready || status.State == Conflict {
-		level = slog.LevelWarn
+	selected, present, err := k.config.Interfaces()
+	k.links.read, k.links.err = now, err
+	if err == nil {
+		k.links.selected, k.links.present = slices.Clip(selected), present
 	}
-	k.log.Log(context.Background(), level, "node is "+string(status.State), "ready", status.Ready, "reason", status.Reason)
 }
 
 func (k *Keeper) setBusy(since time.Time) {
@@ -328,16 +404,26 @@ func (k *Keeper) setBusy(since time.Time) {
 	k.busySince = since
 }
 
-// backoff is an exponential backoff with jitter.
-type backoff struct {
-	workqueue.TypedRateLimiter[string]
+// alarm is when to look again.
+type alarm struct{ next time.Duration }
+
+// in sets the alarm, unless it rings sooner anyway. Zero is never.
+func (a *alarm) in(d time.Duration) {
+	if d > 0 && (a.next == 0 || d < a.next) {
+		a.next = d
+	}
 }
 
-func newBackoff() backoff {
-	return backoff{workqueue.NewTypedItemExponentialFailureRateLimiter[string](retryFirst, retryMost)}
+// at sets the alarm for a time that is not before now.
+func (a *alarm) at(now, then time.Time) {
+	if then.After(now) {
+		a.in(then.Sub(now))
+	}
 }
 
-// When returns how long to wait after one more failure.
-func (b backoff) When(key string) time.Duration {
-	return wait.Jitter(b.TypedRateLimiter.When(key), jitter)
-}
+// nobody is a Meter.
+type nobody struct{}
+
+func (nobody) Passed(time.Duration) {}
+func (nobody) Repaired(string)      {}
+func (nobody) Contested()           {}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
 
 // option is one setting: how it is called, and how its text is read.
@@ -30,8 +32,9 @@ func (o option) variable() string {
 func options() []option {
 	const (
 		identity = "What to look after"
-		shape    = "The endpoint"
+		shape    = "The endpoints"
 		arming   = "When to arm"
+		ssh      = "SSH"
 		cluster  = "The API server"
 		running  = "The agent itself"
 	)
@@ -53,12 +56,54 @@ func options() []option {
 			},
 		},
 		{
+			group: identity, name: "mode", preset: "enforce",
+			usage: "enforce or off; off keeps the endpoints, but none is armed",
+			read: func(s *Settings, text string) error {
+				mode, err := oneOf(text, "enforce", "off")
+				s.Off = mode == "off"
+				return err
+			},
+		},
+		{
 			group: identity, name: "api-group",
 			usage: "projectcalico.org/v3 or crd.projectcalico.org/v1; empty finds it",
 			read: func(s *Settings, text string) (err error) {
 				s.APIGroup, err = oneOf(text, "", "projectcalico.org/v3", "crd.projectcalico.org/v1")
 				return err
 			},
+		},
+		{
+			group: shape, name: "interfaces", preset: "*",
+			usage: "interfaces that get an endpoint: * for all in one, names, globs (eth*), comma separated",
+			read: func(s *Settings, text string) (err error) {
+				s.Interfaces, err = readNames(text, "interface", func(pattern string) []string {
+					if !endpoint.ValidPattern(pattern) {
+						return []string{"write *, a name, or a glob such as eth* or bond?"}
+					}
+					return nil
+				})
+				return notEmpty(s.Interfaces, err, "is empty, and nothing would be protected: write * or names of interfaces")
+			},
+		},
+		{
+			group: shape, name: "node-labels",
+			usage: "labels of the Node that the endpoint gets: keys, or beginnings of keys followed by *, comma separated",
+			read: func(s *Settings, text string) (err error) {
+				s.NodeLabels, err = readNames(text, "label", func(key string) []string {
+					prefix, isPrefix := strings.CutSuffix(key, "*")
+					if isPrefix && (prefix == "" || strings.HasSuffix(prefix, "/")) {
+						// The rest of the key takes its place.
+						prefix += "x"
+					}
+					return validation.IsQualifiedName(strings.TrimRight(prefix, "-_."))
+				})
+				return err
+			},
+		},
+		{
+			group: shape, name: "adopt", preset: "false", isBool: true,
+			usage: "take over an endpoint that has the right name and belongs to no release",
+			read:  readBool(func(s *Settings) *bool { return &s.Adopt }),
 		},
 		{
 			group: shape, name: "arming-labels", preset: "host-endpoint=ingress",
@@ -73,10 +118,7 @@ func options() []option {
 			usage: "profiles of the endpoint, comma separated",
 			read: func(s *Settings, text string) (err error) {
 				s.Profiles, err = readNames(text, "profile", validation.IsDNS1123Subdomain)
-				if len(s.Profiles) == 0 && err == nil {
-					err = errors.New("is empty, and an endpoint without a profile drops everything: write projectcalico-default-allow")
-				}
-				return err
+				return notEmpty(s.Profiles, err, "is empty, and an endpoint without a profile drops everything: write projectcalico-default-allow")
 			},
 		},
 		{
@@ -84,10 +126,7 @@ func options() []option {
 			usage: "names of all GlobalNetworkPolicies of the release, comma separated",
 			read: func(s *Settings, text string) (err error) {
 				s.Policies, err = readNames(text, "policy", validation.IsDNS1123Label)
-				if len(s.Policies) == 0 && err == nil {
-					err = errors.New("is required: write the names of all GlobalNetworkPolicies of the release, comma separated")
-				}
-				return err
+				return notEmpty(s.Policies, err, "is required: write the names of all GlobalNetworkPolicies of the release, comma separated")
 			},
 		},
 		{
@@ -106,12 +145,7 @@ func options() []option {
 		{
 			group: arming, name: "await-nodes", preset: "true", isBool: true,
 			usage: "before the first arming wait until no Ready node would be shut out",
-			read: func(s *Settings, text string) (err error) {
-				if s.AwaitNodes, err = strconv.ParseBool(text); err != nil {
-					return fmt.Errorf("%q is neither true nor false: write one of them", text)
-				}
-				return nil
-			},
+			read:  readBool(func(s *Settings) *bool { return &s.AwaitNodes }),
 		},
 		{
 			group: arming, name: "cluster-cidrs",
@@ -120,6 +154,40 @@ func options() []option {
 				s.ClusterCIDRs, err = readCIDRs(text)
 				return err
 			},
+		},
+		{
+			group: arming, name: "accept-policies",
+			usage: "GlobalNetworkPolicies of others that may apply to the node, comma separated; * accepts all",
+			read: func(s *Settings, text string) (err error) {
+				s.AcceptPolicies, err = readNames(text, "policy", func(name string) []string {
+					if name == "*" {
+						return nil
+					}
+					return validation.IsDNS1123Subdomain(name)
+				})
+				return err
+			},
+		},
+		{
+			group: ssh, name: "ssh-cidrs",
+			usage: "networks of the administrators, comma separated; only --narrow-failsafe reads it",
+			read: func(s *Settings, text string) (err error) {
+				s.SSHCIDRs, err = readCIDRs(text)
+				return err
+			},
+		},
+		{
+			group: ssh, name: "ssh-ports", preset: "22",
+			usage: "TCP ports of SSH, or ranges (2200:2299), comma separated; only --narrow-failsafe reads it",
+			read: func(s *Settings, text string) (err error) {
+				s.SSHPorts, err = readPorts(text)
+				return err
+			},
+		},
+		{
+			group: ssh, name: "narrow-failsafe", preset: "false", isBool: true,
+			usage: "narrow Felix's failsafe for SSH to --ssh-cidrs, once the node is armed; without them nothing is narrowed",
+			read:  readBool(func(s *Settings) *bool { return &s.NarrowFailsafe }),
 		},
 		{
 			group: cluster, name: "kubeconfig",
@@ -132,9 +200,31 @@ func options() []option {
 		{
 			group: running, name: "health-port", preset: "9097",
 			usage: "port of /livez and /readyz on 127.0.0.1",
-			read: func(s *Settings, text string) (err error) {
-				if s.HealthPort, err = strconv.Atoi(text); err != nil || s.HealthPort < 1 || s.HealthPort > 65535 {
-					return fmt.Errorf("%q is no port: write a number from 1 to 65535", text)
+			read: func(s *Settings, text string) error {
+				port, err := readPort(text)
+				s.HealthPort = int(port)
+				return err
+			},
+		},
+		{
+			group: running, name: "metrics-address",
+			usage: "host:port of /metrics, for example 127.0.0.1:9098 or :9098; empty serves none",
+			read: func(s *Settings, text string) error {
+				s.MetricsAddress = text
+				if text == "" {
+					return nil
+				}
+				at := strings.LastIndex(text, ":")
+				if at < 0 {
+					return fmt.Errorf("%q has no port: write for example 127.0.0.1:9098", text)
+				}
+				if _, err := readPort(text[at+1:]); err != nil {
+					return err
+				}
+				if host := strings.Trim(text[:at], "[]"); host != "" {
+					if _, err := netip.ParseAddr(host); err != nil {
+						return fmt.Errorf("%q is no address of the node: write for example 127.0.0.1:9098, [::1]:9098 or :9098", host)
+					}
 				}
 				return nil
 			},
@@ -202,58 +292,121 @@ func split(text string) []string {
 	return items
 }
 
+// readBool reads a bool into a field.
+func readBool(field func(*Settings) *bool) func(*Settings, string) error {
+	return func(s *Settings, text string) error {
+		value, err := strconv.ParseBool(text)
+		if err != nil {
+			return fmt.Errorf("%q is neither true nor false: write one of them", text)
+		}
+		*field(s) = value
+		return nil
+	}
+}
+
+// readPort reads the number of a port.
+func readPort(text string) (uint16, error) {
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || port == 0 {
+		return 0, fmt.Errorf("%q is no port: write a number from 1 to 65535", text)
+	}
+	return uint16(port), nil
+}
+
+// notEmpty adds to what is wrong with a list that it is empty.
+func notEmpty(list []string, err error, problem string) error {
+	if len(list) == 0 && err == nil {
+		return errors.New(problem)
+	}
+	return err
+}
+
+// The readers of lists below return an error for each item that is bad, joined.
+
 // readNames reads a list of names, each of which may be there once.
 func readNames(text, what string, validate func(string) []string) ([]string, error) {
+	var problems []error
 	names := split(text)
 	for i, name := range names {
 		if slices.Contains(names[:i], name) {
-			return nil, fmt.Errorf("%s %q is there twice: write it once", what, name)
-		}
-		if faults := validate(name); len(faults) > 0 {
-			return nil, fmt.Errorf("%q is not the name of a %s: %s", name, what, strings.Join(faults, "; "))
+			problems = append(problems, fmt.Errorf("%s %q is there twice: write it once", what, name))
+		} else if faults := validate(name); len(faults) > 0 {
+			problems = append(problems, fmt.Errorf("%q is not the name of a %s: %s", name, what, strings.Join(faults, "; ")))
 		}
 	}
-	return names, nil
+	return names, errors.Join(problems...)
 }
 
 // readLabels reads labels of which there has to be one: without any, an
 // endpoint would be armed from the start.
 func readLabels(text string) (map[string]string, error) {
 	labels := map[string]string{}
+	var problems []error
 	for _, pair := range split(text) {
 		key, value, found := strings.Cut(pair, "=")
-		if !found {
-			return nil, fmt.Errorf("%q is not a label: write key=value", pair)
-		}
-		if _, twice := labels[key]; twice {
-			return nil, fmt.Errorf("label %q is there twice: write it once", key)
-		}
-		if strings.HasPrefix(key, "host-firewall.io/") {
-			return nil, fmt.Errorf("label %q is the agent's own: write one that does not start with host-firewall.io/", key)
+		_, twice := labels[key]
+		labels[key] = value
+		switch {
+		case !found:
+			problems = append(problems, fmt.Errorf("%q is not a label: write key=value", pair))
+			continue
+		case twice:
+			problems = append(problems, fmt.Errorf("label %q is there twice: write it once", key))
+		case strings.HasPrefix(key, "host-firewall.io/"):
+			problems = append(problems, fmt.Errorf("label %q is the agent's own: write one that does not start with host-firewall.io/", key))
 		}
 		if faults := validation.IsQualifiedName(key); len(faults) > 0 {
-			return nil, fmt.Errorf("%q is not the key of a label: %s", key, strings.Join(faults, "; "))
+			problems = append(problems, fmt.Errorf("%q is not the key of a label: %s", key, strings.Join(faults, "; ")))
 		}
 		if faults := validation.IsValidLabelValue(value); len(faults) > 0 {
-			return nil, fmt.Errorf("%q is not the value of a label: %s", value, strings.Join(faults, "; "))
+			problems = append(problems, fmt.Errorf("%q is not the value of a label: %s", value, strings.Join(faults, "; ")))
 		}
-		labels[key] = value
 	}
 	if len(labels) == 0 {
 		return nil, errors.New("is empty, and the endpoint would be armed from the start: write for example host-endpoint=ingress")
 	}
-	return labels, nil
+	return labels, errors.Join(problems...)
 }
 
 // readCIDRs reads a list of networks.
 func readCIDRs(text string) ([]netip.Prefix, error) {
 	var cidrs []netip.Prefix
+	var problems []error
 	for _, item := range split(text) {
 		cidr, err := netip.ParsePrefix(item)
 		if err != nil {
-			return nil, fmt.Errorf("%q is not a network: write for example 192.0.2.0/24 or 2001:db8::/32", item)
+			problems = append(problems, fmt.Errorf("%q is not a network: write for example 192.0.2.0/24 or 2001:db8::/32", item))
+			continue
 		}
 		cidrs = append(cidrs, cidr.Masked())
 	}
-	return cidrs, nil
+	return cidrs, errors.Join(problems...)
+}
+
+// readPorts reads a list of ports.
+func readPorts(text string) ([]uint16, error) {
+	var ports []uint16
+	var problems []error
+	for _, item := range split(text) {
+		first, last, isRange := strings.Cut(item, ":")
+		from, err := readPort(first)
+		to := from
+		if isRange && err == nil {
+			to, err = readPort(last)
+		}
+		if err == nil && to < from {
+			err = fmt.Errorf("%q ends before it begins: write %s:%s", item, last, first)
+		}
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		for port := int(from); port <= int(to); port++ {
+			ports = append(ports, uint16(port))
+		}
+	}
+	if len(ports) == 0 && len(problems) == 0 {
+		return nil, errors.New("is empty: write for example 22")
+	}
+	return ports, errors.Join(problems...)
 }

@@ -23,18 +23,36 @@ type Settings struct {
 	Policies []string
 	// PolicyRevision is the revision that all policies must have before the node is armed.
 	PolicyRevision string
+	// Off keeps every endpoint unarmed.
+	Off bool
 	// APIGroup is the group and version to reach Calico by; empty: find it.
 	APIGroup string
 	// ArmingLabels are the labels that the policies select endpoints by.
 	ArmingLabels map[string]string
 	// Profiles are the Calico profiles of the endpoint.
 	Profiles []string
+	// Interfaces are "*", names and globs of the interfaces that get an endpoint.
+	Interfaces []string
+	// NodeLabels are keys, or with a * at the end beginnings of keys, of the labels
+	// of the Node that the endpoint gets.
+	NodeLabels []string
+	// Adopt takes over an endpoint that has the right name and is nobody's.
+	Adopt bool
+	// AcceptPolicies are policies of others that may apply to the node; "*": all.
+	AcceptPolicies []string
+	// SSHCIDRs and SSHPorts are who may use SSH, and where it listens.
+	SSHCIDRs []netip.Prefix
+	SSHPorts []uint16
+	// NarrowFailsafe makes Felix's failsafe hold SSH open to SSHCIDRs only.
+	NarrowFailsafe bool
 	// AwaitNodes delays the first arming until no Ready node would be shut out.
 	AwaitNodes bool
 	// ClusterCIDRs are the networks that the policies trust anyway.
 	ClusterCIDRs []netip.Prefix
 	// HealthPort is the port of /livez and /readyz on 127.0.0.1.
 	HealthPort int
+	// MetricsAddress is where /metrics is served; empty: nowhere.
+	MetricsAddress string
 	// Resync is the time after which everything is compared again without an event.
 	Resync time.Duration
 	// LogLevel is the lowest level that is logged.
@@ -56,39 +74,58 @@ func (s Settings) LogValue() slog.Value { return slog.GroupValue(s.told...) }
 // empty counts as absent. The error is flag.ErrHelp when help was asked for, or
 // else holds one line for every problem, naming flag, variable and remedy.
 func Parse(args []string, lookup func(string) (string, bool)) (Settings, error) {
-	told, problems := parseFlags(args)
-	if slices.ContainsFunc(problems, func(err error) bool { return errors.Is(err, flag.ErrHelp) }) {
-		return Settings{}, flag.ErrHelp
-	}
 	var s Settings
-	for _, o := range options() {
-		value, given := told[o.name]
-		if !given {
+	told, err := read(options(), &s, args, lookup)
+	if err != nil {
+		return Settings{}, err
+	}
+	s.told = told
+	return s, nil
+}
+
+// read reads all options into s. It returns what was told, or an error as Parse
+// does.
+func read(options []option, s *Settings, args []string, lookup func(string) (string, bool)) (told []slog.Attr, err error) {
+	given, problems := parseFlags(options, args)
+	if slices.ContainsFunc(problems, func(err error) bool { return errors.Is(err, flag.ErrHelp) }) {
+		return nil, flag.ErrHelp
+	}
+	for _, o := range options {
+		value, there := given[o.name]
+		if !there {
 			if fromEnv, ok := lookup(o.variable()); ok && fromEnv != "" {
-				value, given = fromEnv, true
+				value, there = fromEnv, true
 			}
 		}
-		if !given {
+		if !there {
 			value = o.preset
 		}
-		if err := o.read(&s, value); err != nil {
+		for _, err := range each(o.read(s, value)) {
 			problems = append(problems, fmt.Errorf("--%s (%s): %w", o.name, o.variable(), err))
 		}
-		s.told = append(s.told, slog.String(o.name, value))
+		told = append(told, slog.String(o.name, value))
 	}
-	if len(problems) > 0 {
-		return Settings{}, errors.Join(problems...)
+	return told, errors.Join(problems...)
+}
+
+// each takes joined errors apart.
+func each(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
 	}
-	return s, nil
+	if err == nil {
+		return nil
+	}
+	return []error{err}
 }
 
 // parseFlags returns the flags that were given, unread, and what is wrong with
 // how they were written. It goes on after a mistake, so that all are reported.
-func parseFlags(args []string) (told map[string]string, problems []error) {
+func parseFlags(options []option, args []string) (told map[string]string, problems []error) {
 	told = map[string]string{}
 	set := flag.NewFlagSet("", flag.ContinueOnError)
 	set.SetOutput(io.Discard)
-	for _, o := range options() {
+	for _, o := range options {
 		record := func(value string) error { told[o.name] = value; return nil }
 		if o.isBool {
 			set.BoolFunc(o.name, o.usage, record)
@@ -116,24 +153,31 @@ func parseFlags(args []string) (told map[string]string, problems []error) {
 // Help returns the text for a person who asks for help.
 func Help(program string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, `%[1]s keeps the Calico HostEndpoint of one node and arms it once all policies of its release are there.
+	fmt.Fprintf(&b, `%[1]s keeps the Calico HostEndpoints of one node and arms them once all policies of its release are there.
 
 Usage:
-  %[1]s [--name=value ...]   keep the endpoint, until SIGTERM
+  %[1]s [--name=value ...]   keep the endpoints, until SIGTERM
+  %[1]s cleanup              remove what the agents of a release have made; see %[1]s cleanup --help
   %[1]s version              print the version
   %[1]s --help               print this text
 
 A setting is read from its flag, else from its environment variable, else it has its default.
 `, program)
+	writeOptions(&b, options())
+	return b.String()
+}
+
+// writeOptions lists options for a person, by their group.
+func writeOptions(b *strings.Builder, options []option) {
 	flags, variables := 0, 0
-	for _, o := range options() {
+	for _, o := range options {
 		flags, variables = max(flags, len(o.name)), max(variables, len(o.variable()))
 	}
 	group := ""
-	for _, o := range options() {
+	for _, o := range options {
 		if o.group != group {
 			group = o.group
-			fmt.Fprintf(&b, "\n%s:\n", group)
+			fmt.Fprintf(b, "\n%s:\n", group)
 		}
 		preset := "default: " + o.preset
 		switch {
@@ -142,7 +186,6 @@ A setting is read from its flag, else from its environment variable, else it has
 		case o.preset == "":
 			preset = "default: empty"
 		}
-		fmt.Fprintf(&b, "  --%-*s  %-*s  %s\n      %s\n", flags, o.name, variables, o.variable(), preset, o.usage)
+		fmt.Fprintf(b, "  --%-*s  %-*s  %s\n      %s\n", flags, o.name, variables, o.variable(), preset, o.usage)
 	}
-	return b.String()
 }

@@ -50,6 +50,15 @@ func TestDefaultsAreThoseOfTheContract(t *testing.T) {
 	assert.Equal(t, slog.LevelInfo, s.LogLevel)
 	assert.Equal(t, "text", s.LogFormat)
 	assert.Empty(t, s.Kubeconfig)
+	assert.False(t, s.Off)
+	assert.Equal(t, []string{"*"}, s.Interfaces)
+	assert.Empty(t, s.NodeLabels)
+	assert.False(t, s.Adopt)
+	assert.Empty(t, s.AcceptPolicies)
+	assert.Empty(t, s.SSHCIDRs)
+	assert.Equal(t, []uint16{22}, s.SSHPorts)
+	assert.False(t, s.NarrowFailsafe)
+	assert.Empty(t, s.MetricsAddress)
 }
 
 func TestEverySettingIsReadFromFlagAndFromEnvironment(t *testing.T) {
@@ -72,6 +81,16 @@ func TestEverySettingIsReadFromFlagAndFromEnvironment(t *testing.T) {
 		{"resync", "HOST_FIREWALL_RESYNC", "1h30m", func(s settings.Settings) any { return s.Resync }, 90 * time.Minute},
 		{"log-level", "HOST_FIREWALL_LOG_LEVEL", "debug", func(s settings.Settings) any { return s.LogLevel }, slog.LevelDebug},
 		{"log-format", "HOST_FIREWALL_LOG_FORMAT", "json", func(s settings.Settings) any { return s.LogFormat }, "json"},
+		{"mode", "HOST_FIREWALL_MODE", "off", func(s settings.Settings) any { return s.Off }, true},
+		{"interfaces", "HOST_FIREWALL_INTERFACES", "*,eth*,bond?,en[po]1", func(s settings.Settings) any { return s.Interfaces }, []string{"*", "eth*", "bond?", "en[po]1"}},
+		{"node-labels", "HOST_FIREWALL_NODE_LABELS", "zone,topology.kubernetes.io/*,node-*,*", func(s settings.Settings) any { return s.NodeLabels },
+			[]string{"zone", "topology.kubernetes.io/*", "node-*", "*"}},
+		{"adopt", "HOST_FIREWALL_ADOPT", "true", func(s settings.Settings) any { return s.Adopt }, true},
+		{"accept-policies", "HOST_FIREWALL_ACCEPT_POLICIES", "*,default.deny", func(s settings.Settings) any { return s.AcceptPolicies }, []string{"*", "default.deny"}},
+		{"ssh-cidrs", "HOST_FIREWALL_SSH_CIDRS", "203.0.113.0/24", func(s settings.Settings) any { return s.SSHCIDRs }, []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}},
+		{"ssh-ports", "HOST_FIREWALL_SSH_PORTS", "22,2222", func(s settings.Settings) any { return s.SSHPorts }, []uint16{22, 2222}},
+		{"narrow-failsafe", "HOST_FIREWALL_NARROW_FAILSAFE", "true", func(s settings.Settings) any { return s.NarrowFailsafe }, true},
+		{"metrics-address", "HOST_FIREWALL_METRICS_ADDRESS", "[::1]:9098", func(s settings.Settings) any { return s.MetricsAddress }, "[::1]:9098"},
 		{"kubeconfig", "HOST_FIREWALL_KUBECONFIG", "/etc/kubeconfig", func(s settings.Settings) any { return s.Kubeconfig }, "/etc/kubeconfig"},
 	} {
 		t.Run(test.flag, func(t *testing.T) {
@@ -138,6 +157,16 @@ func TestWrongSettingIsRefusedNamingFlagVariableAndRemedy(t *testing.T) {
 		"resync as a hot loop":     {"--resync=0s", []string{"--resync", "at least a second"}},
 		"unknown level":            {"--log-level=loud", []string{"--log-level", "HOST_FIREWALL_LOG_LEVEL", "debug or info or warn or error"}},
 		"unknown format":           {"--log-format=xml", []string{"--log-format", "HOST_FIREWALL_LOG_FORMAT", "text or json"}},
+		"unknown mode":             {"--mode=audit", []string{"--mode", "HOST_FIREWALL_MODE", "enforce or off"}},
+		"no interface":             {"--interfaces=", []string{"--interfaces", "nothing would be protected"}},
+		"bad glob":                 {"--interfaces=eth[", []string{"--interfaces", `"eth["`, "eth*"}},
+		"bad key of a node label":  {"--node-labels=a b", []string{"--node-labels", `"a b"`}},
+		"bad accepted policy":      {"--accept-policies=A", []string{"--accept-policies", `"A"`}},
+		"bad SSH network":          {"--ssh-cidrs=office", []string{"--ssh-cidrs", "192.0.2.0/24"}},
+		"bad SSH port":             {"--ssh-ports=ssh", []string{"--ssh-ports", "1 to 65535"}},
+		"no SSH port":              {"--ssh-ports=,", []string{"--ssh-ports", "write for example 22"}},
+		"metrics without a port":   {"--metrics-address=127.0.0.1", []string{"--metrics-address", "127.0.0.1:9098"}},
+		"metrics at a name":        {"--metrics-address=localhost:9098", []string{"--metrics-address", "127.0.0.1:9098"}},
 		"unknown flag":             {"--log-levle=info", []string{"-log-levle", "--help"}},
 		"argument that is no flag": {"run", []string{`"run"`, "--name=value"}},
 	} {
@@ -181,6 +210,25 @@ func TestAllProblemsAreReportedAtOnce(t *testing.T) {
 	assert.Len(t, lines, 9)
 }
 
+func TestEveryBadItemOfAListIsReported(t *testing.T) {
+	_, err := settings.Parse(required("--cluster-cidrs=a,192.0.2.0/24,b", "--profiles=A,p,p,B", "--arming-labels=x,a=b c", "--ssh-ports=0,22,x"), environment())
+	require.Error(t, err)
+	for flag, items := range map[string][]string{
+		"cluster-cidrs": {`"a"`, `"b"`}, "profiles": {`"A"`, `"p" is there twice`, `"B"`}, "arming-labels": {`"x"`, `"b c"`}, "ssh-ports": {`"0"`, `"x"`},
+	} {
+		for _, item := range items {
+			found := 0
+			for line := range strings.Lines(err.Error()) {
+				if strings.HasPrefix(line, "--"+flag+" (") && strings.Contains(line, item) {
+					found++
+				}
+			}
+			assert.Equal(t, 1, found, "%s in --%s", item, flag)
+		}
+	}
+	assert.Len(t, strings.Split(err.Error(), "\n"), 9)
+}
+
 func TestHelpShowsEverySettingWithItsVariableAndDefault(t *testing.T) {
 	for _, arg := range []string{"--help", "-h", "-help"} {
 		_, err := settings.Parse([]string{"--resync=soon", arg}, environment())
@@ -211,5 +259,5 @@ func TestLogShowsEverySettingAsItWasTold(t *testing.T) {
 	} {
 		assert.Contains(t, log.String(), words)
 	}
-	assert.Equal(t, 14, strings.Count(log.String(), "settings."))
+	assert.Equal(t, 23, strings.Count(log.String(), "settings."))
 }

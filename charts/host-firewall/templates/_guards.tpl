@@ -5,6 +5,7 @@ value and says what to write instead. Included once, in globalnetworkpolicies.ya
 {{- define "host-firewall.guards" -}}
 {{- include "host-firewall.guardNetworks" . -}}
 {{- include "host-firewall.guardPorts" . -}}
+{{- include "host-firewall.guardFailsafe" . -}}
 {{- include "host-firewall.guardEndpoints" . -}}
 {{- include "host-firewall.guardPolicies" . -}}
 {{- include "host-firewall.guardAgent" . -}}
@@ -48,7 +49,30 @@ Refuses the values, with the words it is given, on a line of their own behind wh
 {{- end -}}
 {{- end -}}
 
+{{/*
+Narrowing replaces the failsafe for SSH by one for each network, and one for an IPv4 network opens IPv4 only. A family without a
+network would be closed for good, without a word in the values that says so.
+*/}}
+{{- define "host-firewall.guardFailsafe" -}}
+{{- if include "host-firewall.narrows" . -}}
+{{- $cidrs := .Values.ssh.cidrs -}}
+{{- range list (dict "family" 4 "nobody" "127.0.0.1/32") (dict "family" 6 "nobody" "::1/128") -}}
+{{- if not (include "host-firewall.family" (dict "cidrs" $cidrs "family" .family) | fromJsonArray) -}}
+{{- include "host-firewall.refuse" (printf "ssh.narrowFailsafe is true and ssh.cidrs has no IPv%d network: nobody could connect to SSH over IPv%d any more, not even through Calico's failsafe. If administrators come in over IPv%d, add their networks to ssh.cidrs. If nobody does, or your nodes have no IPv%d, say so by adding %q, from where nobody comes. Or write ssh.narrowFailsafe: false, and port 22 stays open to everybody." .family .family .family .family .nobody) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "host-firewall.guardEndpoints" -}}
+{{- if not .Values.hostEndpoint.interfaces -}}
+{{- include "host-firewall.refuse" "hostEndpoint.interfaces is empty: no node would have an endpoint, and nothing would be protected. Write hostEndpoint.interfaces: [\"*\"] for all interfaces, or names such as [eth0]." -}}
+{{- end -}}
+{{- range $i, $key := .Values.hostEndpoint.nodeLabels -}}
+{{- if or (hasPrefix "host-firewall.io/" $key) (hasKey ($.Values.hostEndpoint.labels | default dict) $key) -}}
+{{- include "host-firewall.refuse" (printf "hostEndpoint.nodeLabels[%d] is %s: that label says which release an endpoint is of, or arms it, and whoever can label a Node must not decide that. Write another label." $i $key) -}}
+{{- end -}}
+{{- end -}}
 {{- if not .Values.hostEndpoint.labels -}}
 {{- include "host-firewall.refuse" "hostEndpoint.labels is empty: endpoints would be armed the moment they are created, before everything that must stay open is in place. Write at least one label, for example hostEndpoint.labels: {host-endpoint: ingress}." -}}
 {{- end -}}
@@ -91,12 +115,15 @@ before it.
 {{- end -}}
 
 {{- define "host-firewall.guardAgent" -}}
+{{- if and .Values.agent.metrics.enabled (eq (int .Values.agent.metrics.port) (int .Values.agent.health.port)) -}}
+{{- include "host-firewall.refuse" (printf "agent.metrics.port and agent.health.port are both %d: only one of them could be served. Write two different ports." (int .Values.agent.health.port)) -}}
+{{- end -}}
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
 {{- include "host-firewall.refuse" "serviceAccount.create is false and serviceAccount.name is empty: the agent would run with an account that nobody made for it. Write the name of the account in serviceAccount.name, or serviceAccount.create: true." -}}
 {{- end -}}
 {{- range $i, $env := .Values.agent.extraEnv -}}
 {{- if regexMatch "^(HOST_FIREWALL|KUBERNETES_SERVICE)_" $env.name -}}
-{{- include "host-firewall.refuse" (printf "agent.extraEnv[%d] is %s: the agent's settings come from values of their own (cluster, hostEndpoint, agent.log, agent.health, agent.resync, agent.kubernetesService), and this would fight with them or be without effect. Write the value instead." $i $env.name) -}}
+{{- include "host-firewall.refuse" (printf "agent.extraEnv[%d] is %s: the agent's settings come from values of their own (cluster, hostEndpoint, agent.log, agent.health, agent.metrics, agent.resync, agent.kubernetesService), and this would fight with them or be without effect. Write the value instead." $i $env.name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -105,7 +132,7 @@ before it.
 {{- $lists := dict "commonLabels" .Values.commonLabels "agent.podLabels" .Values.agent.podLabels "commonAnnotations" .Values.commonAnnotations "agent.podAnnotations" .Values.agent.podAnnotations "serviceAccount.annotations" .Values.serviceAccount.annotations -}}
 {{- range $path, $map := $lists -}}
 {{- range $key, $value := $map -}}
-{{- if regexMatch "^(host-firewall\\.io/|helm\\.sh/chart$|app\\.kubernetes\\.io/(name|instance|version|managed-by)$)" $key -}}
+{{- if regexMatch "^(host-firewall\\.io/|helm\\.sh/(chart$|hook)|app\\.kubernetes\\.io/(name|instance|version|managed-by)$)" $key -}}
 {{- include "host-firewall.refuse" (printf "%s has %s, which this chart writes itself: agents and selectors would no longer find what they look for. Write another key." $path $key) -}}
 {{- end -}}
 {{- end -}}

@@ -72,3 +72,52 @@ The labels that arm an endpoint as sorted key=value pairs, for the agent.
 {{- end -}}
 {{- join "," $pairs -}}
 {{- end -}}
+
+{{/*
+enforce or off. YAML reads an off without quotes as false.
+*/}}
+{{- define "host-firewall.mode" -}}
+{{- kindIs "bool" .Values.mode | ternary "off" .Values.mode -}}
+{{- end -}}
+
+{{/*
+Whether the agents narrow SSH's failsafe: true, or nothing.
+*/}}
+{{- define "host-firewall.narrows" -}}
+{{- if and .Values.ssh.narrowFailsafe .Values.ssh.cidrs -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/*
+Environment variables of the agent and of the cleanup beside their own settings; nothing where there are none.
+*/}}
+{{- define "host-firewall.environment" -}}
+{{- with .Values.agent.kubernetesService -}}
+{{- if .host -}}
+- name: KUBERNETES_SERVICE_HOST
+  value: {{ .host | quote }}
+- name: KUBERNETES_SERVICE_PORT
+  value: {{ int .port | quote }}
+{{ end -}}
+{{- end -}}
+{{- with .Values.agent.extraEnv -}}
+{{- toYaml . -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The name of everything that belongs to the uninstall hook.
+*/}}
+{{- define "host-firewall.cleanupName" -}}
+{{- include "host-firewall.fullname" . -}}-cleanup
+{{- end -}}
+
+{{/*
+Annotations of an object of the uninstall hook. Takes a dict of root and weight: what the Job needs is made before it. What a
+former attempt has left is replaced, and all of it goes when it has succeeded. A Job that has failed stays, and newer Helm prints
+its log.
+*/}}
+{{- define "host-firewall.cleanupAnnotations" -}}
+{{- include "host-firewall.annotations" (dict "root" .root "own" (dict "helm.sh/hook" "pre-delete" "helm.sh/hook-weight" .weight "helm.sh/hook-delete-policy" "before-hook-creation,hook-succeeded" "helm.sh/hook-output-log-policy" "hook-failed")) -}}
+{{- end -}}

@@ -1,0 +1,133 @@
+package calico_test
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"testing"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/host-firewall/host-firewall/agent/internal/calico"
+)
+
+const daemonSet = "/apis/apps/v1/namespaces/ns/daemonsets/fw"
+
+func newCleaner(t *testing.T, server *apiServer, group string) *calico.Cleaner {
+	t.Helper()
+	c, err := calico.NewCleaner(&rest.Config{Host: server.URL}, calico.Options{Release: "fw", APIGroup: group, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	return c
+}
+
+func TestCleanerFindsOutWhetherThereIsCalico(t *testing.T) {
+	all := resources("hostendpoints", "globalnetworkpolicies")
+	for name, test := range map[string]struct {
+		group string
+		on    map[string]http.HandlerFunc
+		want  bool
+		words string
+	}{
+		"none":                        {"", nil, false, ""},
+		"the older one":               {"", map[string]http.HandlerFunc{"GET /apis/crd.projectcalico.org/v1": all}, true, ""},
+		"both":                        {"", map[string]http.HandlerFunc{"GET /apis/projectcalico.org/v3": all, "GET /apis/crd.projectcalico.org/v1": all}, true, ""},
+		"only the one not asked for":  {calico.GroupV3, map[string]http.HandlerFunc{"GET /apis/crd.projectcalico.org/v1": all}, false, ""},
+		"out of reach is not missing": {"", map[string]http.HandlerFunc{"GET /apis/projectcalico.org/v3": failure(503, metav1.StatusReasonServiceUnavailable)}, false, "get resources of projectcalico.org/v3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := newAPIServer(t)
+			for what, answer := range test.on {
+				server.on(what, answer)
+			}
+			served, err := newCleaner(t, server, test.group).Served(t.Context())
+			assert.Equal(t, test.want, served)
+			if test.words == "" {
+				assert.NoError(t, err)
+			} else {
+				assert.ErrorContains(t, err, test.words)
+			}
+		})
+	}
+}
+
+func TestDaemonSetIsDeletedOnceAndWatchedUntilItsPodsAreGone(t *testing.T) {
+	server := newAPIServer(t)
+	c := newCleaner(t, server, calico.GroupCRD)
+	metadata := map[string]any{"name": "fw", "uid": "u1"}
+	set := map[string]any{"metadata": metadata, "status": map[string]any{"currentNumberScheduled": 3}}
+	server.on("GET "+daemonSet, object(200, set))
+	server.on("DELETE "+daemonSet, object(200, set))
+	there, pods, err := c.StopDaemonSet(t.Context(), "ns", "fw")
+	require.NoError(t, err)
+	assert.True(t, there)
+	assert.Equal(t, 3, pods)
+	deletions := server.asked("DELETE " + daemonSet)
+	require.Len(t, deletions, 1)
+	var options metav1.DeleteOptions
+	require.NoError(t, json.Unmarshal([]byte(deletions[0].body), &options))
+	assert.Equal(t, metav1.DeletePropagationForeground, *options.PropagationPolicy, "it has to stay until its pods are gone")
+	assert.EqualValues(t, "u1", *options.Preconditions.UID)
+
+	metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+	there, _, err = c.StopDaemonSet(t.Context(), "ns", "fw")
+	require.NoError(t, err)
+	assert.True(t, there)
+	assert.Len(t, server.asked("DELETE "+daemonSet), 1, "it is going already")
+
+	server.on("GET "+daemonSet, failure(404, metav1.StatusReasonNotFound))
+	there, _, err = c.StopDaemonSet(t.Context(), "ns", "fw")
+	require.NoError(t, err)
+	assert.False(t, there)
+}
+
+func TestDaemonSetThatMayNotBeDeletedIsAnError(t *testing.T) {
+	server := newAPIServer(t)
+	c := newCleaner(t, server, calico.GroupCRD)
+	server.on("GET "+daemonSet, failure(403, metav1.StatusReasonForbidden))
+	there, _, err := c.StopDaemonSet(t.Context(), "ns", "fw")
+	assert.True(t, there)
+	assert.ErrorContains(t, err, "get DaemonSet ns/fw: ")
+	server.on("GET "+daemonSet, object(200, map[string]any{"metadata": map[string]any{"uid": "u1"}}))
+	server.on("DELETE "+daemonSet, failure(403, metav1.StatusReasonForbidden))
+	there, _, err = c.StopDaemonSet(t.Context(), "ns", "fw")
+	assert.True(t, there)
+	assert.ErrorContains(t, err, "delete DaemonSet ns/fw: ")
+}
+
+func TestCleanerReadsTheNewestAndDeletesWhatItHasRead(t *testing.T) {
+	for _, group := range []string{calico.GroupV3, calico.GroupCRD} {
+		t.Run(group, func(t *testing.T) {
+			server := newAPIServer(t)
+			c := newCleaner(t, server, group)
+			server.on("GET /apis/"+group, resources("hostendpoints", "globalnetworkpolicies"))
+			served, err := c.Served(t.Context())
+			require.NoError(t, err)
+			require.True(t, served)
+			metadata := metav1.ObjectMeta{Name: "n1", UID: "u1", ResourceVersion: "5", Annotations: map[string]string{"projectcalico.org/metadata": "{}"}}
+			server.on("GET /apis/"+group+"/hostendpoints", list(group, "HostEndpointList", v3.HostEndpoint{ObjectMeta: metadata}))
+			endpoints, err := c.Endpoints(t.Context())
+			require.NoError(t, err)
+			require.Len(t, endpoints, 1)
+			asked := server.asked("GET /apis/" + group + "/hostendpoints")
+			assert.Empty(t, asked[0].query, "no label selector, for calicoctl hides labels, and no old version")
+			if group == calico.GroupV3 {
+				assert.Empty(t, endpoints[0].Annotations, "it means nothing there")
+			} else {
+				assert.Len(t, endpoints[0].Annotations, 1)
+			}
+
+			server.on("DELETE /apis/"+group+"/hostendpoints/n1", object(200, metav1.Status{}))
+			require.NoError(t, c.DeleteEndpoint(t.Context(), endpoints[0]))
+			assert.JSONEq(t, `{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u1","resourceVersion":"5"}}`,
+				server.asked("DELETE /apis/" + group + "/hostendpoints/n1")[0].body)
+
+			configurations, err := c.FelixConfigurations(t.Context())
+			require.NoError(t, err, "where they are not served there are none")
+			assert.Empty(t, configurations)
+		})
+	}
+}

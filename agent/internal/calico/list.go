@@ -1,0 +1,159 @@
+package calico
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+)
+
+// The lists here come from the API server's own cache (resourceVersion 0), which
+// spares etcd when thousands of agents ask at once, and are read object by object
+// as they arrive, so that the answer never is in memory as a whole.
+
+// CountNodes returns how many Nodes there are, at the price of one of them.
+func (c *Cluster) CountNodes(ctx context.Context) (int, error) {
+	return c.count(ctx, "v1", "nodes")
+}
+
+// CountEndpoints returns how many endpoints there are, whosever they are, at the
+// price of one of them; -1: the API server does not say.
+func (c *Cluster) CountEndpoints(ctx context.Context) (int, error) {
+	return c.count(ctx, c.known().group, hostEndpoints)
+}
+
+// ListNodes returns all Nodes, each with its name, conditions and addresses only.
+func (c *Cluster) ListNodes(ctx context.Context) ([]corev1.Node, error) {
+	var nodes []corev1.Node
+	err := list(ctx, c, "v1", "nodes", "", func(node *corev1.Node) {
+		nodes = append(nodes, corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: node.Name},
+			Status:     corev1.NodeStatus{Conditions: node.Status.Conditions, Addresses: node.Status.Addresses},
+		})
+	})
+	return nodes, err
+}
+
+// ListEndpoints returns all endpoints of the release, each with its node,
+// addresses and the label of the release only.
+func (c *Cluster) ListEndpoints(ctx context.Context) ([]v3.HostEndpoint, error) {
+	var endpoints []v3.HostEndpoint
+	err := list(ctx, c, c.known().group, hostEndpoints, c.ofRelease(), func(hep *v3.HostEndpoint) {
+		endpoints = append(endpoints, v3.HostEndpoint{
+			ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{endpoint.ReleaseLabel: c.options.Release}},
+			Spec:       v3.HostEndpointSpec{Node: hep.Spec.Node, ExpectedIPs: hep.Spec.ExpectedIPs},
+		})
+	})
+	return endpoints, err
+}
+
+// ListOwnEndpoints returns the endpoints of the release on the agent's Node.
+func (c *Cluster) ListOwnEndpoints(ctx context.Context) (own []*v3.HostEndpoint, err error) {
+	group := c.known().group
+	err = list(ctx, c, group, hostEndpoints, c.ofNode(), func(hep *v3.HostEndpoint) {
+		own = append(own, stripped(group, hep))
+	})
+	return own, err
+}
+
+// ListForeignEndpoints returns the endpoints of the agent's Node that are not
+// labelled as the release's, and how many there are of all nodes.
+func (c *Cluster) ListForeignEndpoints(ctx context.Context) (here []*v3.HostEndpoint, all int, err error) {
+	group := c.known().group
+	err = list(ctx, c, group, hostEndpoints, c.notOfRelease(), func(hep *v3.HostEndpoint) {
+		all++
+		if hep.Spec.Node == c.options.Node {
+			here = append(here, stripped(group, hep))
+		}
+	})
+	return here, all, err
+}
+
+// stripped is an endpoint as the caches hold it.
+func stripped(group string, hep *v3.HostEndpoint) *v3.HostEndpoint {
+	_, _ = strip(group)(hep)
+	return hep
+}
+
+// count asks for one object and for how many more there are.
+func (c *Cluster) count(ctx context.Context, group, resource string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	var page metav1.PartialObjectMetadataList
+	body, err := c.get(group, resource, metav1.ListOptions{Limit: 1}).DoRaw(ctx)
+	if err == nil {
+		err = json.Unmarshal(body, &page)
+	}
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("count %s: %w", resource, explain(err, "list", resource))
+	case page.Continue == "":
+		return len(page.Items), nil
+	case page.RemainingItemCount == nil:
+		return -1, nil
+	}
+	return len(page.Items) + int(*page.RemainingItemCount), nil
+}
+
+// list passes on the selected objects, one by one.
+func list[T any](ctx context.Context, c *Cluster, group, resource, labels string, each func(*T)) error {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	body, err := c.get(group, resource, metav1.ListOptions{LabelSelector: labels, ResourceVersion: "0"}).Stream(ctx)
+	if err == nil {
+		defer body.Close()
+		err = decodeItems(body, each)
+	}
+	if err != nil {
+		return fmt.Errorf("list %s: %w", resource, explain(err, "list", resource))
+	}
+	return nil
+}
+
+// get is a request for some objects, made once as those of send.
+func (c *Cluster) get(group, resource string, options metav1.ListOptions) *rest.Request {
+	return c.client.Get().AbsPath(resourcePath(group, resource)).VersionedParams(&options, metav1.ParameterCodec).MaxRetries(0)
+}
+
+// decodeItems reads a list in JSON and passes on its items as they come.
+func decodeItems[T any](body io.Reader, each func(*T)) error {
+	decoder := json.NewDecoder(body)
+	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
+		return errors.Join(errors.New("the answer is not a list"), err)
+	}
+	for decoder.More() {
+		key, err := decoder.Token()
+		if err != nil {
+			return err
+		}
+		if key != "items" {
+			if err := decoder.Decode(&json.RawMessage{}); err != nil {
+				return err
+			}
+			continue
+		}
+		if start, err := decoder.Token(); err != nil || start != json.Delim('[') {
+			return errors.Join(errors.New("the items of the answer are no list"), err)
+		}
+		for decoder.More() {
+			item := new(T)
+			if err := decoder.Decode(item); err != nil {
+				return err
+			}
+			each(item)
+		}
+		if _, err := decoder.Token(); err != nil {
+			return err
+		}
+	}
+	_, err := decoder.Token()
+	return err
+}

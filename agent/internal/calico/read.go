@@ -1,0 +1,102 @@
+package calico
+
+import (
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+)
+
+// Problem says why the caches are not complete; empty: they are.
+func (c *Cluster) Problem() string {
+	if caches := c.known(); caches != nil {
+		return problemOf(caches.always())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.problem
+}
+
+// Trouble says what goes wrong with a complete cache, and since when; empty:
+// nothing. What the cache holds may be old then.
+func (c *Cluster) Trouble() (problem string, since time.Time) {
+	for _, s := range c.known().all() {
+		if text, from := s.trouble(); text != "" && (problem == "" || from.Before(since)) {
+			problem, since = text, from
+		}
+	}
+	return problem, since
+}
+
+// Node returns the agent's Node from the cache, nil when there is none. Like all
+// that comes from a cache it must not be changed.
+func (c *Cluster) Node() *corev1.Node {
+	return first[*corev1.Node](c.known().node)
+}
+
+// Endpoints returns from the cache the endpoint with the name of the Node,
+// whosever it is, or with Options.ByLabel all that are labelled as the release's
+// on the Node, and the version up to which the cache has followed.
+func (c *Cluster) Endpoints() (heps []*v3.HostEndpoint, version string) {
+	// First the version: what is read then is at least as new.
+	version = c.known().endpoints.informer.LastSyncResourceVersion()
+	return objectsOf[*v3.HostEndpoint](c.known().endpoints), version
+}
+
+// Policies returns the policies of the release from the cache.
+func (c *Cluster) Policies() []*v3.GlobalNetworkPolicy {
+	return objectsOf[*v3.GlobalNetworkPolicy](c.known().policies)
+}
+
+// DatastoreReady tells whether Calico lets its datastore be written to.
+func (c *Cluster) DatastoreReady() bool {
+	information := first[*v3.ClusterInformation](c.known().information)
+	return information == nil || information.Spec.DatastoreReady == nil || *information.Spec.DatastoreReady
+}
+
+// FollowForeign starts or ends the cache of the policies that are not the
+// release's. To ask for what is already so does nothing.
+func (c *Cluster) FollowForeign(on bool) { c.known().foreign.follow(on) }
+
+// Foreign returns those policies from the cache, each with what says whom it
+// selects only, or why they are not all known.
+func (c *Cluster) Foreign() (policies []*v3.GlobalNetworkPolicy, problem string) {
+	s := c.known().foreign.current()
+	if s == nil {
+		return nil, firstRead
+	}
+	if problem := problemOf([]*source{s}); problem != "" {
+		return nil, problem
+	}
+	return objectsOf[*v3.GlobalNetworkPolicy](s), ""
+}
+
+// FollowFelix starts or ends the caches of the FelixConfiguration of the Node and
+// of the one for all nodes.
+func (c *Cluster) FollowFelix(own, forAll bool) {
+	c.known().felix.follow(own)
+	c.known().felixDefault.follow(forAll)
+}
+
+// Felix returns the FelixConfiguration of the Node and the one for all nodes from
+// the caches that are followed, nil where there is none, or why they are not known.
+func (c *Cluster) Felix() (own, forAll *v3.FelixConfiguration, problem string) {
+	for _, read := range []struct {
+		from *source
+		into **v3.FelixConfiguration
+	}{{c.known().felix.current(), &own}, {c.known().felixDefault.current(), &forAll}} {
+		if read.from == nil {
+			continue
+		}
+		if problem := problemOf([]*source{read.from}); problem != "" {
+			return nil, nil, problem
+		}
+		*read.into = first[*v3.FelixConfiguration](read.from)
+	}
+	return own, forAll, ""
+}
+
+// felixName is the name of the FelixConfiguration of the agent's Node.
+func (c *Cluster) felixName() string { return failsafe.Name(c.options.Node) }

@@ -1,0 +1,112 @@
+package calico
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+)
+
+// eventNamespace is where Kubernetes keeps Events about what has no namespace.
+const eventNamespace = "default"
+
+// CreateEndpoint creates an endpoint and returns it as it is stored. An error keeps
+// the API server's reason: apierrors.IsAlreadyExists tells that the cache was
+// behind.
+func (c *Cluster) CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) (*v3.HostEndpoint, error) {
+	hep = hep.DeepCopy()
+	hep.TypeMeta = metav1.TypeMeta{APIVersion: c.known().group, Kind: v3.KindHostEndpoint}
+	stored := &v3.HostEndpoint{}
+	if err := c.create(ctx, hostEndpoints, "HostEndpoint "+hep.Name, hep, stored); err != nil {
+		return nil, err
+	}
+	return stripped(c.known().group, stored), nil
+}
+
+// PatchEndpoint applies a JSON merge patch to the endpoint with that name and
+// returns it as it is stored. An error keeps the API server's reason:
+// apierrors.IsConflict tells that the patch was made from a version that isn't the
+// newest.
+func (c *Cluster) PatchEndpoint(ctx context.Context, name string, patch []byte) (*v3.HostEndpoint, error) {
+	stored := &v3.HostEndpoint{}
+	if err := c.patch(ctx, hostEndpoints, "HostEndpoint "+name, name, patch, stored); err != nil {
+		return nil, err
+	}
+	return stripped(c.known().group, stored), nil
+}
+
+// DeleteEndpoint deletes an endpoint, in the very version that is given.
+func (c *Cluster) DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) error {
+	return c.delete(ctx, hostEndpoints, "HostEndpoint "+hep.Name, hep.ObjectMeta)
+}
+
+// CreateFelix creates a FelixConfiguration.
+func (c *Cluster) CreateFelix(ctx context.Context, configuration *v3.FelixConfiguration) error {
+	configuration = configuration.DeepCopy()
+	configuration.TypeMeta = metav1.TypeMeta{APIVersion: c.known().group, Kind: v3.KindFelixConfiguration}
+	return c.create(ctx, felixConfigurations, "FelixConfiguration "+configuration.Name, configuration, nil)
+}
+
+// PatchFelix applies a JSON merge patch to the FelixConfiguration with that name.
+func (c *Cluster) PatchFelix(ctx context.Context, name string, patch []byte) error {
+	return c.patch(ctx, felixConfigurations, "FelixConfiguration "+name, name, patch, nil)
+}
+
+// DeleteFelix deletes a FelixConfiguration, in the very version that is given.
+func (c *Cluster) DeleteFelix(ctx context.Context, configuration *v3.FelixConfiguration) error {
+	return c.delete(ctx, felixConfigurations, "FelixConfiguration "+configuration.Name, configuration.ObjectMeta)
+}
+
+// CreateEvent creates an Event about something that has no namespace.
+func (c *Cluster) CreateEvent(ctx context.Context, event *corev1.Event) error {
+	event = event.DeepCopy()
+	event.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Event"}
+	event.Namespace = eventNamespace
+	return c.send(ctx, c.client.Post().AbsPath("/api/v1/namespaces", eventNamespace, "events"), "create", "events", "Event", event, nil)
+}
+
+func (c *Cluster) create(ctx context.Context, resource, subject string, object any, stored runtime.Object) error {
+	return c.send(ctx, c.client.Post().AbsPath(resourcePath(c.known().group, resource)), "create", resource, subject, object, stored)
+}
+
+func (c *Cluster) patch(ctx context.Context, resource, subject, name string, patch []byte, stored runtime.Object) error {
+	request := c.client.Patch(types.MergePatchType).AbsPath(resourcePath(c.known().group, resource), name)
+	return c.send(ctx, request, "patch", resource, subject, json.RawMessage(patch), stored)
+}
+
+func (c *Cluster) delete(ctx context.Context, resource, subject string, object metav1.ObjectMeta) error {
+	request := c.client.Delete().AbsPath(resourcePath(c.known().group, resource), object.Name)
+	return c.send(ctx, request, "delete", resource, subject, metav1.DeleteOptions{
+		TypeMeta:      metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"},
+		Preconditions: &metav1.Preconditions{UID: &object.UID, ResourceVersion: &object.ResourceVersion},
+	}, nil)
+}
+
+// send makes one request, once: to obey an API server that says when to come again
+// is the keeper's business, which has other things to do meanwhile. The object that
+// comes back is kept in stored, unless that is nil.
+func (c *Cluster) send(ctx context.Context, request *rest.Request, verb, resource, subject string, body any, stored runtime.Object) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	data, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", subject, err)
+	}
+	if verb != "patch" {
+		request = request.SetHeader("Content-Type", runtime.ContentTypeJSON)
+	}
+	result := request.MaxRetries(0).Body(data).Do(ctx)
+	if err = result.Error(); err == nil && stored != nil {
+		err = result.Into(stored)
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", verb, subject, explain(err, verb, resource))
+	}
+	return nil
+}

@@ -1,0 +1,313 @@
+// Package cleanup takes back what the agents of a release have made, so that the
+// release can go. It does it in an order in which no node is ever shut out:
+// agents stop, all endpoints are disarmed, and only then the first one goes.
+// A rule that trusts the nodes knows them by their endpoints, so a node that lost
+// its endpoint would be a stranger to those that are still armed.
+package cleanup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+)
+
+const (
+	// poll is how often the DaemonSet is looked at while it goes.
+	poll = time.Second
+	// retryFirst and retryMost bound the pause after a round that failed.
+	retryFirst = time.Second
+	retryMost  = 10 * time.Second
+	// parallel is how many requests are made at a time.
+	parallel = 16
+)
+
+// Cluster is what the package needs of the API server.
+type Cluster interface {
+	// Served tells whether Calico's API is there at all.
+	Served(ctx context.Context) (bool, error)
+	// StopDaemonSet deletes a DaemonSet in such a way that it is there until its pods
+	// are gone, and may be called again meanwhile. It returns whether it is still
+	// there, and how many pods it had when it last looked.
+	StopDaemonSet(ctx context.Context, namespace, name string) (there bool, pods int, err error)
+	// Endpoints returns all HostEndpoints, whosever they are.
+	Endpoints(ctx context.Context) ([]*v3.HostEndpoint, error)
+	// PatchEndpoint applies a JSON merge patch.
+	PatchEndpoint(ctx context.Context, name string, patch []byte) error
+	// DeleteEndpoint deletes an endpoint, in the version that is given.
+	DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) error
+	// FelixConfigurations returns all FelixConfigurations.
+	FelixConfigurations(ctx context.Context) ([]*v3.FelixConfiguration, error)
+	// PatchFelix applies a JSON merge patch.
+	PatchFelix(ctx context.Context, name string, patch []byte) error
+	// DeleteFelix deletes a FelixConfiguration, in the version that is given.
+	DeleteFelix(ctx context.Context, configuration *v3.FelixConfiguration) error
+}
+
+// Config says what to remove.
+type Config struct {
+	// Release is the value of endpoint.ReleaseLabel.
+	Release string
+	// ArmingLabels are the labels that arm an endpoint of the release.
+	ArmingLabels map[string]string
+	// Namespace and DaemonSet are where the agents run.
+	Namespace, DaemonSet string
+	// Timeout is how long to try.
+	Timeout time.Duration
+}
+
+// Run removes everything, and says on out what it does. It can be run again after
+// it was cut off, and when there is nothing left to do. The error says what is
+// still there.
+func Run(ctx context.Context, cluster Cluster, config Config, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, config.Timeout)
+	defer cancel()
+	c := &cleaner{cluster: cluster, config: config, out: out}
+	if err := c.stopAgents(ctx); err != nil {
+		return err
+	}
+	served := false
+	err := c.persist(ctx, "find Calico's API", func(ctx context.Context) (err error) {
+		served, err = cluster.Served(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !served {
+		c.say("the API server does not serve Calico's objects, so there are none to remove")
+		return nil
+	}
+	if err := c.persist(ctx, "remove HostEndpoints", c.removeEndpoints); err != nil {
+		return err
+	}
+	if err := c.persist(ctx, "take back failsafe ports", c.restoreFailsafes); err != nil {
+		return err
+	}
+	c.say("done: no HostEndpoint and no failsafe ports of release %s are left", config.Release)
+	return nil
+}
+
+type cleaner struct {
+	cluster Cluster
+	config  Config
+
+	mu  sync.Mutex
+	out io.Writer
+}
+
+// say writes one line. Nobody can be told that a line could not be written.
+func (c *cleaner) say(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fmt.Fprintf(c.out, format+"\n", args...)
+}
+
+// persist does a step until it succeeds or the time is over. What goes wrong is
+// said once, until it is something else.
+func (c *cleaner) persist(ctx context.Context, step string, do func(context.Context) error) error {
+	told := ""
+	for delay := retryFirst; ; delay = min(2*delay, retryMost) {
+		err := do(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil && err.Error() != told {
+			told = err.Error()
+			c.say("cannot %s, trying again: %s", step, told)
+		}
+		pause := delay
+		if seconds, suggested := apierrors.SuggestsClientDelay(err); suggested {
+			pause = max(pause, time.Duration(seconds)*time.Second)
+		}
+		select {
+		case <-ctx.Done():
+			if told == "" {
+				told = err.Error()
+			}
+			return fmt.Errorf("cannot %s, and the time is over: %s", step, told)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// stopAgents deletes the DaemonSet and waits for its pods. A pod on a node that
+// does not answer never goes; after half of the time it is left alone, for its
+// agent can do no more than the API server lets it.
+func (c *cleaner) stopAgents(ctx context.Context) error {
+	subject := fmt.Sprintf("DaemonSet %s/%s", c.config.Namespace, c.config.DaemonSet)
+	patience, cancel := context.WithTimeout(ctx, c.config.Timeout/2)
+	defer cancel()
+	began, left := false, -1
+	for {
+		var there bool
+		var pods int
+		err := c.persist(patience, "stop "+subject, func(ctx context.Context) (err error) {
+			there, pods, err = c.cluster.StopDaemonSet(ctx, c.config.Namespace, c.config.DaemonSet)
+			return err
+		})
+		switch {
+		case err != nil && !began:
+			// Agents that run would put back what is removed.
+			return err
+		case err == nil && !there && !began:
+			c.say("%s is not there, so no agents run", subject)
+			return nil
+		case err == nil && !there:
+			c.say("%s is gone, and its pods", subject)
+			return nil
+		case err == nil && (!began || pods != left):
+			c.say("stopping %s, %d pods left", subject, pods)
+			began, left = true, pods
+		}
+		select {
+		case <-patience.Done():
+			if ctx.Err() != nil {
+				return fmt.Errorf("stop %s: %w", subject, ctx.Err())
+			}
+			c.say("%s still has %d pods, on nodes that do not answer: going on without them", subject, left)
+			return nil
+		case <-time.After(poll):
+		}
+	}
+}
+
+// removeEndpoints disarms every endpoint of the release and then removes it. It
+// fails when any is left.
+func (c *cleaner) removeEndpoints(ctx context.Context) error {
+	endpoints, err := c.endpoints(ctx)
+	if err != nil {
+		return err
+	}
+	shape := endpoint.Shape{Release: c.config.Release, ArmingLabels: c.config.ArmingLabels}
+	armed := slices.DeleteFunc(slices.Clone(endpoints), func(hep *v3.HostEndpoint) bool { return !shape.Armed(hep) })
+	if len(armed) > 0 {
+		err := each(armed, func(hep *v3.HostEndpoint) error {
+			patch, err := disarm(shape, hep)
+			if err == nil {
+				err = c.cluster.PatchEndpoint(ctx, hep.Name, patch)
+			}
+			return c.did("disarmed HostEndpoint "+hep.Name, err)
+		})
+		if err != nil {
+			return err
+		}
+		// They are others now, and deleted are only those that were seen.
+		if endpoints, err = c.endpoints(ctx); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(endpoints, shape.Armed) {
+			return errors.New("HostEndpoints have been armed again: is an agent of the release still running?")
+		}
+	}
+	err = each(endpoints, func(hep *v3.HostEndpoint) error {
+		return c.did("removed HostEndpoint "+hep.Name, c.cluster.DeleteEndpoint(ctx, hep))
+	})
+	if err != nil {
+		return err
+	}
+	if endpoints, err = c.endpoints(ctx); err != nil || len(endpoints) == 0 {
+		return err
+	}
+	return fmt.Errorf("HostEndpoints have come back, among them %s: is an agent of the release still running?", endpoints[0].Name)
+}
+
+// endpoints returns those of the release.
+func (c *cleaner) endpoints(ctx context.Context) ([]*v3.HostEndpoint, error) {
+	all, err := c.cluster.Endpoints(ctx)
+	return slices.DeleteFunc(all, func(hep *v3.HostEndpoint) bool { return endpoint.ReleaseOf(hep) != c.config.Release }), err
+}
+
+// disarm returns the patch that takes the arming labels off an endpoint.
+func disarm(shape endpoint.Shape, hep *v3.HostEndpoint) ([]byte, error) {
+	desired := hep.DeepCopy()
+	desired.Labels = endpoint.LabelsOf(hep)
+	for key := range shape.ArmingLabels {
+		delete(desired.Labels, key)
+	}
+	delete(desired.Annotations, endpoint.MetadataAnnotation)
+	return shape.Patch(hep, desired)
+}
+
+// restoreFailsafes takes back what the agents of the release wrote into
+// FelixConfigurations.
+func (c *cleaner) restoreFailsafes(ctx context.Context) error {
+	all, err := c.cluster.FelixConfigurations(ctx)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	type task struct {
+		configuration *v3.FelixConfiguration
+		change        failsafe.Change
+	}
+	var tasks []task
+	for _, configuration := range all {
+		node, ofNode := strings.CutPrefix(configuration.Name, failsafe.Name(""))
+		if !ofNode {
+			continue
+		}
+		change, err := failsafe.Plan(configuration, nil, node, c.config.Release, nil)
+		if err != nil {
+			problems = append(problems, err)
+		} else if !change.None() {
+			tasks = append(tasks, task{configuration, change})
+		}
+	}
+	err = each(tasks, func(t task) error {
+		if t.change.Delete {
+			return c.did("removed FelixConfiguration "+t.configuration.Name, c.cluster.DeleteFelix(ctx, t.configuration))
+		}
+		return c.did("put the failsafe ports of FelixConfiguration "+t.configuration.Name+" back",
+			c.cluster.PatchFelix(ctx, t.configuration.Name, t.change.Patch))
+	})
+	if problems = append(problems, err); errors.Join(problems...) != nil {
+		return errors.Join(problems...)
+	}
+	return nil
+}
+
+// did says what was done. What was gone before is no error.
+func (c *cleaner) did(what string, err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err == nil {
+		c.say("%s", what)
+	}
+	return err
+}
+
+// each does something to all items, some at a time, and returns the first error
+// in their order and how many there were.
+func each[T any](items []T, do func(T) error) error {
+	failures := make([]error, len(items))
+	slots := make(chan struct{}, parallel)
+	var group sync.WaitGroup
+	for i, item := range items {
+		slots <- struct{}{}
+		group.Go(func() {
+			failures[i] = do(item)
+			<-slots
+		})
+	}
+	group.Wait()
+	failures = slices.DeleteFunc(failures, func(err error) bool { return err == nil })
+	switch len(failures) {
+	case 0:
+		return nil
+	case 1:
+		return failures[0]
+	}
+	return fmt.Errorf("%w (and %d more problems)", failures[0], len(failures)-1)
+}

@@ -1,0 +1,450 @@
+package cleanup_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+)
+
+// fake is a cluster that keeps the promise of cleanup.Cluster, and fails where a
+// test makes it.
+type fake struct {
+	mu        sync.Mutex
+	pods      int // of the DaemonSet; it goes with the last, one a look
+	stuck     bool
+	daemonSet bool
+	served    bool
+	endpoints map[string]*v3.HostEndpoint
+	felix     map[string]*v3.FelixConfiguration
+	writes    []string
+	// before is asked before each call and may fail it.
+	before func(call string) error
+}
+
+func newFake() *fake {
+	return &fake{
+		daemonSet: true, pods: 2, served: true,
+		endpoints: map[string]*v3.HostEndpoint{}, felix: map[string]*v3.FelixConfiguration{},
+		before: func(string) error { return nil },
+	}
+}
+
+func (f *fake) hep(name, release string, labels ...string) *v3.HostEndpoint {
+	hep := &v3.HostEndpoint{
+		ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: "1", Labels: map[string]string{"host-firewall.io/release": release}},
+		Spec:       v3.HostEndpointSpec{Node: name, InterfaceName: "*"},
+	}
+	for _, label := range labels {
+		key, value, _ := strings.Cut(label, "=")
+		hep.Labels[key] = value
+	}
+	f.endpoints[name] = hep
+	return hep
+}
+
+func (f *fake) call(call string, write bool) error {
+	if err := f.before(call); err != nil {
+		return err
+	}
+	if write {
+		f.writes = append(f.writes, call)
+	}
+	return nil
+}
+
+func (f *fake) Served(context.Context) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.served, f.call("served", false)
+}
+
+func (f *fake) StopDaemonSet(_ context.Context, namespace, name string) (bool, int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("stop "+namespace+"/"+name, true); err != nil {
+		return true, 0, err
+	}
+	if !f.daemonSet {
+		return false, 0, nil
+	}
+	if f.pods--; f.pods < 0 && !f.stuck {
+		f.daemonSet = false
+	}
+	return f.daemonSet, max(0, f.pods), nil
+}
+
+func (f *fake) Endpoints(context.Context) ([]*v3.HostEndpoint, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.call("list endpoints", false)
+	return copies(f.endpoints), err
+}
+
+func (f *fake) FelixConfigurations(context.Context) ([]*v3.FelixConfiguration, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.call("list felix", false)
+	return copies(f.felix), err
+}
+
+func (f *fake) PatchEndpoint(_ context.Context, name string, patch []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("patch "+name, true); err != nil {
+		return err
+	}
+	return patched(f.endpoints, name, patch)
+}
+
+func (f *fake) PatchFelix(_ context.Context, name string, patch []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("patch "+name, true); err != nil {
+		return err
+	}
+	return patched(f.felix, name, patch)
+}
+
+func (f *fake) DeleteEndpoint(_ context.Context, hep *v3.HostEndpoint) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("delete "+hep.Name, true); err != nil {
+		return err
+	}
+	return deleted(f.endpoints, hep.Name, hep.ResourceVersion)
+}
+
+func (f *fake) DeleteFelix(_ context.Context, configuration *v3.FelixConfiguration) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("delete "+configuration.Name, true); err != nil {
+		return err
+	}
+	return deleted(f.felix, configuration.Name, configuration.ResourceVersion)
+}
+
+func copies[T interface{ DeepCopy() T }](objects map[string]T) (all []T) {
+	for _, object := range objects {
+		all = append(all, object.DeepCopy())
+	}
+	return all
+}
+
+func patched[T metav1.Object](objects map[string]T, name string, patch []byte) error {
+	object, there := objects[name]
+	if !there {
+		return apierrors.NewNotFound(schema.GroupResource{}, name)
+	}
+	var head struct {
+		Metadata struct{ ResourceVersion string }
+	}
+	if err := json.Unmarshal(patch, &head); err != nil {
+		return err
+	}
+	if head.Metadata.ResourceVersion != object.GetResourceVersion() {
+		return apierrors.NewConflict(schema.GroupResource{}, name, errors.New("not the newest"))
+	}
+	before, err := json.Marshal(object)
+	if err != nil {
+		return err
+	}
+	after, err := jsonpatch.MergePatch(before, patch)
+	if err != nil {
+		return err
+	}
+	object.SetLabels(nil)
+	object.SetAnnotations(nil)
+	if configuration, ok := any(object).(*v3.FelixConfiguration); ok {
+		configuration.Spec = v3.FelixConfigurationSpec{}
+	}
+	if err := json.Unmarshal(after, object); err != nil {
+		return err
+	}
+	object.SetResourceVersion(object.GetResourceVersion() + "1")
+	return nil
+}
+
+func deleted[T metav1.Object](objects map[string]T, name, version string) error {
+	object, there := objects[name]
+	switch {
+	case !there:
+		return apierrors.NewNotFound(schema.GroupResource{}, name)
+	case object.GetResourceVersion() != version:
+		return apierrors.NewConflict(schema.GroupResource{}, name, errors.New("not the newest"))
+	}
+	delete(objects, name)
+	return nil
+}
+
+// run cleans up, in a time that passes by itself.
+func (f *fake) run(t *testing.T) (said string, err error) {
+	t.Helper()
+	var out bytes.Buffer
+	synctest.Test(t, func(t *testing.T) {
+		err = cleanup.Run(t.Context(), f, cleanup.Config{
+			Release: "fw", ArmingLabels: map[string]string{"host-endpoint": "ingress"},
+			Namespace: "ns", DaemonSet: "fw", Timeout: 4 * time.Minute,
+		}, &out)
+	})
+	return out.String(), err
+}
+
+// narrowed returns a FelixConfiguration that the release has made or changed.
+func (f *fake) narrowed(t *testing.T, node, release string, own *v3.FelixConfiguration) {
+	t.Helper()
+	change, err := failsafe.Plan(own, nil, node, release, &failsafe.Want{Ports: []uint16{22}, CIDRs: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
+	require.NoError(t, err)
+	if own == nil {
+		own = change.Create
+		own.ResourceVersion = "1"
+		f.felix[own.Name] = own
+		return
+	}
+	f.felix[own.Name] = own
+	require.NoError(t, patched(f.felix, own.Name, change.Patch))
+}
+
+func TestEverythingOfTheReleaseGoesAndNothingElse(t *testing.T) {
+	f := newFake()
+	f.hep("n1", "fw", "host-endpoint=ingress")
+	f.hep("n1-eth0", "fw", "host-endpoint=ingress", "rack=r1")
+	f.hep("n2", "fw")
+	f.hep("n3", "other", "host-endpoint=ingress")
+	f.endpoints["n4"] = &v3.HostEndpoint{ObjectMeta: metav1.ObjectMeta{Name: "n4"}}
+	f.narrowed(t, "n1", "fw", nil)
+	f.narrowed(t, "n2", "fw", &v3.FelixConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "node.n2", ResourceVersion: "1"}, Spec: v3.FelixConfigurationSpec{LogSeverityScreen: "Debug"}})
+	f.narrowed(t, "n3", "other", nil)
+	f.felix["default"] = &v3.FelixConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+
+	said, err := f.run(t)
+	require.NoError(t, err, said)
+	assert.ElementsMatch(t, []string{"n3", "n4"}, keys(f.endpoints))
+	assert.ElementsMatch(t, []string{"default", "node.n2", "node.n3"}, keys(f.felix))
+	assert.Equal(t, v3.FelixConfigurationSpec{LogSeverityScreen: "Debug"}, f.felix["node.n2"].Spec)
+	assert.Empty(t, f.felix["node.n2"].Annotations)
+	assert.Equal(t, "other", failsafe.WrittenBy(f.felix["node.n3"]))
+	assert.False(t, f.daemonSet)
+	for _, words := range []string{
+		"stopping DaemonSet ns/fw, 1 pods left", "DaemonSet ns/fw is gone, and its pods",
+		"disarmed HostEndpoint n1\n", "removed HostEndpoint n1-eth0\n",
+		"removed FelixConfiguration node.n1\n", "put the failsafe ports of FelixConfiguration node.n2 back\n", "done: ",
+	} {
+		assert.Contains(t, said, words)
+	}
+
+	said, err = f.run(t)
+	require.NoError(t, err, "a second time")
+	assert.Equal(t, "DaemonSet ns/fw is not there, so no agents run\ndone: no HostEndpoint and no failsafe ports of release fw are left\n", said)
+}
+
+// A node that lost its endpoint would be a stranger to the nodes that are still
+// armed.
+func TestNoEndpointGoesBeforeAllAreDisarmedAndAllAgentsStopped(t *testing.T) {
+	f := newFake()
+	for i := range 50 {
+		f.hep(fmt.Sprintf("n%d", i), "fw", "host-endpoint=ingress")
+	}
+	f.narrowed(t, "n1", "fw", nil)
+	said, err := f.run(t)
+	require.NoError(t, err, said)
+	kind := func(write string) string {
+		verb, name, _ := strings.Cut(write, " ")
+		if strings.HasPrefix(name, "node.") {
+			verb += " felix"
+		}
+		return verb
+	}
+	var phases []string
+	for _, write := range f.writes {
+		phases = append(phases, kind(write))
+	}
+	assert.Equal(t, []string{"stop", "patch", "delete", "delete felix"}, slices.Compact(phases))
+}
+
+func TestOneThatCannotBeDisarmedKeepsAllTheOthers(t *testing.T) {
+	f := newFake()
+	f.hep("n1", "fw", "host-endpoint=ingress")
+	f.hep("n2", "fw", "host-endpoint=ingress")
+	f.before = func(call string) error {
+		if call == "patch n2" {
+			return errors.New("the disk is full")
+		}
+		return nil
+	}
+	said, err := f.run(t)
+	assert.ErrorContains(t, err, "cannot remove HostEndpoints, and the time is over: the disk is full")
+	assert.ElementsMatch(t, []string{"n1", "n2"}, keys(f.endpoints))
+	assert.Equal(t, 1, strings.Count(said, "the disk is full"), "said once:\n%s", said)
+}
+
+func TestDisarmingTouchesNothingElse(t *testing.T) {
+	f := newFake()
+	hep := f.hep("n1", "fw", "host-endpoint=ingress", "rack=r1")
+	hep.Annotations = map[string]string{"projectcalico.org/metadata": `{"labels":{"host-firewall.io/release":"fw","host-endpoint":"ingress","team":"x"}}`, "note": "y"}
+	hep.Labels = nil
+	f.before = func(call string) error {
+		if strings.HasPrefix(call, "delete") {
+			return errors.New("stop here")
+		}
+		return nil
+	}
+	_, err := f.run(t)
+	require.ErrorContains(t, err, "stop here")
+	assert.Equal(t, map[string]string{"host-firewall.io/release": "fw", "team": "x"}, f.endpoints["n1"].Labels)
+	assert.Equal(t, map[string]string{"note": "y"}, f.endpoints["n1"].Annotations)
+}
+
+func TestTroubleThatPassesIsSurvived(t *testing.T) {
+	f := newFake()
+	f.hep("n1", "fw", "host-endpoint=ingress")
+	f.hep("n2", "fw", "host-endpoint=ingress")
+	f.narrowed(t, "n1", "fw", nil)
+	failed := map[string]int{}
+	f.before = func(call string) error {
+		if failed[call]++; failed[call] > 2 {
+			return nil
+		}
+		switch failed[call] {
+		case 1:
+			return apierrors.NewTooManyRequests("later", 7)
+		default:
+			return apierrors.NewForbidden(schema.GroupResource{Resource: "hostendpoints"}, "n1", errors.New("not yet"))
+		}
+	}
+	said, err := f.run(t)
+	require.NoError(t, err, said)
+	assert.Empty(t, f.endpoints)
+	assert.Empty(t, f.felix)
+}
+
+func TestObjectThatChangesMeanwhileIsLookedAtAgain(t *testing.T) {
+	f := newFake()
+	f.hep("n1", "fw", "host-endpoint=ingress")
+	once := sync.OnceFunc(func() { f.endpoints["n1"].ResourceVersion = "5" })
+	f.before = func(call string) error {
+		if call == "patch n1" || call == "delete n1" {
+			once()
+		}
+		return nil
+	}
+	said, err := f.run(t)
+	require.NoError(t, err, said)
+	assert.Empty(t, f.endpoints)
+}
+
+func TestWhatSomebodyElseRemovedIsNoTrouble(t *testing.T) {
+	f := newFake()
+	f.hep("n1", "fw")
+	f.before = func(call string) error {
+		if call == "delete n1" {
+			delete(f.endpoints, "n1")
+		}
+		return nil
+	}
+	said, err := f.run(t)
+	require.NoError(t, err)
+	assert.NotContains(t, said, "removed HostEndpoint n1")
+}
+
+func TestPodsOnNodesThatDoNotAnswerAreNotWaitedForForever(t *testing.T) {
+	f := newFake()
+	f.stuck = true
+	f.hep("n1", "fw", "host-endpoint=ingress")
+	said, err := f.run(t)
+	require.NoError(t, err)
+	assert.Contains(t, said, "on nodes that do not answer: going on without them")
+	assert.Empty(t, f.endpoints)
+}
+
+func TestNothingIsRemovedWhileAgentsCannotBeStopped(t *testing.T) {
+	f := newFake()
+	f.hep("n1", "fw", "host-endpoint=ingress")
+	f.before = func(call string) error {
+		if strings.HasPrefix(call, "stop") {
+			return errors.New("no right")
+		}
+		return nil
+	}
+	_, err := f.run(t)
+	assert.ErrorContains(t, err, "cannot stop DaemonSet ns/fw, and the time is over: no right")
+	assert.Len(t, f.endpoints, 1)
+	assert.Empty(t, f.writes)
+}
+
+func TestEndpointsThatComeBackAreAnError(t *testing.T) {
+	f := newFake()
+	f.hep("n1", "fw")
+	f.before = func(call string) error {
+		if call == "list endpoints" {
+			f.hep("n1", "fw")
+		}
+		return nil
+	}
+	_, err := f.run(t)
+	assert.ErrorContains(t, err, "HostEndpoints have come back, among them n1: is an agent of the release still running?")
+	assert.Less(t, len(f.writes), 100, "it does not spin")
+}
+
+func TestEndpointThatIsArmedAgainKeepsAllTheOthers(t *testing.T) {
+	f := newFake()
+	f.hep("n1", "fw", "host-endpoint=ingress")
+	f.hep("n2", "fw", "host-endpoint=ingress")
+	lists := 0
+	f.before = func(call string) error {
+		if call == "list endpoints" {
+			if lists++; lists%2 == 0 {
+				f.hep("n2", "fw", "host-endpoint=ingress")
+			}
+		}
+		return nil
+	}
+	_, err := f.run(t)
+	assert.ErrorContains(t, err, "HostEndpoints have been armed again: is an agent of the release still running?")
+	assert.Len(t, f.endpoints, 2)
+}
+
+func TestNoteThatNobodyCanReadIsReportedAfterTheRestIsDone(t *testing.T) {
+	f := newFake()
+	f.narrowed(t, "n1", "fw", nil)
+	f.narrowed(t, "n2", "fw", nil)
+	f.felix["node.n2"].Annotations[failsafe.Annotation] = "?"
+	_, err := f.run(t)
+	assert.ErrorContains(t, err, "FelixConfiguration node.n2 cannot be read")
+	assert.Equal(t, []string{"node.n2"}, keys(f.felix))
+}
+
+func TestClusterWithoutCalicoHasNothingToRemove(t *testing.T) {
+	f := newFake()
+	f.served = false
+	said, err := f.run(t)
+	require.NoError(t, err)
+	assert.Contains(t, said, "does not serve Calico's objects")
+	assert.False(t, f.daemonSet, "agents are stopped all the same")
+}
+
+func keys[T any](m map[string]T) (names []string) {
+	for name := range m {
+		names = append(names, name)
+	}
+	return names
+}

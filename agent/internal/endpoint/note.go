@@ -1,0 +1,58 @@
+package endpoint
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+)
+
+// StateAnnotation holds the note that an agent leaves on its endpoint.
+const StateAnnotation = ownPrefix + "state"
+
+// Note says, on an endpoint of ours, how its node is, and remembers which labels
+// the agent wrote, so that it can take them off again under other settings.
+type Note struct {
+	State  string    `json:"state"`
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
+	// Labels are the keys of labels that come and go with the settings.
+	Labels []string `json:"labels,omitempty"`
+}
+
+// NoteOf reads the note of an endpoint. Where there is none, or one that can't be
+// read, it is empty.
+func NoteOf(hep *v3.HostEndpoint) Note {
+	var note Note
+	if text := effective(hep).annotations[StateAnnotation]; json.Unmarshal([]byte(text), &note) != nil {
+		return Note{}
+	}
+	return note
+}
+
+// SetNote writes the note to an endpoint that is to be. The labels to remember are
+// those of the endpoint itself, and with keep those that current remembers: then
+// they are left as they are for now. current may be nil.
+func SetNote(desired, current *v3.HostEndpoint, note Note, keep bool) {
+	keys := maps.Clone(desired.Labels)
+	delete(keys, ReleaseLabel)
+	delete(keys, NodeLabel)
+	if current != nil {
+		before := NoteOf(current)
+		if keep {
+			for _, key := range before.Labels {
+				keys[key] = ""
+			}
+		}
+		if before.State == note.State && !before.Since.IsZero() {
+			note.Since = before.Since
+		}
+	}
+	note.Since = note.Since.UTC().Truncate(time.Second)
+	note.Labels = slices.Sorted(maps.Keys(keys))
+	// Texts and a time can always be encoded.
+	text, _ := json.Marshal(note)
+	desired.Annotations = map[string]string{StateAnnotation: string(text)}
+}

@@ -1,0 +1,423 @@
+// Package failsafe narrows Felix's inbound failsafe ports for SSH to the networks
+// of the administrators, and takes that back. It is pure: FelixConfigurations in,
+// the change to one of them out.
+//
+// Felix lets the failsafe ports in before it asks any policy. So as long as
+// tcp/22 is one of them, open to all, no policy can say who may connect to it.
+package failsafe
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+)
+
+const (
+	// Annotation remembers, on a FelixConfiguration that we changed, what we wrote
+	// and what was there before, so that nothing else is ever taken back.
+	Annotation = "host-firewall.io/failsafe"
+
+	// overrideAnnotation makes Felix ignore the field of the spec.
+	overrideAnnotation = "config.projectcalico.org/FailsafeInboundHostPorts"
+)
+
+const (
+	tcp  = "TCP"
+	udp  = "UDP"
+	sctp = "SCTP"
+)
+
+// Want is what should be narrowed to what.
+type Want struct {
+	// Ports are the TCP ports of SSH.
+	Ports []uint16
+	// CIDRs are the networks that they stay open to. Must not be empty.
+	CIDRs []netip.Prefix
+}
+
+// Change is what to do to the FelixConfiguration of a node. At most one of its
+// fields is set; none: it is as it should be.
+type Change struct {
+	// Create is the object to create.
+	Create *v3.FelixConfiguration
+	// Patch is a JSON merge patch for the object that is there. It carries the
+	// object's resourceVersion, so the API server refuses it with 409 when the object
+	// is not the newest.
+	Patch []byte
+	// Delete tells to delete the object that is there, with its resourceVersion and
+	// UID as preconditions: it holds nothing but what we wrote.
+	Delete bool
+}
+
+// None tells whether there is nothing to do.
+func (c Change) None() bool { return c.Create == nil && c.Patch == nil && !c.Delete }
+
+// record is the value of Annotation.
+type record struct {
+	// Release is the release whose agent wrote it.
+	Release string `json:"release"`
+	// Written is the list as we left it.
+	Written []v3.ProtoPort `json:"written"`
+	// Before is the list that the object had before, null when it had none.
+	Before *[]v3.ProtoPort `json:"before"`
+	// Created tells that there was no such object before.
+	Created bool `json:"created,omitempty"`
+	// Filled are the fields that the object did not have before and that Calico's
+	// API fills in with every write, each with what we wrote there, if anything.
+	Filled map[string]string `json:"filled,omitempty"`
+}
+
+// Name returns the name of the FelixConfiguration of a node.
+func Name(node string) string { return "node." + node }
+
+// Builtin returns the inbound list that Felix has when nobody configures one.
+func Builtin() []v3.ProtoPort {
+	return []v3.ProtoPort{
+		{Protocol: tcp, Port: 22},
+		{Protocol: udp, Port: 68},
+		{Protocol: tcp, Port: 179},
+		{Protocol: tcp, Port: 2379},
+		{Protocol: tcp, Port: 2380},
+		{Protocol: tcp, Port: 5473},
+		{Protocol: tcp, Port: 6443},
+		{Protocol: tcp, Port: 6666},
+		{Protocol: tcp, Port: 6667},
+	}
+}
+
+// WrittenBy returns the release whose agent has changed the inbound list of a
+// FelixConfiguration, or made the object; empty: none has.
+func WrittenBy(configuration *v3.FelixConfiguration) string {
+	if r, _ := remembered(configuration); r != nil {
+		return r.Release
+	}
+	return configuration.Labels[endpoint.ReleaseLabel]
+}
+
+// Plan returns the change that narrows the failsafe ports of a node as wanted, or
+// with want nil the one that takes back what the release wrote before.
+//
+// own is the FelixConfiguration of the node and def the one that is called
+// default, each nil where there is none. What is narrowed is the list that Felix
+// would have without us: own's, else default's, else its built-in one. Every
+// entry for a wanted port gives way to one entry for each network; the others
+// stay, in their order. Where no entry is for a wanted port there is nothing to
+// narrow, and nothing is written.
+//
+// An error means that what Felix would do with the list is not what it says.
+func Plan(own, def *v3.FelixConfiguration, node, release string, want *Want) (Change, error) {
+	wrote, err := remembered(own)
+	if err != nil {
+		return Change{}, err
+	}
+	if wrote != nil && wrote.Release != release {
+		if want == nil {
+			return Change{}, nil
+		}
+		return Change{}, fmt.Errorf("FelixConfiguration %s is already narrowed by the release %q: a node is for one release only", own.Name, wrote.Release)
+	}
+	if want == nil {
+		return takeBack(own, wrote)
+	}
+	if len(want.CIDRs) == 0 {
+		return Change{}, errors.New("no network is given that SSH would stay open to")
+	}
+	before := listOf(own)
+	if wrote != nil && before != nil && same(*before, wrote.Written) {
+		// What is there is ours; what was there before is what counts.
+		before = wrote.Before
+	}
+	list, err := effective(own, def, before)
+	if err != nil {
+		return Change{}, err
+	}
+	narrowed := narrow(list, *want)
+	if same(list, narrowed) {
+		return takeBack(own, wrote)
+	}
+	filled, spec, err := fill(own, def, wrote)
+	if err != nil {
+		return Change{}, err
+	}
+	now := record{Release: release, Written: narrowed, Before: before, Filled: filled}
+	if own == nil {
+		now.Created = true
+		return create(node, now, spec)
+	}
+	now.Created = wrote != nil && wrote.Created
+	return rewrite(own, wrote, now, spec)
+}
+
+// create returns the change that makes the object, with the other fields given.
+func create(node string, now record, others map[string]any) (Change, error) {
+	text, err := json.Marshal(now)
+	if err != nil {
+		return Change{}, fmt.Errorf("encode annotation %s: %w", Annotation, err)
+	}
+	spec := v3.FelixConfigurationSpec{FailsafeInboundHostPorts: &now.Written}
+	data, err := json.Marshal(others)
+	if err == nil {
+		err = json.Unmarshal(data, &spec)
+	}
+	if err != nil {
+		return Change{}, fmt.Errorf("encode FelixConfiguration %s: %w", Name(node), err)
+	}
+	return Change{Create: &v3.FelixConfiguration{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:        Name(node),
+			Labels:      map[string]string{endpoint.ReleaseLabel: now.Release},
+			Annotations: map[string]string{Annotation: string(text)},
+		},
+		Spec: spec,
+	}}, nil
+}
+
+// rewrite returns the change from what the object has to the list and the record
+// of now. spec is what else changes.
+func rewrite(own *v3.FelixConfiguration, wrote *record, now record, spec map[string]any) (Change, error) {
+	if current := listOf(own); current == nil || !same(*current, now.Written) {
+		spec["failsafeInboundHostPorts"] = now.Written
+	}
+	if len(spec) == 0 && wrote != nil && wrote.equal(now) {
+		return Change{}, nil
+	}
+	text, err := json.Marshal(now)
+	if err != nil {
+		return Change{}, fmt.Errorf("encode annotation %s: %w", Annotation, err)
+	}
+	return patch(own, string(text), nil, spec)
+}
+
+// takeBack returns the change that undoes what we wrote, and only that: a list
+// that somebody has edited since stays as it is.
+func takeBack(own *v3.FelixConfiguration, wrote *record) (Change, error) {
+	if wrote == nil {
+		return Change{}, nil
+	}
+	left := listOf(own)
+	spec := map[string]any{}
+	if left != nil && same(*left, wrote.Written) {
+		left = wrote.Before
+		spec["failsafeInboundHostPorts"] = nil
+		if left != nil {
+			spec["failsafeInboundHostPorts"] = *left
+		}
+	}
+	if wrote.Created && left == nil {
+		nothing, err := holdsNothingElse(own, wrote)
+		if nothing || err != nil {
+			return Change{Delete: nothing}, err
+		}
+	}
+	labels := map[string]any{}
+	if wrote.Created && own.Labels[endpoint.ReleaseLabel] == wrote.Release {
+		// From now on it is somebody else's.
+		labels[endpoint.ReleaseLabel] = nil
+	}
+	return patch(own, nil, labels, spec)
+}
+
+// patch returns the change of the object's annotation, to nil for none, of labels
+// and of fields of the spec.
+func patch(own *v3.FelixConfiguration, annotation any, labels, spec map[string]any) (Change, error) {
+	annotations := map[string]any{}
+	text, _ := annotation.(string)
+	if got, there := own.Annotations[Annotation]; there != (annotation != nil) || got != text {
+		annotations[Annotation] = annotation
+	}
+	if rest, shadowed := withoutOurs(own); shadowed {
+		annotations[endpoint.MetadataAnnotation] = rest
+	}
+	metadata := map[string]any{"resourceVersion": own.ResourceVersion}
+	if len(annotations) > 0 {
+		metadata["annotations"] = annotations
+	}
+	if len(labels) > 0 {
+		metadata["labels"] = labels
+	}
+	body := map[string]any{"metadata": metadata}
+	if len(spec) > 0 {
+		body["spec"] = spec
+	}
+	data, err := json.Marshal(body)
+	if err != nil {
+		return Change{}, fmt.Errorf("encode patch of FelixConfiguration %s: %w", own.Name, err)
+	}
+	return Change{Patch: data}, nil
+}
+
+// effective returns the list that Felix would have without us, where before is
+// what the node's own object says without us.
+func effective(own, def *v3.FelixConfiguration, before *[]v3.ProtoPort) ([]v3.ProtoPort, error) {
+	source, list := own, before
+	if overridden(own) {
+		list = nil
+	} else if list == nil {
+		source, list = def, listOf(def)
+		if list == nil && !overridden(def) {
+			return Builtin(), nil
+		}
+	}
+	if overridden(source) {
+		return nil, fmt.Errorf("the annotation %s of FelixConfiguration %s decides about failsafe ports, not its spec: write its list into spec.failsafeInboundHostPorts and remove the annotation", overrideAnnotation, source.Name)
+	}
+	for _, entry := range *list {
+		if protocol(entry) == sctp {
+			return nil, fmt.Errorf("the failsafe ports of FelixConfiguration %s hold SCTP, which Felix cannot read: remove that entry", source.Name)
+		}
+	}
+	return *list, nil
+}
+
+// narrow returns the list with every entry for a wanted port replaced by one
+// entry for each network.
+func narrow(list []v3.ProtoPort, want Want) []v3.ProtoPort {
+	narrowed := make([]v3.ProtoPort, 0, len(list)+len(want.CIDRs))
+	var done []uint16
+	for _, entry := range list {
+		if protocol(entry) != tcp || !slices.Contains(want.Ports, entry.Port) {
+			narrowed = append(narrowed, entry)
+			continue
+		}
+		if slices.Contains(done, entry.Port) {
+			continue
+		}
+		done = append(done, entry.Port)
+		var nets []string
+		for _, cidr := range want.CIDRs {
+			if net := cidr.Masked().String(); !slices.Contains(nets, net) {
+				nets = append(nets, net)
+				narrowed = append(narrowed, v3.ProtoPort{Protocol: tcp, Port: entry.Port, Net: net})
+			}
+		}
+	}
+	return narrowed
+}
+
+// protocol returns the protocol of an entry in capitals; none means TCP.
+func protocol(entry v3.ProtoPort) string {
+	if entry.Protocol == "" {
+		return tcp
+	}
+	return strings.ToUpper(entry.Protocol)
+}
+
+// same compares two lists by what Felix reads in them.
+func same(a, b []v3.ProtoPort) bool {
+	return slices.EqualFunc(a, b, func(a, b v3.ProtoPort) bool {
+		return protocol(a) == protocol(b) && a.Port == b.Port && a.Net == b.Net
+	})
+}
+
+func (r record) equal(other record) bool {
+	if r.Release != other.Release || r.Created != other.Created || !same(r.Written, other.Written) || !maps.Equal(r.Filled, other.Filled) {
+		return false
+	}
+	if r.Before == nil || other.Before == nil {
+		return r.Before == nil && other.Before == nil
+	}
+	return same(*r.Before, *other.Before)
+}
+
+// filled tells whether a field that has the value has it from Calico's API or
+// from us.
+func (r *record) filled(f field, value string) bool {
+	note, noted := r.Filled[f.name]
+	return noted && (value == f.preset || value == note)
+}
+
+func listOf(configuration *v3.FelixConfiguration) *[]v3.ProtoPort {
+	if configuration == nil {
+		return nil
+	}
+	return configuration.Spec.FailsafeInboundHostPorts
+}
+
+// remembered returns what we noted on an object, nil if nothing. A note that
+// can't be read is an error, for guessing could take away what isn't ours.
+func remembered(own *v3.FelixConfiguration) (*record, error) {
+	if own == nil {
+		return nil, nil
+	}
+	text, there := annotationsOf(own)[Annotation]
+	if !there {
+		return nil, nil
+	}
+	var r record
+	if err := json.Unmarshal([]byte(text), &r); err != nil || r.Release == "" {
+		return nil, fmt.Errorf("the annotation %s of FelixConfiguration %s cannot be read: put spec.failsafeInboundHostPorts right by hand and remove the annotation", Annotation, own.Name)
+	}
+	return &r, nil
+}
+
+func overridden(configuration *v3.FelixConfiguration) bool {
+	if configuration == nil {
+		return false
+	}
+	_, there := annotationsOf(configuration)[overrideAnnotation]
+	return there
+}
+
+// annotationsOf returns the annotations as Calico reads them: the object's own,
+// and over them what endpoint.MetadataAnnotation says.
+func annotationsOf(configuration *v3.FelixConfiguration) map[string]string {
+	annotations := make(map[string]string, len(configuration.Annotations))
+	maps.Copy(annotations, configuration.Annotations)
+	var shadow metav1.ObjectMeta
+	if json.Unmarshal([]byte(annotations[endpoint.MetadataAnnotation]), &shadow) == nil {
+		maps.Copy(annotations, shadow.Annotations)
+	}
+	delete(annotations, endpoint.MetadataAnnotation)
+	return annotations
+}
+
+// withoutOurs returns the value of endpoint.MetadataAnnotation without our own
+// annotation in it, and whether it is in there. It would win over the one that we
+// write.
+func withoutOurs(configuration *v3.FelixConfiguration) (rest string, shadowed bool) {
+	var shadow map[string]any
+	if json.Unmarshal([]byte(configuration.Annotations[endpoint.MetadataAnnotation]), &shadow) != nil {
+		return "", false
+	}
+	annotations, _ := shadow["annotations"].(map[string]any)
+	if _, shadowed = annotations[Annotation]; !shadowed {
+		return "", false
+	}
+	delete(annotations, Annotation)
+	data, err := json.Marshal(shadow)
+	return string(data), err == nil
+}
+
+// holdsNothingElse tells whether an object that we made has got nothing from
+// others since.
+func holdsNothingElse(own *v3.FelixConfiguration, wrote *record) (bool, error) {
+	annotations := annotationsOf(own)
+	delete(annotations, Annotation)
+	labels := maps.Clone(own.Labels)
+	if labels[endpoint.ReleaseLabel] == wrote.Release {
+		delete(labels, endpoint.ReleaseLabel)
+	}
+	if len(annotations) > 0 || len(labels) > 0 || len(own.Finalizers) > 0 || len(own.OwnerReferences) > 0 {
+		return false, nil
+	}
+	spec, err := fieldsOf(own)
+	if err != nil {
+		return false, err
+	}
+	delete(spec, "failsafeInboundHostPorts")
+	for _, field := range filledFields() {
+		if value, _ := spec[field.name].(string); wrote.filled(field, value) {
+			delete(spec, field.name)
+		}
+	}
+	return len(spec) == 0, nil
+}

@@ -1,0 +1,431 @@
+package failsafe_test
+
+import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+)
+
+const (
+	node    = "n1"
+	release = "fw"
+)
+
+// ports reads a list as Felix writes it: "TCP:22 UDP:68 TCP:22@192.0.2.0/24".
+func ports(text string) []v3.ProtoPort {
+	list := []v3.ProtoPort{}
+	for item := range strings.FieldsSeq(text) {
+		item, net, _ := strings.Cut(item, "@")
+		protocol, number, found := strings.Cut(item, ":")
+		if !found {
+			protocol, number = "", item
+		}
+		var port uint16
+		if err := json.Unmarshal([]byte(number), &port); err != nil {
+			panic(err)
+		}
+		list = append(list, v3.ProtoPort{Protocol: protocol, Port: port, Net: net})
+	}
+	return list
+}
+
+// configuration returns a FelixConfiguration with the list; "-" for none.
+func configuration(name, list string) *v3.FelixConfiguration {
+	c := &v3.FelixConfiguration{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: "7"}}
+	if list != "-" {
+		inbound := ports(list)
+		c.Spec.FailsafeInboundHostPorts = &inbound
+	}
+	return c
+}
+
+func want(list []uint16, cidrs ...string) *failsafe.Want {
+	w := &failsafe.Want{Ports: list}
+	for _, cidr := range cidrs {
+		w.CIDRs = append(w.CIDRs, netip.MustParsePrefix(cidr))
+	}
+	return w
+}
+
+func admins() *failsafe.Want { return want([]uint16{22}, "192.0.2.0/24", "2001:db8::/32") }
+
+// apply does to an object what an API server does with a change. asV3 fills in
+// what Calico's v3 API fills in.
+func apply(t testing.TB, own *v3.FelixConfiguration, change failsafe.Change, asV3 bool) *v3.FelixConfiguration {
+	t.Helper()
+	switch {
+	case change.Create != nil:
+		require.True(t, own == nil, "an object is created that is there")
+		own = change.Create.DeepCopy()
+	case change.Delete:
+		require.NotNil(t, own)
+		return nil
+	case change.Patch != nil:
+		require.NotNil(t, own)
+		var head struct {
+			Metadata struct{ ResourceVersion string }
+		}
+		require.NoError(t, json.Unmarshal(change.Patch, &head))
+		require.Equal(t, own.ResourceVersion, head.Metadata.ResourceVersion)
+		before, err := json.Marshal(own)
+		require.NoError(t, err)
+		after, err := jsonpatch.MergePatch(before, change.Patch)
+		require.NoError(t, err)
+		own = &v3.FelixConfiguration{}
+		require.NoError(t, json.Unmarshal(after, own))
+	default:
+		return own
+	}
+	own.ResourceVersion += "1"
+	if asV3 {
+		if own.Spec.FloatingIPs == nil {
+			own.Spec.FloatingIPs = pointer(v3.FloatingIPsDisabled)
+		}
+		if own.Spec.BPFConnectTimeLoadBalancing == nil {
+			own.Spec.BPFConnectTimeLoadBalancing = pointer(v3.BPFConnectTimeLBTCP)
+		}
+		if own.Spec.BPFHostNetworkedNATWithoutCTLB == nil {
+			own.Spec.BPFHostNetworkedNATWithoutCTLB = pointer(v3.BPFHostNetworkedNATEnabled)
+		}
+	}
+	return own
+}
+
+func pointer[T any](v T) *T { return &v }
+
+// settle plans and applies, and proves that a second plan finds nothing to do.
+func settle(t testing.TB, own, def *v3.FelixConfiguration, w *failsafe.Want, asV3 bool) *v3.FelixConfiguration {
+	t.Helper()
+	var untouched *v3.FelixConfiguration
+	if own != nil {
+		untouched = own.DeepCopy()
+	}
+	change, err := failsafe.Plan(own, def, node, release, w)
+	require.NoError(t, err)
+	require.Equal(t, untouched, own, "the plan changes its input")
+	own = apply(t, own, change, asV3)
+	again, err := failsafe.Plan(own, def, node, release, w)
+	require.NoError(t, err)
+	require.True(t, again.None(), "the second plan: %s", again.Patch)
+	return own
+}
+
+func bothAPIs(t *testing.T, test func(t *testing.T, asV3 bool)) {
+	t.Run("crd.projectcalico.org/v1", func(t *testing.T) { test(t, false) })
+	t.Run("projectcalico.org/v3", func(t *testing.T) { test(t, true) })
+}
+
+func TestBuiltinIsFelixsOwnList(t *testing.T) {
+	assert.Equal(t, ports("TCP:22 UDP:68 TCP:179 TCP:2379 TCP:2380 TCP:5473 TCP:6443 TCP:6666 TCP:6667"), failsafe.Builtin())
+}
+
+func TestEntriesForSSHGiveWayToOneForEachNetwork(t *testing.T) {
+	const both = "TCP:22@192.0.2.0/24 TCP:22@2001:db8::/32"
+	for name, test := range map[string]struct {
+		own, def string // "": there is no such object, "-": it has no list
+		want     *failsafe.Want
+		list     string // "-": nothing is written
+	}{
+		"Felix's built-in list":                  {"", "", admins(), both + " UDP:68 TCP:179 TCP:2379 TCP:2380 TCP:5473 TCP:6443 TCP:6666 TCP:6667"},
+		"default without a list":                 {"", "-", admins(), both + " UDP:68 TCP:179 TCP:2379 TCP:2380 TCP:5473 TCP:6443 TCP:6666 TCP:6667"},
+		"default's list":                         {"", "UDP:68 TCP:22 TCP:10250", admins(), "UDP:68 " + both + " TCP:10250"},
+		"the node's own list before default's":   {"TCP:22 TCP:9100", "TCP:22 TCP:10250", admins(), both + " TCP:9100"},
+		"the node's own object without a list":   {"-", "TCP:22 TCP:10250", admins(), both + " TCP:10250"},
+		"protocols in small letters, and none":   {"", "tcp:22 udp:68 179", admins(), both + " udp:68 179"},
+		"no protocol is TCP":                     {"", "22", admins(), both},
+		"twice the same port":                    {"", "TCP:22 TCP:179 TCP:22@10.0.0.0/8", admins(), both + " TCP:179"},
+		"an entry that is narrowed to others":    {"", "TCP:22@10.0.0.0/8 TCP:6443@10.0.0.0/8", admins(), both + " TCP:6443@10.0.0.0/8"},
+		"UDP is not SSH":                         {"", "UDP:22 TCP:22", admins(), "UDP:22 " + both},
+		"two ports":                              {"", "TCP:22 TCP:179 TCP:2222", want([]uint16{2222, 22}, "192.0.2.0/24"), "TCP:22@192.0.2.0/24 TCP:179 TCP:2222@192.0.2.0/24"},
+		"a port that is no failsafe":             {"", "TCP:22 TCP:179", want([]uint16{22, 2222}, "192.0.2.0/24"), "TCP:22@192.0.2.0/24 TCP:179"},
+		"networks with host bits, and twice one": {"", "TCP:22", want([]uint16{22}, "192.0.2.7/24", "192.0.2.0/24"), "TCP:22@192.0.2.0/24"},
+		"nothing for SSH in the list":            {"", "TCP:179", admins(), "-"},
+		"no failsafes at all":                    {"", "", want([]uint16{2222}, "192.0.2.0/24"), "-"},
+		"no failsafes at all, on this node":      {" ", "TCP:22", admins(), "-"},
+		"already so":                             {both, "", admins(), "-"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bothAPIs(t, func(t *testing.T, asV3 bool) {
+				var own, def *v3.FelixConfiguration
+				if test.own != "" {
+					own = configuration("node.n1", test.own)
+				}
+				if test.def != "" {
+					def = configuration("default", test.def)
+				}
+				after := settle(t, own, def, test.want, asV3)
+				if test.list == "-" {
+					assert.Equal(t, own, after)
+					return
+				}
+				require.NotNil(t, after)
+				assert.Equal(t, "node.n1", after.Name)
+				assert.Equal(t, ports(test.list), *after.Spec.FailsafeInboundHostPorts)
+				assert.Equal(t, release, failsafe.WrittenBy(after))
+
+				// And back.
+				restored := settle(t, after, def, nil, asV3)
+				if own == nil {
+					assert.True(t, restored == nil, "we made it")
+					return
+				}
+				assert.Equal(t, own.Spec.FailsafeInboundHostPorts, restored.Spec.FailsafeInboundHostPorts)
+				assert.Empty(t, restored.Annotations)
+				assert.Empty(t, failsafe.WrittenBy(restored))
+			})
+		})
+	}
+}
+
+func TestNothingElseOfTheObjectIsTouched(t *testing.T) {
+	own := configuration("node.n1", "-")
+	own.Labels = map[string]string{"team": "network"}
+	own.Annotations = map[string]string{"note": "ours"}
+	own.Spec.LogSeverityScreen = "Debug"
+	own.Spec.FailsafeOutboundHostPorts = &[]v3.ProtoPort{{Protocol: "UDP", Port: 53}}
+	after := settle(t, own, nil, admins(), false)
+	assert.Equal(t, "ours", after.Annotations["note"])
+	restored := settle(t, after, nil, nil, false)
+	restored.ResourceVersion = own.ResourceVersion
+	assert.Equal(t, own, restored)
+}
+
+func TestDefaultIsFollowed(t *testing.T) {
+	def := configuration("default", "TCP:22 TCP:179")
+	own := settle(t, nil, def, admins(), false)
+	def = configuration("default", "TCP:22 TCP:10250")
+	own = settle(t, own, def, admins(), false)
+	assert.Equal(t, ports("TCP:22@192.0.2.0/24 TCP:22@2001:db8::/32 TCP:10250"), *own.Spec.FailsafeInboundHostPorts)
+	own = settle(t, own, def, want([]uint16{22}, "198.51.100.0/24"), false)
+	assert.Equal(t, ports("TCP:22@198.51.100.0/24 TCP:10250"), *own.Spec.FailsafeInboundHostPorts)
+
+	// Once default has no SSH there is nothing to narrow, and our list goes.
+	assert.True(t, settle(t, own, configuration("default", "TCP:10250"), admins(), false) == nil)
+}
+
+func TestListThatSomebodyEditedIsNotMistakenForOurs(t *testing.T) {
+	own := settle(t, nil, nil, admins(), false)
+	edited := ports("TCP:22@10.0.0.0/8 TCP:9100")
+	own.Spec.FailsafeInboundHostPorts = &edited
+
+	kept := settle(t, own, nil, nil, false)
+	require.NotNil(t, kept)
+	assert.Equal(t, edited, *kept.Spec.FailsafeInboundHostPorts)
+	assert.Empty(t, kept.Labels, "it is somebody else's now")
+	assert.Empty(t, kept.Annotations)
+
+	narrowed := settle(t, own, nil, admins(), false)
+	assert.Equal(t, ports("TCP:22@192.0.2.0/24 TCP:22@2001:db8::/32 TCP:9100"), *narrowed.Spec.FailsafeInboundHostPorts)
+	kept = settle(t, narrowed, nil, nil, false)
+	assert.Equal(t, edited, *kept.Spec.FailsafeInboundHostPorts)
+}
+
+func TestObjectThatWeMadeStaysWhenOthersUseIt(t *testing.T) {
+	for name, change := range map[string]func(*v3.FelixConfiguration){
+		"a field":                    func(c *v3.FelixConfiguration) { c.Spec.LogSeverityScreen = "Debug" },
+		"a field that Calico fills":  func(c *v3.FelixConfiguration) { c.Spec.FloatingIPs = pointer(v3.FloatingIPsEnabled) },
+		"a label":                    func(c *v3.FelixConfiguration) { c.Labels["team"] = "network" },
+		"an annotation":              func(c *v3.FelixConfiguration) { c.Annotations["note"] = "theirs" },
+		"an owner":                   func(c *v3.FelixConfiguration) { c.OwnerReferences = []metav1.OwnerReference{{Name: "x"}} },
+		"a finalizer":                func(c *v3.FelixConfiguration) { c.Finalizers = []string{"example.org/x"} },
+		"an annotation of calicoctl": func(c *v3.FelixConfiguration) { shadow(t, c, map[string]string{"note": "theirs"}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			own := settle(t, nil, nil, admins(), false)
+			change(own)
+			rest := settle(t, own, nil, nil, false)
+			require.NotNil(t, rest)
+			assert.Nil(t, rest.Spec.FailsafeInboundHostPorts)
+			assert.Empty(t, failsafe.WrittenBy(rest))
+			rest = settle(t, rest, nil, nil, false)
+			assert.NotNil(t, rest, "it is not ours any more")
+		})
+	}
+}
+
+// shadow does what calicoctl does to an object that is stored in
+// crd.projectcalico.org/v1: it moves labels and annotations into an annotation.
+func shadow(t testing.TB, c *v3.FelixConfiguration, more map[string]string) {
+	moved := metav1.ObjectMeta{Annotations: map[string]string{}, Labels: c.Labels}
+	for _, m := range []map[string]string{c.Annotations, more} {
+		for key, value := range m {
+			moved.Annotations[key] = value
+		}
+	}
+	data, err := json.Marshal(moved)
+	require.NoError(t, err)
+	c.Labels, c.Annotations = nil, map[string]string{"projectcalico.org/metadata": string(data)}
+}
+
+func TestNoteThatCalicoctlMovedIsFoundAgain(t *testing.T) {
+	own := settle(t, nil, nil, admins(), false)
+	shadow(t, own, nil)
+	assert.Equal(t, release, failsafe.WrittenBy(own))
+	assert.True(t, settle(t, own.DeepCopy(), nil, nil, false) == nil, "we made it, and it holds nothing else")
+
+	own = settle(t, own, nil, want([]uint16{22}, "198.51.100.0/24"), false)
+	assert.NotContains(t, own.Annotations["projectcalico.org/metadata"], "host-firewall.io/failsafe", "the old note would win")
+	assert.Contains(t, own.Annotations["host-firewall.io/failsafe"], "198.51.100.0/24")
+}
+
+// Calico's v3 API fills three fields in with every write, and in the object of a
+// node they win over what default says.
+func TestDefaultsOtherSettingsStayInForce(t *testing.T) {
+	bothAPIs(t, func(t *testing.T, asV3 bool) {
+		def := configuration("default", "-")
+		def.Spec.FloatingIPs = pointer(v3.FloatingIPsEnabled)
+		own := settle(t, nil, def, admins(), asV3)
+		assert.Equal(t, v3.FloatingIPsEnabled, *own.Spec.FloatingIPs)
+
+		def.Spec.FloatingIPs = nil
+		//lint:ignore SA1019 clusters have it all the same
+		def.Spec.BPFConnectTimeLoadBalancingEnabled = pointer(false)
+		own = settle(t, own, def, admins(), asV3)
+		if asV3 {
+			assert.Equal(t, v3.FloatingIPsDisabled, *own.Spec.FloatingIPs)
+		} else {
+			assert.Nil(t, own.Spec.FloatingIPs)
+		}
+		assert.Equal(t, v3.BPFConnectTimeLBDisabled, *own.Spec.BPFConnectTimeLoadBalancing)
+		assert.Equal(t, v3.BPFHostNetworkedNATDisabled, *own.Spec.BPFHostNetworkedNATWithoutCTLB)
+
+		assert.True(t, settle(t, own, def, nil, asV3) == nil, "none of that is anybody else's")
+	})
+}
+
+func TestWhatTheNodesOwnObjectSaysOfThemStays(t *testing.T) {
+	bothAPIs(t, func(t *testing.T, asV3 bool) {
+		own, def := configuration("node.n1", "-"), configuration("default", "-")
+		own.Spec.FloatingIPs = pointer(v3.FloatingIPsDisabled)
+		//lint:ignore SA1019 clusters have it all the same
+		own.Spec.BPFConnectTimeLoadBalancingEnabled = pointer(true)
+		def.Spec.FloatingIPs = pointer(v3.FloatingIPsEnabled)
+		def.Spec.BPFConnectTimeLoadBalancing = pointer(v3.BPFConnectTimeLBDisabled)
+		change, err := failsafe.Plan(own, def, node, release, admins())
+		require.NoError(t, err)
+		for _, word := range []string{"floatingIPs", "bpfConnectTimeLoadBalancing"} {
+			var patch struct{ Spec map[string]any }
+			require.NoError(t, json.Unmarshal(change.Patch, &patch))
+			assert.NotContains(t, patch.Spec, word)
+		}
+		settle(t, own, def, admins(), asV3)
+	})
+}
+
+func TestWhatFelixWouldReadOtherwiseIsRefused(t *testing.T) {
+	annotated := func(c *v3.FelixConfiguration, key, value string) *v3.FelixConfiguration {
+		c.Annotations = map[string]string{key: value}
+		return c
+	}
+	const override = "config.projectcalico.org/FailsafeInboundHostPorts"
+	for name, test := range map[string]struct {
+		own, def *v3.FelixConfiguration
+		want     *failsafe.Want
+		words    string
+	}{
+		"an annotation that wins over the node's list": {
+			own: annotated(configuration("node.n1", "TCP:22"), override, "tcp:22"), want: admins(),
+			words: "annotation " + override + " of FelixConfiguration node.n1 decides",
+		},
+		"an annotation that wins over default's list": {
+			def: annotated(configuration("default", "-"), override, "tcp:22"), want: admins(),
+			words: "annotation " + override + " of FelixConfiguration default decides",
+		},
+		"a protocol that Felix can't read": {
+			def: configuration("default", "TCP:22 SCTP:36422"), want: admins(),
+			words: "FelixConfiguration default hold SCTP",
+		},
+		"no network": {want: want([]uint16{22}), words: "no network is given"},
+		"another release's": {
+			own: annotated(configuration("node.n1", "TCP:22"), failsafe.Annotation, `{"release":"other","written":[]}`), want: admins(),
+			words: `already narrowed by the release "other"`,
+		},
+		"a note that nobody can read": {
+			own: annotated(configuration("node.n1", "TCP:22"), failsafe.Annotation, "yes"), want: admins(),
+			words: "cannot be read",
+		},
+		"a note that nobody can read, when it is switched off": {
+			own:   annotated(configuration("node.n1", "TCP:22"), failsafe.Annotation, "{}"),
+			words: "cannot be read",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			change, err := failsafe.Plan(test.own, test.def, node, release, test.want)
+			assert.ErrorContains(t, err, test.words)
+			assert.True(t, change.None())
+		})
+	}
+	t.Run("default's annotation does not matter where the node has its own list", func(t *testing.T) {
+		settle(t, configuration("node.n1", "TCP:22"), annotated(configuration("default", "-"), override, "tcp:22"), admins(), false)
+	})
+}
+
+func TestWhatIsNotOursIsNotTakenBack(t *testing.T) {
+	other := configuration("node.n1", "TCP:22")
+	other.Annotations = map[string]string{failsafe.Annotation: `{"release":"other","written":[{"protocol":"TCP","port":22}],"created":true}`}
+	for _, own := range []*v3.FelixConfiguration{nil, configuration("node.n1", "TCP:22"), other} {
+		change, err := failsafe.Plan(own, nil, node, release, nil)
+		require.NoError(t, err)
+		assert.True(t, change.None())
+	}
+}
+
+func FuzzNarrowingChangesSSHAndNothingElse(f *testing.F) {
+	f.Add("TCP:22 UDP:68 TCP:6443", uint16(22), uint16(2222), "192.0.2.0/24", true)
+	f.Add("tcp:22 22 UDP:22 TCP:22@10.0.0.0/8", uint16(22), uint16(22), "2001:db8::/32", false)
+	f.Add("", uint16(0), uint16(0), "0.0.0.0/0", false)
+	f.Fuzz(func(t *testing.T, text string, first, second uint16, net string, own bool) {
+		cidr, err := netip.ParsePrefix(net)
+		if err != nil || cidr.Addr().Is4In6() {
+			t.Skip()
+		}
+		var list []v3.ProtoPort
+		for i, item := range strings.Fields(text) {
+			if protocol, _, found := strings.Cut(item, ":"); found && protocol != "SCTP" && protocol != "sctp" {
+				list = append(list, v3.ProtoPort{Protocol: []string{"TCP", "UDP", "tcp", ""}[len(item)%4], Port: []uint16{first, second, 6443, uint16(i)}[i%4]})
+			}
+		}
+		ssh := func(entry v3.ProtoPort) bool {
+			return !strings.EqualFold(entry.Protocol, "UDP") && (entry.Port == first || entry.Port == second)
+		}
+		before := configuration("node.n1", "-")
+		before.Spec.FailsafeInboundHostPorts = &list
+		object, def := before, (*v3.FelixConfiguration)(nil)
+		if !own {
+			object, def = nil, before
+		}
+		after := settle(t, object, def, &failsafe.Want{Ports: []uint16{first, second}, CIDRs: []netip.Prefix{cidr}}, own)
+		if !slices.ContainsFunc(list, ssh) {
+			require.Equal(t, object, after)
+			return
+		}
+		require.NotNil(t, after)
+		narrowed := *after.Spec.FailsafeInboundHostPorts
+		for _, entry := range narrowed {
+			if ssh(entry) {
+				require.Equal(t, cidr.Masked().String(), entry.Net)
+			}
+		}
+		require.Equal(t, others(list, ssh), others(narrowed, ssh))
+		restored := settle(t, after, def, nil, own)
+		if own {
+			require.Equal(t, before.Spec.FailsafeInboundHostPorts, restored.Spec.FailsafeInboundHostPorts)
+		} else {
+			require.True(t, restored == nil)
+		}
+	})
+}
+
+func others(list []v3.ProtoPort, ssh func(v3.ProtoPort) bool) []v3.ProtoPort {
+	return slices.DeleteFunc(slices.Clone(list), ssh)
+}

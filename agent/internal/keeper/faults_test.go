@@ -1,0 +1,548 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+)
+
+func TestEveryFaultOfTheAPIServerIsSurvivedArmedAndToldOnce(t *testing.T) {
+	busy := apierrors.NewGenericServerResponse(http.StatusTooManyRequests, "patch", heps, "n1", "busy", 0, true)
+	for name, err := range map[string]error{
+		"403":                         apierrors.NewForbidden(heps, "n1", errors.New("no right")),
+		"404, the CRD is missing":     apierrors.NewNotFound(heps, "n1"),
+		"409 that does not end":       apierrors.NewConflict(heps, "n1", errors.New("old")),
+		"410":                         apierrors.NewResourceExpired("old"),
+		"429":                         busy,
+		"500":                         apierrors.NewInternalError(errors.New("broken")),
+		"503":                         apierrors.NewServiceUnavailable("starting"),
+		"504":                         apierrors.NewTimeoutError("slow", 0),
+		"nobody there":                errors.New("connection refused"),
+		"the connection says nothing": errors.New("context deadline exceeded"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			play(t, withArmed, func(s *scene) {
+				s.spoil("n1", func(hep *v3.HostEndpoint) {
+					s.fail = failing("patch", err)
+					hep.Spec.Profiles = nil
+				})
+				s.pass(10 * time.Minute)
+				requests := len(s.take())
+				assert.LessOrEqual(t, requests, 10*60/24+16, "no hot loop")
+				assert.GreaterOrEqual(t, requests, 10*60/36, "it never gives up")
+				assert.True(t, s.isArmed())
+				status := s.keeper.Status()
+				assert.Equal(t, Armed, status.State)
+				assert.True(t, status.Armed)
+				assert.False(t, status.Ready)
+				assert.Contains(t, status.Reason, err.Error())
+				assert.Equal(t, 1, s.log.count("node is Armed\" ready=false"), "told once")
+
+				s.change(func() { s.fail = nil })
+				s.pass(37 * time.Second)
+				assert.True(t, s.keeper.Status().Ready)
+				assert.Equal(t, []string{"patch armed"}, s.take())
+				assert.Equal(t, time.Now().Truncate(time.Minute), s.keeper.Status().Success.Truncate(time.Minute))
+			})
+		})
+	}
+}
+
+func TestBusyAPIServerIsLeftAloneAsLongAsItSays(t *testing.T) {
+	play(t, func(c *cluster) {
+		withPolicies(c)
+		busy := apierrors.NewGenericServerResponse(http.StatusTooManyRequests, "create", heps, "n1", "busy", 300, true)
+		c.fail = failing("create", busy)
+	}, func(s *scene) {
+		assert.Equal(t, []string{"create"}, s.take())
+		for range 10 {
+			s.change(func() {})
+			s.pass(29 * time.Second)
+		}
+		assert.Empty(t, s.take(), "not even when something happens")
+		s.change(func() { s.fail = nil })
+		s.pass(time.Minute + 11*time.Second)
+		assert.True(t, s.isArmed())
+	})
+}
+
+func TestAPIServerThatIsAwayMakesTheNodeNotReadyInAWhile(t *testing.T) {
+	play(t, withArmed, func(s *scene) {
+		s.change(func() { s.trouble, s.since = "cannot watch Node n1: connection refused", time.Now() })
+		s.pass(troubleAfter - 1)
+		assert.True(t, s.keeper.Status().Ready, "one that restarts is back by then")
+		s.pass(time.Second)
+		status := s.keeper.Status()
+		assert.Equal(t, Armed, status.State)
+		assert.False(t, status.Ready)
+		assert.Contains(t, status.Reason, "cannot watch Node n1")
+		s.pass(time.Hour)
+		assert.Equal(t, 1, s.log.count("cannot watch"))
+		assert.True(t, s.isArmed())
+		s.change(func() { s.trouble = "" })
+		s.pass(0)
+		assert.True(t, s.keeper.Status().Ready)
+		assert.Empty(t, s.take())
+	})
+}
+
+func TestNothingIsWrittenWhileTheDatastoreIsNotReady(t *testing.T) {
+	config := testConfig()
+	config.Failsafe = sshOnly()
+	playWith(t, config, withArmed, func(s *scene) {
+		s.take()
+		s.change(func() {
+			s.notReady = true
+			s.put(func() *v3.HostEndpoint {
+				spoilt := s.stored["n1"].DeepCopy()
+				spoilt.Spec.Profiles = nil
+				return spoilt
+			}())
+			delete(s.felix, "node.n1")
+		})
+		s.pass(time.Hour)
+		assert.Empty(t, s.take())
+		status := s.keeper.Status()
+		assert.Equal(t, Armed, status.State)
+		assert.False(t, status.Ready)
+		assert.Contains(t, status.Reason, "datastore is not ready")
+		assert.Equal(t, 1, s.log.count("datastore is not ready"))
+		s.change(func() { s.remove("n1") })
+		s.pass(time.Hour)
+		assert.Empty(t, s.take())
+		s.change(func() { s.notReady = false })
+		s.pass(0)
+		assert.Equal(t, []string{"create armed", "create felix"}, s.take())
+	})
+}
+
+// Somebody who takes the arming label off again and again, at once.
+func TestFightOverAFieldSlowsDownAndIsToldOnce(t *testing.T) {
+	meter := &countingMeter{}
+	config := testConfig()
+	config.Meter = meter
+	playWith(t, config, withArmed, func(s *scene) {
+		s.take()
+		end := time.Now().Add(30 * time.Minute)
+		for time.Now().Before(end) {
+			if s.isArmed() {
+				s.spoil("n1", func(hep *v3.HostEndpoint) { delete(hep.Labels, "host-endpoint") })
+			}
+			s.pass(time.Second)
+		}
+		repairs := len(s.take())
+		assert.GreaterOrEqual(t, repairs, 25, "it never gives up")
+		assert.LessOrEqual(t, repairs, 45)
+		assert.Equal(t, 1, meter.get("contested"))
+		assert.Equal(t, repairs, meter.get("changed"))
+		assert.Equal(t, 1, s.log.count("keeps changing"), "told once")
+		assert.False(t, s.keeper.Status().Ready)
+		assert.Contains(t, s.keeper.Status().Reason, "metadata.labels.host-endpoint")
+
+		s.change(func() { s.remove("n1") })
+		s.pass(0)
+		assert.Equal(t, []string{"create armed"}, s.take(), "a deletion is no fight over a field")
+		s.pass(time.Hour)
+		s.spoil("n1", func(hep *v3.HostEndpoint) { delete(hep.Labels, "host-endpoint") })
+		s.pass(0)
+		assert.Equal(t, []string{"patch armed"}, s.take(), "a fight that is over is forgotten")
+	})
+}
+
+func TestDeletionsInARowAreEachRepairedAtOnce(t *testing.T) {
+	meter := &countingMeter{}
+	config := testConfig()
+	config.Meter = meter
+	playWith(t, config, withArmed, func(s *scene) {
+		s.take()
+		for range 200 {
+			s.change(func() { s.remove("n1") })
+			s.pass(0)
+			require.Equal(t, []string{"create armed"}, s.take())
+		}
+		assert.Equal(t, 200, meter.get("deleted"))
+		s.pass(time.Hour)
+		assert.Equal(t, []string{"Repaired"}, s.said(), "put together")
+		assert.EqualValues(t, 200, s.events[0].Count)
+	})
+}
+
+type countingMeter struct {
+	mu     sync.Mutex
+	counts map[string]int
+}
+
+func (m *countingMeter) add(what string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.counts == nil {
+		m.counts = map[string]int{}
+	}
+	m.counts[what]++
+}
+
+func (m *countingMeter) get(what string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.counts[what]
+}
+
+func (m *countingMeter) Passed(time.Duration)   { m.add("passed") }
+func (m *countingMeter) Repaired(reason string) { m.add(reason) }
+func (m *countingMeter) Contested()             { m.add("contested") }
+
+func TestOffDisarmsInOnePatchAndKeepsTheEndpoint(t *testing.T) {
+	config := testConfig()
+	config.Off = true
+	playWith(t, config, withArmed, func(s *scene) {
+		s.pass(time.Hour)
+		assert.Equal(t, []string{"patch unarmed"}, s.take())
+		status := s.keeper.Status()
+		assert.Equal(t, Off, status.State)
+		assert.True(t, status.Ready)
+		assert.False(t, status.Armed)
+		assert.Equal(t, "Off", endpoint.NoteOf(s.stored["n1"]).State)
+		assert.Equal(t, []string{"Disarmed"}, s.said())
+		s.change(func() { s.remove("n1") })
+		s.pass(time.Minute)
+		assert.Equal(t, []string{"create unarmed"}, s.take())
+	})
+}
+
+func sshOnly() *failsafe.Want {
+	return &failsafe.Want{Ports: []uint16{22}, CIDRs: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}
+}
+
+func TestFailsafeIsNarrowedAfterTheNodeIsArmedAndWidenedWhenOff(t *testing.T) {
+	config := testConfig()
+	config.Failsafe = sshOnly()
+	var left map[string]*v3.FelixConfiguration
+	playWith(t, config, func(c *cluster) { c.policies = testPolicies("r2", "fw-drop") }, func(s *scene) {
+		s.pass(time.Hour)
+		assert.Equal(t, []string{"create unarmed"}, s.take(), "the policy that lets SSH in may be the one that is missing")
+		s.change(func() { withPolicies(s.cluster) })
+		s.pass(settle)
+		assert.Equal(t, []string{"list nodes", "list endpoints", "patch armed", "create felix"}, s.take())
+		assert.True(t, s.keeper.Status().Ready)
+
+		s.change(func() { s.policies = s.policies[:1]; delete(s.felix, "node.n1") })
+		s.pass(time.Minute)
+		assert.Empty(t, s.take(), "not while a policy is lost")
+		s.change(func() { withPolicies(s.cluster) })
+		s.pass(time.Minute)
+		assert.Equal(t, []string{"create felix"}, s.take())
+
+		s.change(func() {
+			ports := []v3.ProtoPort{{Protocol: "TCP", Port: 22}, {Protocol: "TCP", Port: 6443}}
+			s.putFelix(&v3.FelixConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v3.FelixConfigurationSpec{FailsafeInboundHostPorts: &ports}})
+		})
+		s.pass(time.Minute)
+		assert.Equal(t, []string{"patch felix"}, s.take(), "default is followed")
+		assert.Len(t, *s.felix["node.n1"].Spec.FailsafeInboundHostPorts, 2)
+		left = s.felix
+	})
+	off := config
+	off.Off = true
+	for name, config := range map[string]Config{"mode off": off, "not narrowed any more": testConfig()} {
+		t.Run(name, func(t *testing.T) {
+			playWith(t, config, func(c *cluster) {
+				withArmed(c)
+				for _, configuration := range left {
+					c.putFelix(configuration)
+				}
+			}, func(s *scene) {
+				s.pass(time.Hour)
+				want := []string{"delete felix"}
+				if config.Off {
+					want = []string{"patch unarmed", "delete felix"}
+				}
+				assert.Equal(t, want, s.take())
+				assert.Empty(t, s.follows, "nothing is left to be looked at")
+				assert.NotNil(t, s.felix["default"])
+			})
+		})
+	}
+}
+
+func TestFailsafeThatCannotBeNarrowedMakesTheNodeNotReadyAndDelaysNoRepair(t *testing.T) {
+	config := testConfig()
+	config.Failsafe = sshOnly()
+	playWith(t, config, func(c *cluster) {
+		withArmed(c)
+		c.fail = failing("create felix", apierrors.NewForbidden(heps, "node.n1", nil))
+	}, func(s *scene) {
+		s.pass(time.Hour)
+		requests := len(s.take())
+		assert.LessOrEqual(t, requests, 3600/24+20, "no hot loop")
+		status := s.keeper.Status()
+		assert.Equal(t, Armed, status.State)
+		assert.False(t, status.Ready)
+		assert.Contains(t, status.Reason, "failsafe")
+		assert.Equal(t, 1, s.log.count("failsafe"))
+		s.change(func() { s.remove("n1") })
+		s.pass(0)
+		assert.Equal(t, "create armed", s.take()[0])
+	})
+}
+
+func TestPolicyOfSomebodyElseIsWaitedForAndSeenToGo(t *testing.T) {
+	play(t, func(c *cluster) {
+		withPolicies(c)
+		c.foreign = []*v3.GlobalNetworkPolicy{foreignPolicy("deny-all", "all()")}
+	}, func(s *scene) {
+		s.pass(time.Hour)
+		assert.Empty(t, s.take())
+		status := s.keeper.Status()
+		assert.Equal(t, Waiting, status.State)
+		assert.Equal(t, []string{"deny-all"}, status.Foreign)
+		assert.Equal(t, 1, s.log.count("deny-all"))
+		assert.Equal(t, []string{"ForeignPolicy"}, s.said())
+		assert.Contains(t, s.events[0].Message, "deny-all")
+		assert.Equal(t, corev1.EventTypeWarning, s.events[0].Type)
+		s.change(func() { s.foreign = nil })
+		s.pass(settle)
+		assert.Equal(t, []string{"create unarmed", "list nodes", "list endpoints", "patch armed"}, s.take())
+		assert.Empty(t, s.follows, "it does not matter any more")
+
+		s.change(func() { s.foreign = []*v3.GlobalNetworkPolicy{foreignPolicy("deny-all", "all()")}; s.remove("n1") })
+		s.pass(0)
+		assert.Equal(t, []string{"create armed"}, s.take(), "only a first creation waits")
+	})
+}
+
+func TestForeignEndpointOfTheNodeIsFoundByTheResyncAndSeenToGo(t *testing.T) {
+	auto := &v3.HostEndpoint{
+		ObjectMeta: metav1.ObjectMeta{Name: "n1-auto-hep", Labels: map[string]string{"projectcalico.org/created-by": "calico-kube-controllers"}},
+		Spec:       v3.HostEndpointSpec{Node: "n1", InterfaceName: "*"},
+	}
+	play(t, withArmed, func(s *scene) {
+		s.change(func() { s.put(auto) })
+		s.pass(testConfig().Resync)
+		status := s.keeper.Status()
+		assert.Equal(t, Conflict, status.State)
+		assert.True(t, status.Armed, "nobody disarms a node by creating something")
+		assert.False(t, status.Ready)
+		s.change(func() { s.remove("n1") })
+		s.pass(0)
+		assert.Equal(t, []string{"create armed"}, s.take(), "and it is still kept")
+		s.pass(time.Minute)
+		assert.Equal(t, "Conflict", endpoint.NoteOf(s.stored["n1"]).State)
+		s.change(func() { s.remove("n1-auto-hep") })
+		s.pass(37 * time.Second)
+		assert.True(t, s.keeper.Status().Ready)
+	})
+}
+
+func TestAdoptedEndpointIsTakenOverInOnePatch(t *testing.T) {
+	config := testConfig()
+	config.Adopt = true
+	playWith(t, config, func(c *cluster) {
+		withPolicies(c)
+		theirs := testEndpoint(false)
+		theirs.Labels, theirs.Annotations = map[string]string{"theirs": "label"}, nil
+		c.put(theirs)
+	}, func(s *scene) {
+		s.pass(settle)
+		assert.Equal(t, []string{"patch unarmed", "list nodes", "list endpoints", "patch armed"}, s.take())
+		assert.Equal(t, "label", s.stored["n1"].Labels["theirs"])
+	})
+}
+
+func TestChangedArmingLabelTakesThePlaceOfTheOldOneInOnePatch(t *testing.T) {
+	config := testConfig()
+	config.ArmingLabels = map[string]string{"fire": "wall"}
+	playWith(t, config, withArmed, func(s *scene) {
+		assert.Equal(t, "ingress", s.stored["n1"].Labels["host-endpoint"], "it may be all that protects the node")
+		s.pass(settle)
+		assert.Equal(t, "wall", s.stored["n1"].Labels["fire"])
+		assert.NotContains(t, s.stored["n1"].Labels, "host-endpoint")
+	})
+}
+
+func TestNoteIsWrittenWithOtherChangesOrSeldom(t *testing.T) {
+	notes := func(s *scene) (n int) {
+		return read(s.cluster, func() int {
+			for _, r := range s.requests {
+				if strings.HasSuffix(r, " note") {
+					n++
+				}
+			}
+			return n
+		})
+	}
+	play(t, withPolicies, func(s *scene) {
+		s.pass(settle)
+		note := endpoint.NoteOf(s.stored["n1"])
+		assert.Equal(t, "Armed", note.State)
+		assert.Equal(t, "2 policies at revision r2", note.Reason)
+		assert.Zero(t, notes(s))
+
+		s.change(func() { s.policies = s.policies[:1] })
+		s.pass(noteDelay - 1)
+		assert.Zero(t, notes(s))
+		s.pass(noteDelay + 1)
+		assert.Equal(t, 1, notes(s))
+		assert.Contains(t, endpoint.NoteOf(s.stored["n1"]).Reason, "stays armed, but")
+		assert.Equal(t, note.Since, endpoint.NoteOf(s.stored["n1"]).Since, "it is as armed as it was")
+		s.pass(24 * time.Hour)
+		assert.Equal(t, 1, notes(s), "never only for the time")
+	})
+}
+
+// Five thousand agents that each list five thousand nodes are too much.
+func TestManyNodesAreCountedBeforeTheyAreListed(t *testing.T) {
+	surveyed := func(s *scene) []string {
+		return read(s.cluster, func() []string { r := s.requests; s.requests = nil; return r })
+	}
+	for name, test := range map[string]struct {
+		nodes, heps int
+		foreign     bool
+		armedSoon   bool
+		lists       bool
+	}{
+		"as many endpoints as nodes":         {nodes: 5000, heps: 5000, armedSoon: true},
+		"an endpoint is missing":             {nodes: 5000, heps: 4999},
+		"one more than nodes":                {nodes: 5000, heps: 5001},
+		"as many, but not all are ours":      {nodes: 5000, heps: 5000, foreign: true},
+		"so few that listing costs nothing":  {nodes: 250, heps: 1, armedSoon: true, lists: true},
+		"the API server does not count them": {nodes: 5000, heps: -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			play(t, func(c *cluster) {
+				withPolicies(c)
+				c.nodes, c.heps = test.nodes, test.heps
+				if test.foreign {
+					c.put(&v3.HostEndpoint{ObjectMeta: metav1.ObjectMeta{Name: "theirs"}, Spec: v3.HostEndpointSpec{Node: "n2"}})
+				}
+			}, func(s *scene) {
+				s.pass(settle)
+				assert.Equal(t, test.armedSoon, s.isArmed())
+				assert.Equal(t, test.lists, slices.Contains(surveyed(s), "list nodes"))
+				s.pass(2*5000*perObject + 2*time.Minute)
+				assert.True(t, s.isArmed(), "in the end each node is looked at")
+				if !test.armedSoon {
+					lists := 0
+					for _, r := range surveyed(s) {
+						if r == "list nodes" {
+							lists++
+						}
+					}
+					assert.Equal(t, 1, lists)
+				}
+			})
+		})
+	}
+}
+
+func TestInterfacesAreFollowed(t *testing.T) {
+	var mu sync.Mutex
+	present := []string{"eth0", "lo"}
+	var broken error
+	config := testConfig()
+	config.Interfaces = func() (selected []endpoint.Interface, all []string, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, name := range present {
+			if strings.HasPrefix(name, "eth") {
+				selected = append(selected, endpoint.Interface{Name: name, Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.7")}})
+			}
+		}
+		return selected, slices.Clone(present), broken
+	}
+	set := func(s *scene, err error, names ...string) {
+		mu.Lock()
+		present, broken = names, err
+		mu.Unlock()
+		s.keeper.LinksChanged()
+		s.pass(0)
+	}
+	playWith(t, config, withPolicies, func(s *scene) {
+		s.pass(settle)
+		assert.Equal(t, []string{"create unarmed n1-eth0", "list nodes", "list endpoints", "patch armed n1-eth0"}, s.take())
+		assert.Equal(t, []string{"198.51.100.7"}, s.stored["n1-eth0"].Spec.ExpectedIPs)
+
+		set(s, nil, "eth0", "eth1", "lo")
+		assert.Equal(t, []string{"create armed n1-eth1"}, s.take())
+		set(s, nil, "eth1", "lo")
+		assert.Equal(t, []string{"delete n1-eth0"}, s.take())
+		assert.Equal(t, 1, s.keeper.Status().Endpoints)
+		set(s, errors.New("netlink is broken"), "eth1")
+		s.pass(time.Hour)
+		assert.Empty(t, s.take())
+		assert.Contains(t, s.keeper.Status().Reason, "netlink is broken")
+		set(s, nil, "lo")
+		assert.Equal(t, []string{"delete n1-eth1"}, s.take())
+		assert.Contains(t, s.keeper.Status().Reason, "no interface of the node")
+
+		// One that is not labelled as ours is not in the cache.
+		s.change(func() {
+			theirs := testEndpoint(false)
+			theirs.Name, theirs.UID, theirs.Labels = "n1-eth0", "their-uid", nil
+			s.put(theirs)
+		})
+		set(s, nil, "eth0", "lo")
+		s.pass(time.Minute)
+		assert.Equal(t, Conflict, s.keeper.Status().State)
+		assert.Nil(t, s.stored["n1-eth0"].Labels)
+	})
+}
+
+// What settings with names have left is removed when there is one endpoint again.
+func TestEndpointsOfNamedInterfacesGoWhenThereIsOneForAll(t *testing.T) {
+	play(t, func(c *cluster) {
+		withPolicies(c)
+		left, _ := testConfig().shape().Desired(testNode("n1"), endpoint.Interface{Name: "eth0"}, true)
+		c.put(left)
+	}, func(s *scene) {
+		assert.Equal(t, []string{"create unarmed"}, s.take())
+		s.pass(settle)
+		assert.Equal(t, []string{"list nodes", "list endpoints", "patch armed", "delete n1-eth0"}, s.take(), "not before its successor is armed")
+		assert.Equal(t, 1, s.keeper.Status().Endpoints)
+	})
+}
+
+func TestEventsAreAboutTheNodeAndFewOfAKind(t *testing.T) {
+	play(t, withPolicies, func(s *scene) {
+		s.pass(time.Minute)
+		assert.ElementsMatch(t, []string{"EndpointCreated", "Armed"}, s.said())
+		for i := range 20 {
+			s.change(func() { s.policies = s.policies[:1] })
+			s.pass(time.Minute)
+			s.change(func() { withPolicies(s.cluster) })
+			s.pass(time.Minute)
+			_ = i
+		}
+		s.pass(time.Hour)
+		lost := 0
+		for _, event := range s.events {
+			assert.Equal(t, corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: "n1", UID: "node-uid"}, event.InvolvedObject)
+			assert.Equal(t, "default", event.Namespace)
+			if event.Reason == "NotReady" {
+				lost += int(event.Count)
+			}
+		}
+		assert.LessOrEqual(t, len(s.events), 2+40/5+1)
+		assert.Equal(t, 20, lost, "each is counted")
+	})
+}
+
+func TestFieldsOfAPatchAreItsLeaves(t *testing.T) {
+	patch := fmt.Sprintf(`{"metadata":{"resourceVersion":"7","labels":{"a.b/c":null},"annotations":{%q:"x"}},"spec":{"profiles":["p"],"node":"n1"}}`, endpoint.StateAnnotation)
+	assert.Equal(t, []string{"HEP metadata.labels.a.b/c=null", `HEP spec.node="n1"`, `HEP spec.profiles=["p"]`}, fieldsOf("HEP", []byte(patch)))
+}

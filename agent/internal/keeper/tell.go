@@ -1,0 +1,223 @@
+package keeper
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/host-firewall/host-firewall/agent/internal/gate"
+)
+
+// State is how far the protection of the node is.
+type State string
+
+const (
+	// Waiting means that something has to come first; no endpoint is armed.
+	Waiting State = "Waiting"
+	// Armed means that the policies apply to the node.
+	Armed State = "Armed"
+	// Conflict means that somebody else's endpoint would win or fight. Nothing is
+	// armed then that was not before.
+	Conflict State = "Conflict"
+	// Off means that the node is not to be protected: no endpoint is armed.
+	Off State = "Off"
+)
+
+// States returns all of them.
+func States() []State { return []State{Waiting, Armed, Conflict, Off} }
+
+// Status is the state of the node for people, probes and metrics.
+type Status struct {
+	State State
+	// Ready tells that all is as the settings ask for.
+	Ready  bool
+	Reason string
+	// Since is when State or Ready last changed.
+	Since time.Time
+	// Armed tells whether an endpoint is armed; Endpoints is how many there are.
+	Armed     bool
+	Endpoints int
+	// Foreign are the policies of others that the node waits for.
+	Foreign []string
+	// Revision is the revision of the policies; empty: they have several, or none.
+	Revision string
+	// Success is when all that was to be done was last done.
+	Success time.Time
+}
+
+// Status returns how the node is. It may be called from any goroutine.
+func (k *Keeper) Status() Status {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.status
+}
+
+// tell sets the status, and where it is news logs it and makes an Event of it.
+func (k *Keeper) tell(now time.Time, status Status, policies []*v3.GlobalNetworkPolicy) {
+	if status.Ready {
+		status.Success = now
+	}
+	status.Revision = revisionOf(policies)
+	k.mu.Lock()
+	before := k.status
+	status.Since = before.Since
+	if status.State != before.State || status.Ready != before.Ready {
+		status.Since = now
+	}
+	if !status.Ready {
+		status.Success = before.Success
+	}
+	k.status = status
+	k.mu.Unlock()
+
+	if !slices.Equal(status.Foreign, before.Foreign) && len(status.Foreign) > 0 {
+		k.events.add(now, eventForeign, status.Reason)
+	}
+	if status.State == before.State && status.Ready == before.Ready && status.Reason == before.Reason {
+		return
+	}
+	level := slog.LevelInfo
+	if before.Ready && !status.Ready || status.State == Conflict || len(status.Foreign) > 0 {
+		level = slog.LevelWarn
+	}
+	k.log.Log(context.Background(), level, "node is "+string(status.State), "ready", status.Ready, "reason", status.Reason)
+	switch {
+	case status.State == Conflict && before.State != Conflict:
+		k.events.add(now, eventConflict, status.Reason)
+	case before.Ready && !status.Ready:
+		k.events.add(now, eventNotReady, status.Reason)
+	}
+}
+
+// tellInvalid logs addresses that are none, when they are others than before.
+func (k *Keeper) tellInvalid(invalid []string) {
+	if !slices.Equal(invalid, k.invalid) && len(invalid) > 0 {
+		k.log.Warn("addresses of the Node left out", "invalid", invalid)
+	}
+	k.invalid = invalid
+}
+
+// revisionOf returns the revision that all policies have; empty: they differ.
+func revisionOf(policies []*v3.GlobalNetworkPolicy) string {
+	revision := ""
+	for i, policy := range policies {
+		got := policy.Annotations[gate.RevisionAnnotation]
+		if i > 0 && got != revision {
+			return ""
+		}
+		revision = got
+	}
+	return revision
+}
+
+const (
+	// eventDelay is how long an Event waits for more of its kind, and up to as long
+	// again; eventEvery is the least time between two of a kind.
+	eventDelay = 2 * time.Second
+	eventEvery = 5 * time.Minute
+	// maxMessage is how long the message of an Event may be.
+	maxMessage = 1000
+)
+
+// The kinds of Events.
+const (
+	eventCreated   = "EndpointCreated"
+	eventArmed     = "Armed"
+	eventRepaired  = "Repaired"
+	eventDisarmed  = "Disarmed"
+	eventConflict  = "Conflict"
+	eventForeign   = "ForeignPolicy"
+	eventContested = "Contested"
+	eventNotReady  = "NotReady"
+)
+
+// isWarning tells which of them are no good news.
+func isWarning(kind string) bool {
+	return slices.Contains([]string{eventConflict, eventForeign, eventContested, eventNotReady}, kind)
+}
+
+// events are what is to be said on the Node, by kind. Those of one kind are put
+// together, so that a thing that goes on is not said again and again.
+type events map[string]*event
+
+type event struct {
+	message     string // of the last one
+	count       int    // zero: nothing is to be said
+	first, last time.Time
+	due         time.Time // when to say it, and not before
+}
+
+// add notes that something happened.
+func (e events) add(now time.Time, kind, message string) {
+	if e[kind] == nil {
+		e[kind] = &event{}
+	}
+	v := e[kind]
+	if v.count == 0 {
+		v.first = now
+		if soon := now.Add(wait.Jitter(eventDelay, 1)); v.due.Before(soon) {
+			v.due = soon
+		}
+	}
+	v.message, v.last = message, now
+	v.count++
+}
+
+// sendEvents says what is due. It is no harm if that fails.
+func (k *Keeper) sendEvents(ctx context.Context, f facts, alarm *alarm) {
+	if f.problem != "" || f.node == nil {
+		return
+	}
+	for _, kind := range slices.Sorted(maps.Keys(k.events)) {
+		v := k.events[kind]
+		if v.count == 0 {
+			continue
+		}
+		if f.now.Before(v.due) {
+			alarm.at(f.now, v.due)
+			continue
+		}
+		err := k.api.CreateEvent(ctx, v.object(k.config.Node, f, kind))
+		if err != nil && !k.eventsFail {
+			k.log.Warn("cannot create Event on the Node", "error", err)
+		}
+		k.eventsFail = err != nil
+		*v = event{due: f.now.Add(eventEvery)}
+	}
+}
+
+// object returns the Event.
+func (v *event) object(node string, f facts, kind string) *corev1.Event {
+	const program = "host-firewall"
+	message, level := v.message, corev1.EventTypeNormal
+	if len(message) > maxMessage {
+		message = message[:maxMessage] + "..."
+	}
+	if isWarning(kind) {
+		level = corev1.EventTypeWarning
+	}
+	return &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:      fmt.Sprintf("%s.%x", node[:min(len(node), 200)], f.now.UnixNano()),
+			Namespace: metav1.NamespaceDefault,
+		},
+		InvolvedObject:      corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: f.node.UID},
+		Reason:              kind,
+		Message:             message,
+		Source:              corev1.EventSource{Component: program, Host: node},
+		FirstTimestamp:      metav1.NewTime(v.first),
+		LastTimestamp:       metav1.NewTime(v.last),
+		Count:               int32(v.count),
+		Type:                level,
+		ReportingController: "host-firewall.io/agent",
+		ReportingInstance:   node,
+	}
+}

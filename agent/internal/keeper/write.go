@@ -1,0 +1,259 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+)
+
+// A note on an endpoint that only says something new is no hurry: it waits this
+// long for more to say, and up to as long again so that thousands of agents don't
+// all write at once.
+const noteDelay = 10 * time.Second
+
+// errHeld tells that a write has to wait after a failure.
+var errHeld = errors.New("held back after a failure")
+
+// writeEndpoints makes the endpoints what the decision desires, and says in the
+// status what came of it.
+func (k *Keeper) writeEndpoints(ctx context.Context, f facts, d decision, status *Status, alarm *alarm) error {
+	shape := k.config.shape()
+	left := map[string]bool{} // own endpoints by name, and whether they are armed
+	for _, hep := range f.endpoints {
+		if shape.Owns(hep) {
+			left[hep.Name] = shape.Armed(hep)
+		}
+	}
+	defer func() {
+		status.Endpoints = len(left)
+		status.Armed = slices.Contains(slices.Collect(maps.Values(left)), true)
+	}()
+	writes, surplus, invalid := k.config.plan(f, k.memory, d)
+	if d.change {
+		k.tellInvalid(invalid)
+	}
+	noted := true
+	for _, w := range writes {
+		waits, err := k.writeEndpoint(ctx, f, w, status, alarm)
+		if err != nil {
+			return err
+		}
+		if noted = noted && !waits; !waits {
+			left[w.desired.Name] = w.armed
+		}
+	}
+	if noted {
+		k.noteAt = time.Time{}
+	}
+	for _, hep := range surplus {
+		if k.holdEndpoint.left(f.now) > 0 {
+			return errHeld
+		}
+		switch err := k.api.DeleteEndpoint(ctx, hep); {
+		case err == nil:
+			k.log.Info("endpoint deleted", "name", hep.Name, "interface", hep.Spec.InterfaceName)
+		case !apierrors.IsNotFound(err):
+			return err
+		}
+		k.rivals.forget(hep)
+		delete(k.wrote, hep.Name)
+		delete(k.fresh, hep.Name)
+		delete(left, hep.Name)
+	}
+	k.holdEndpoint, k.failure = hold{}, ""
+	return nil
+}
+
+// writeEndpoint creates or changes one endpoint. Its note may wait.
+func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, status *Status, alarm *alarm) (noteWaits bool, err error) {
+	name, shape := w.desired.Name, k.config.shape()
+	if w.current == nil {
+		if k.holdEndpoint.left(f.now) > 0 {
+			return false, errHeld
+		}
+		stored, err := k.api.CreateEndpoint(ctx, w.desired)
+		if err != nil {
+			return false, err
+		}
+		k.fresh[name] = stored
+		k.log.Info("endpoint created", "name", name, "armed", w.armed, "expectedIPs", w.desired.Spec.ExpectedIPs)
+		if k.wrote[name] != nil {
+			k.repaired(f.now, name, "deleted")
+		} else {
+			k.events.add(f.now, eventCreated, fmt.Sprintf("HostEndpoint %s created, armed: %t", name, w.armed))
+		}
+		k.wrote[name] = w.desired
+		return false, nil
+	}
+	patch, err := shape.Patch(w.current, w.desired)
+	if err != nil || patch == nil {
+		k.wrote[name] = w.desired
+		return false, err
+	}
+	fields := fieldsOf("HostEndpoint "+name, patch)
+	if len(fields) == 0 && !k.noteIsDue(f.now, alarm) {
+		return true, nil
+	}
+	if k.holdEndpoint.left(f.now) > 0 {
+		return false, errHeld
+	}
+	if k.fights.left(f.now, fields) > 0 {
+		return true, nil
+	}
+	stored, err := k.api.PatchEndpoint(ctx, name, patch)
+	if err != nil {
+		delete(k.fresh, name)
+		return false, err
+	}
+	k.fresh[name] = stored
+	k.fights.set(f.now, fields)
+	if len(fields) > 0 {
+		k.log.Info("endpoint changed", "name", name, "armed", w.armed, "patch", string(patch))
+	}
+	switch was := shape.Owns(w.current) && shape.Armed(w.current); {
+	case !was && w.armed && !k.memory.armed:
+		k.events.add(f.now, eventArmed, status.Reason)
+	case was && !w.armed:
+		k.events.add(f.now, eventDisarmed, "HostEndpoint "+name+" is not armed any more")
+	case len(fields) > 0 && same(k.wrote[name], w.desired):
+		k.repaired(f.now, name, "changed")
+	}
+	k.rivals.forget(w.current)
+	k.wrote[name] = w.desired
+	return false, nil
+}
+
+// same tells whether two endpoints should be the same, apart from their notes.
+func same(a, b *v3.HostEndpoint) bool {
+	return a != nil && maps.Equal(a.Labels, b.Labels) && reflect.DeepEqual(a.OwnerReferences, b.OwnerReferences) && reflect.DeepEqual(a.Spec, b.Spec)
+}
+
+// noteIsDue tells whether to write a note alone.
+func (k *Keeper) noteIsDue(now time.Time, alarm *alarm) bool {
+	if k.noteAt.IsZero() {
+		k.noteAt = now.Add(noteDelay + rand.N(noteDelay))
+	}
+	alarm.at(now, k.noteAt)
+	return !now.Before(k.noteAt)
+}
+
+// tellFights says in the status that somebody else keeps changing what is set here.
+func (k *Keeper) tellFights(now time.Time, status *Status, alarm *alarm) {
+	over, again := k.fights.active(now)
+	if len(over) == 0 {
+		return
+	}
+	alarm.in(again)
+	status.Ready, status.Reason = false, "somebody else keeps changing what is set here, so it is set more and more seldom: "+some(over)
+	if over[0] != k.contested {
+		k.contested = over[0]
+		k.config.Meter.Contested()
+		k.events.add(now, eventContested, status.Reason)
+	}
+}
+
+// failed says in the status that a write failed, and sets the alarm for the next
+// try. It returns false when that is not worth telling: losing a race is part of
+// the work, for the event that brings the cache forward is on its way.
+func (k *Keeper) failed(ctx context.Context, f facts, err error, status *Status, alarm *alarm) (tell bool) {
+	if errors.Is(err, errHeld) {
+		alarm.in(k.holdEndpoint.left(f.now))
+	} else {
+		alarm.in(k.holdEndpoint.failed(f.now, err))
+		if k.holdEndpoint.race(err) || ctx.Err() != nil {
+			// What is in the way may not be in the cache.
+			k.rivals.next = k.rivals.last.Add(askFirst)
+			k.rivals.again = k.config.Named()
+			k.log.Debug("write failed", "error", err)
+			return false
+		}
+		k.failure = err.Error()
+	}
+	status.Ready, status.Reason = false, k.failure
+	if status.State == Armed && !status.Armed {
+		status.State = Waiting
+	}
+	return true
+}
+
+// writeFelix narrows the failsafe once the node is armed, and takes that back when
+// it is not wanted any more.
+func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *Status, alarm *alarm) {
+	want := k.config.Failsafe
+	if k.config.Off {
+		want = nil
+	}
+	if want == nil && k.felixClean || want != nil && !(d.arm && status.Armed) {
+		return
+	}
+	k.api.FollowFelix(true, want != nil)
+	own, forAll, problem := k.api.Felix()
+	var change failsafe.Change
+	var err error
+	if problem == "" {
+		change, err = failsafe.Plan(own, forAll, k.config.Node, k.config.Release, want)
+	}
+	switch {
+	case problem != "" && want == nil:
+		// What stands there is known soon, or the log says why not.
+		return
+	case problem != "":
+		err = errors.New(problem)
+	case err != nil:
+	case change.None():
+		k.holdFelix = hold{}
+		if want == nil {
+			k.felixClean = true
+			k.api.FollowFelix(false, false)
+		}
+		return
+	case k.holdFelix.left(f.now) > 0:
+		alarm.in(k.holdFelix.left(f.now))
+		err = k.holdFelix.err
+	default:
+		fields := []string{"FelixConfiguration " + failsafe.Name(k.config.Node)}
+		if change.Patch != nil {
+			fields = fieldsOf(fields[0], change.Patch)
+		}
+		if k.fights.left(f.now, fields) > 0 {
+			return
+		}
+		if err = k.changeFelix(ctx, own, change); err == nil {
+			k.fights.set(f.now, fields)
+			k.log.Info("failsafe changed", "narrowed", want != nil, "patch", string(change.Patch))
+			return
+		}
+		alarm.in(k.holdFelix.failed(f.now, err))
+		if k.holdFelix.race(err) {
+			return
+		}
+	}
+	status.Ready = false
+	status.Reason = "SSH's failsafe is not as it should be: " + err.Error()
+}
+
+func (k *Keeper) changeFelix(ctx context.Context, own *v3.FelixConfiguration, change failsafe.Change) error {
+	switch {
+	case change.Create != nil:
+		return k.api.CreateFelix(ctx, change.Create)
+	case change.Delete:
+		return k.api.DeleteFelix(ctx, own)
+	}
+	return k.api.PatchFelix(ctx, own.Name, change.Patch)
+}
+
+// repaired tells that an endpoint was not as it had been left.
+func (k *Keeper) repaired(now time.Time, name, reason string) {
+	k.config.Meter.Repaired(reason)
+	k.events.add(now, eventRepaired, "HostEndpoint "+name+" was "+reason+" and is as it should be again")
+}

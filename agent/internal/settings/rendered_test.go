@@ -1,0 +1,45 @@
+package settings_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
+)
+
+// rendered returns what the chart renders as arguments, by the name of its values
+// file. A test of the chart keeps these files true.
+func rendered(t *testing.T, kind string) map[string][]string {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join("..", "..", "..", "tests", "helm", "testdata", kind, "*.txt"))
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	arguments := map[string][]string{}
+	for _, path := range paths {
+		content, err := os.ReadFile(path)
+		require.NoError(t, err)
+		arguments[strings.TrimSuffix(filepath.Base(path), ".txt")] = strings.Fields(string(content))
+	}
+	return arguments
+}
+
+func TestArgumentsOfTheChartAreUnderstood(t *testing.T) {
+	environment := func(name string) (string, bool) { return "n1", name == "HOST_FIREWALL_NODE_NAME" }
+	for name, arguments := range rendered(t, "agent-args") {
+		_, err := settings.Parse(arguments, environment)
+		assert.NoError(t, err, name)
+	}
+}
+
+func TestArgumentsOfTheChartsCleanupAreUnderstood(t *testing.T) {
+	for name, arguments := range rendered(t, "cleanup-args") {
+		require.Equal(t, "cleanup", arguments[0], name)
+		_, err := settings.ParseCleanup(arguments[1:], func(string) (string, bool) { return "", false })
+		assert.NoError(t, err, name)
+	}
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/host-firewall/host-firewall/agent/internal/keeper"
+)
+
+// scrape returns what a scraper reads.
+func scrape(t *testing.T, m *meter, status keeper.Status) string {
+	t.Helper()
+	server := httptest.NewServer(m.handler(func() keeper.Status { return status }))
+	defer server.Close()
+	response, err := http.Get(server.URL)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	return string(body)
+}
+
+func TestMetricsSayHowTheNodeIs(t *testing.T) {
+	m := newMeter("v1", "r2")
+	m.Repaired("deleted")
+	m.Contested()
+	m.Passed(2 * time.Millisecond)
+	m.request("list", 200)
+	m.request("watch", 0)
+	status := keeper.Status{State: keeper.Armed, Ready: true, Armed: true, Endpoints: 2, Revision: "r1", Since: time.Unix(100, 0), Success: time.Unix(200, 0), Foreign: []string{"a"}}
+	text := scrape(t, m, status)
+	for _, line := range []string{
+		`host_firewall_state{state="Armed"} 1`, `host_firewall_state{state="Waiting"} 0`, `host_firewall_state{state="Conflict"} 0`, `host_firewall_state{state="Off"} 0`,
+		`host_firewall_ready 1`, `host_firewall_armed 1`, `host_firewall_endpoints 2`, `host_firewall_foreign_policies 1`,
+		`host_firewall_state_since_timestamp_seconds 100`, `host_firewall_last_success_timestamp_seconds 200`,
+		`host_firewall_policy_revision_info{wanted="r2",seen="r1"} 1`,
+		`host_firewall_repairs_total{reason="deleted"} 1`, `host_firewall_repairs_total{reason="changed"} 0`, `host_firewall_contested_total 1`,
+		`host_firewall_api_requests_total{verb="list",code="200"} 1`, `host_firewall_api_requests_total{verb="watch",code="0"} 1`,
+		`host_firewall_reconcile_duration_seconds_bucket{le="0.005"} 1`, `host_firewall_reconcile_duration_seconds_bucket{le="0.001"} 0`,
+	} {
+		assert.Contains(t, text, line+"\n")
+	}
+	assert.Contains(t, scrape(t, m, keeper.Status{State: keeper.Off}), `host_firewall_policy_revision_info{wanted="r2",seen=""} 1`+"\n")
+	assert.NotContains(t, scrape(t, m, keeper.Status{}), `seen="r1"`, "a revision that is gone is not shown")
+}
+
+func TestEveryMetricIsDocumented(t *testing.T) {
+	m := newMeter("v1", "r2")
+	m.request("list", 200)
+	kinds := map[string]string{}
+	for line := range strings.Lines(scrape(t, m, keeper.Status{})) {
+		if fields := strings.Fields(line); fields[1] == "TYPE" {
+			kinds[fields[2]] = fields[3]
+		}
+	}
+	page, err := os.ReadFile("../docs/metrics.md")
+	require.NoError(t, err)
+	documented := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(host_firewall_[a-z_]+)` \\| ([a-z]+) \\|").FindAllStringSubmatch(string(page), -1) {
+		documented[row[1]] = row[2]
+	}
+	assert.Equal(t, kinds, documented)
+	assert.True(t, slices.ContainsFunc(keeper.States(), func(s keeper.State) bool { return strings.Contains(string(page), string(s)) }))
+}

@@ -1,0 +1,232 @@
+package helm_test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"helm.sh/helm/v3/pkg/release"
+)
+
+// cleanup returns the Job of the uninstall hook.
+func (r *rendered) cleanup(t testing.TB) *batchv1.Job {
+	t.Helper()
+	require.NotEmpty(t, r.hooks)
+	job, isJob := r.hooks[len(r.hooks)-1].object.(*batchv1.Job)
+	require.True(t, isJob, "the Job is the last")
+	return job
+}
+
+func TestUninstallHookIsWholeObjects(t *testing.T) {
+	for _, group := range []string{apiV3, apiV1} {
+		for _, names := range []struct{ release, namespace, id string }{
+			{"host-firewall", "host-firewall", "host-firewall"},
+			{"edge.eu", "kube-system", "edge-eu-host-firewall"},
+		} {
+			t.Run(group+"/"+names.release, func(t *testing.T) {
+				r := render(t, setting{release: names.release, namespace: names.namespace, served: clusterServing(group)})
+				var got []runtime.Object
+				for _, h := range r.hooks {
+					require.Equal(t, []release.HookEvent{release.HookPreDelete}, h.Events)
+					require.Equal(t, []release.HookDeletePolicy{release.HookBeforeHookCreation, release.HookSucceeded}, h.DeletePolicies)
+					got = append(got, h.object)
+				}
+				require.Equal(t, wantCleanup(names.release, names.namespace, names.id, group), got)
+			})
+		}
+	}
+}
+
+func wantCleanup(releaseName, namespace, id, group string) []runtime.Object {
+	const rbac = "rbac.authorization.k8s.io"
+	name, apiGroup := id+"-cleanup", strings.Split(group, "/")[0]
+	meta := func(namespace, weight string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: objectLabels(releaseName, id), Annotations: map[string]string{
+			"helm.sh/hook":                   "pre-delete",
+			"helm.sh/hook-weight":            weight,
+			"helm.sh/hook-delete-policy":     "before-hook-creation,hook-succeeded",
+			"helm.sh/hook-output-log-policy": "hook-failed",
+		}}
+	}
+	account := []rbacv1.Subject{{Kind: "ServiceAccount", Name: name, Namespace: namespace}}
+	kind := func(version, kind string) metav1.TypeMeta { return metav1.TypeMeta{APIVersion: version, Kind: kind} }
+	return []runtime.Object{
+		&corev1.ServiceAccount{TypeMeta: kind("v1", "ServiceAccount"), ObjectMeta: meta(namespace, "-20"), AutomountServiceAccountToken: pointer(false)},
+		&rbacv1.ClusterRole{TypeMeta: kind(rbac+"/v1", "ClusterRole"), ObjectMeta: meta("", "-20"), Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{apiGroup}, Resources: []string{"hostendpoints"}, Verbs: []string{"list", "patch", "delete"}},
+			{APIGroups: []string{apiGroup}, Resources: []string{"felixconfigurations"}, Verbs: []string{"list", "patch", "delete"}},
+		}},
+		&rbacv1.Role{TypeMeta: kind(rbac+"/v1", "Role"), ObjectMeta: meta(namespace, "-20"), Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, ResourceNames: []string{id}, Verbs: []string{"get", "delete"}},
+		}},
+		&rbacv1.ClusterRoleBinding{TypeMeta: kind(rbac+"/v1", "ClusterRoleBinding"), ObjectMeta: meta("", "-10"), Subjects: account,
+			RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "ClusterRole", Name: name}},
+		&rbacv1.RoleBinding{TypeMeta: kind(rbac+"/v1", "RoleBinding"), ObjectMeta: meta(namespace, "-10"), Subjects: account,
+			RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "Role", Name: name}},
+		&batchv1.Job{TypeMeta: kind("batch/v1", "Job"), ObjectMeta: meta(namespace, "0"), Spec: batchv1.JobSpec{
+			BackoffLimit:            pointer[int32](2),
+			ActiveDeadlineSeconds:   pointer[int64](285),
+			TTLSecondsAfterFinished: pointer[int32](86400),
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{
+					"app.kubernetes.io/instance": releaseName, "app.kubernetes.io/component": "cleanup",
+				}},
+				Spec: corev1.PodSpec{
+					RestartPolicy:                 corev1.RestartPolicyNever,
+					ServiceAccountName:            name,
+					AutomountServiceAccountToken:  pointer(true),
+					PriorityClassName:             "system-node-critical",
+					HostNetwork:                   true,
+					DNSPolicy:                     corev1.DNSDefault,
+					EnableServiceLinks:            pointer(false),
+					TerminationGracePeriodSeconds: pointer[int64](10),
+					NodeSelector:                  map[string]string{"kubernetes.io/os": "linux"},
+					Affinity:                      wantDaemonSet("", "", "", nil).Spec.Template.Spec.Affinity,
+					Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+					SecurityContext: &corev1.PodSecurityContext{
+						RunAsNonRoot:   pointer(true),
+						RunAsUser:      pointer[int64](65532),
+						RunAsGroup:     pointer[int64](65532),
+						SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+					},
+					Containers: []corev1.Container{{
+						Name:            "cleanup",
+						Image:           "host-firewall/agent:0.1.0",
+						ImagePullPolicy: corev1.PullIfNotPresent,
+						Args: []string{
+							"cleanup", "--release=" + id, "--namespace=" + namespace, "--daemonset=" + id, "--arming-labels=host-endpoint=ingress",
+							"--api-group=" + group, "--timeout=240s", "--log-level=info", "--log-format=text",
+						},
+						Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
+							corev1.ResourceCPU:    resource.MustParse("10m"),
+							corev1.ResourceMemory: resource.MustParse("32Mi"),
+						}},
+						SecurityContext: &corev1.SecurityContext{
+							AllowPrivilegeEscalation: pointer(false),
+							ReadOnlyRootFilesystem:   pointer(true),
+							Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+						},
+					}},
+				},
+			},
+		}},
+	}
+}
+
+// The names of the release have to be the ones that the Role lets the cleanup touch.
+func TestCleanupStopsTheDaemonSetOfTheRelease(t *testing.T) {
+	for _, values := range []string{``, `fullnameOverride: other`, `nameOverride: other`} {
+		r := render(t, setting{release: "edge", namespace: "kube-system", values: values})
+		set := r.daemonSet(t)
+		require.Contains(t, r.cleanup(t).Spec.Template.Spec.Containers[0].Args, "--daemonset="+set.Name)
+		require.Contains(t, r.cleanup(t).Spec.Template.Spec.Containers[0].Args, "--namespace="+set.Namespace)
+		role, isRole := r.hooks[2].object.(*rbacv1.Role)
+		require.True(t, isRole)
+		require.Equal(t, []string{set.Name}, role.Rules[0].ResourceNames)
+		require.Equal(t, set.Namespace, role.Namespace)
+	}
+}
+
+func TestPodOfTheCleanupIsNoPodOfTheDaemonSet(t *testing.T) {
+	for name, values := range ciFiles(t) {
+		r := render(t, setting{values: values})
+		if len(r.hooks) == 0 {
+			continue
+		}
+		selector, err := metav1.LabelSelectorAsSelector(r.daemonSet(t).Spec.Selector)
+		require.NoError(t, err)
+		require.False(t, selector.Matches(labels.Set(r.cleanup(t).Spec.Template.Labels)), name)
+	}
+}
+
+func TestCleanupRunsAsAndWhereTheAgentRuns(t *testing.T) {
+	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
+	r := render(t, setting{values: `
+hostEndpoint: {labels: {zone: dmz}}
+cleanup: {timeoutSeconds: 600}
+commonLabels: {team: network}
+commonAnnotations: {example.org/owner: network}
+agent:
+  image: {digest: "` + digest + `", pullPolicy: Always}
+  imagePullSecrets: [{name: pull}]
+  runAsUser: 10001
+  nodeSelector: {zone: edge}
+  affinity: null
+  tolerations: []
+  priorityClassName: ""
+  resources: null
+  kubernetesService: {host: api.example.org}
+  extraEnv: [{name: HTTPS_PROXY, value: "http://192.0.2.1:3128"}]
+  log: {level: debug, format: json}`})
+	job, agent := r.cleanup(t), r.daemonSet(t).Spec.Template.Spec
+	require.Equal(t, int64(645), *job.Spec.ActiveDeadlineSeconds)
+	require.Equal(t, "network", job.Spec.Template.Labels["team"])
+	require.Equal(t, map[string]string{"example.org/owner": "network"}, job.Spec.Template.Annotations)
+	pod := job.Spec.Template.Spec
+	require.Equal(t, agent.ImagePullSecrets, pod.ImagePullSecrets)
+	require.Equal(t, agent.NodeSelector, pod.NodeSelector)
+	require.Nil(t, pod.Affinity)
+	require.Equal(t, []corev1.Toleration{{Operator: corev1.TolerationOpExists}}, pod.Tolerations, "whatever the agents tolerate")
+	require.Empty(t, pod.PriorityClassName)
+	require.Equal(t, agent.SecurityContext, pod.SecurityContext)
+	container := pod.Containers[0]
+	require.Equal(t, agent.Containers[0].Image, container.Image)
+	require.Equal(t, corev1.PullAlways, container.ImagePullPolicy)
+	require.Equal(t, agent.Containers[0].Env[1:], container.Env, "all but the name of the node")
+	require.Len(t, container.Env, 3)
+	require.Equal(t, agent.Containers[0].SecurityContext, container.SecurityContext)
+	require.Empty(t, container.Resources)
+	require.Subset(t, container.Args, []string{
+		"--arming-labels=host-endpoint=ingress,zone=dmz", "--timeout=600s", "--log-level=debug", "--log-format=json",
+	})
+}
+
+func TestCleanupCanBeSwitchedOff(t *testing.T) {
+	require.Empty(t, render(t, setting{values: `cleanup: {enabled: false}`}).hooks)
+
+	r := render(t, setting{values: `rbac: {create: false}`})
+	require.Len(t, r.hooks, 2, "its account and the Job; its rights are somebody else's")
+	require.Equal(t, "host-firewall-cleanup", r.cleanup(t).Spec.Template.Spec.ServiceAccountName)
+}
+
+// See TestRenderedArgumentsAreTheOnesTheAgentIsTestedWith.
+func TestRenderedArgumentsOfTheCleanupAreTheOnesItIsTestedWith(t *testing.T) {
+	rendered := 0
+	for name, values := range ciFiles(t) {
+		if r := render(t, setting{values: values}); len(r.hooks) > 0 {
+			rendered++
+			compareWithFile(t, filepath.Join("testdata", "cleanup-args", name+".txt"),
+				strings.Join(r.cleanup(t).Spec.Template.Spec.Containers[0].Args, "\n")+"\n")
+		}
+	}
+	files, err := filepath.Glob(filepath.Join("testdata", "cleanup-args", "*.txt"))
+	require.NoError(t, err)
+	require.Len(t, files, rendered, "a file is left over from a values file that is gone")
+}
+
+func TestRightsGrowOnlyWithWhatNeedsThem(t *testing.T) {
+	verbs := func(values, resource string) []string {
+		for _, rule := range render(t, setting{values: values}).clusterRoles[0].Rules {
+			if rule.Resources[0] == resource {
+				return rule.Verbs
+			}
+		}
+		return nil
+	}
+	for _, interfaces := range []string{`[eth0]`, `["*", eth0]`, `["eth*"]`} {
+		require.Equal(t, []string{"list", "watch", "create", "patch", "delete"}, verbs(`hostEndpoint: {interfaces: `+interfaces+`}`, "hostendpoints"))
+	}
+	require.Equal(t, []string{"list", "watch", "create", "patch"}, verbs(`hostEndpoint: {interfaces: ["*"]}`, "hostendpoints"))
+	const cidrs = `cidrs: [192.0.2.0/24, "::1/128"]`
+	require.Equal(t, []string{"list", "watch", "create", "patch", "delete"}, verbs(`ssh: {`+cidrs+`}`, "felixconfigurations"))
+	require.Equal(t, []string{"list", "watch", "patch", "delete"}, verbs(`ssh: {narrowFailsafe: false, `+cidrs+`}`, "felixconfigurations"))
+}
