@@ -81,8 +81,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/links":    {"/internal/endpoint"},
 		"/internal/metrics":  {},
 		// The bench at scale: it is no part of the agent, but drives its packages.
-		"/internal/scalebench": {"/internal/calico", "/internal/keeper", "/internal/settings"},
-		"/internal/settings":   {"/internal/endpoint"},
+		"/internal/settings": {"/internal/endpoint"},
 	}
 	got := map[string][]string{}
 	for _, pkg := range list(t, "./...") {

@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
@@ -20,7 +19,7 @@ func TestPolicyOfSomebodyElseThatWouldCutNodesKeepsThemWaiting(t *testing.T) {
 	r := prepare(t)
 	const foreign = "deny-all-but-dns"
 	_, err := calico(t, "globalnetworkpolicies").Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": release.HostEndpoints.GroupVersion().String(), "kind": "GlobalNetworkPolicy",
+		"apiVersion": "crd.projectcalico.org/v1", "kind": "GlobalNetworkPolicy",
 		"metadata": map[string]any{"name": foreign},
 		// Behind everything of the pods' own, and of ours.
 		"spec": map[string]any{"order": 5000, "selector": "all() && !has(app)", "types": []any{"Ingress", "Egress"}},

@@ -110,11 +110,9 @@ func eventually(t *testing.T, what string, check func(context.Context) error) {
 // calico is the API for a resource of Calico's.
 func calico(t *testing.T, resource string) dynamic.ResourceInterface {
 	t.Helper()
-	config, err := nodes.RESTConfig()
+	client, err := release.Calico(nodes, resource)
 	require.NoError(t, err)
-	client, err := dynamic.NewForConfig(config)
-	require.NoError(t, err)
-	return client.Resource(release.HostEndpoints.GroupVersion().WithResource(resource))
+	return client
 }
 
 // endpointOf reads a node's endpoint.

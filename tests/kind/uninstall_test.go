@@ -8,7 +8,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
@@ -28,11 +27,9 @@ func TestUninstallDisturbsNothingAndLeavesNothing(t *testing.T) {
 // requireNothingLeft looks for every kind of object that a release ever makes.
 func requireNothingLeft(t *testing.T) {
 	t.Helper()
-	for _, resource := range []string{"hostendpoints", "globalnetworkpolicies", "felixconfigurations"} {
-		list, err := calico(t, resource).List(t.Context(), metav1.ListOptions{})
-		require.NoError(t, err)
-		assert.Empty(t, list.Items, resource)
-	}
+	left, err := release.Leftovers(t.Context(), nodes)
+	require.NoError(t, err)
+	assert.Empty(t, left)
 	for _, kind := range []string{"clusterroles,clusterrolebindings", "daemonsets,jobs,pods,serviceaccounts,roles,rolebindings,configmaps,secrets --all-namespaces"} {
 		eventually(t, kind+" to be gone", func(ctx context.Context) error {
 			out, err := kubectl(ctx, "", append([]string{"get", "--output", "name", "--selector", "app.kubernetes.io/instance=" + name}, strings.Fields(kind)...)...)

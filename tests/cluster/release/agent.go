@@ -29,8 +29,8 @@ const (
 // Labels of a host endpoint that is armed, with the chart's own values.
 var armingLabels = map[string]string{"host-endpoint": "ingress"}
 
-// HostEndpoints is the resource in the group that a cluster of tests/cluster serves.
-var HostEndpoints = schema.GroupVersionResource{Group: "crd.projectcalico.org", Version: "v1", Resource: "hostendpoints"}
+// calicoGroup is the group that a cluster of tests/cluster serves.
+var calicoGroup = schema.GroupVersion{Group: "crd.projectcalico.org", Version: "v1"}
 
 // LoadAgent builds the agent's image and imports it on every node.
 func LoadAgent(ctx context.Context, root string, c *cluster.Cluster, out io.Writer) error {
@@ -52,7 +52,8 @@ func Values(values map[string]any) map[string]any {
 	return merged
 }
 
-func endpoints(c *cluster.Cluster) (dynamic.ResourceInterface, error) {
+// Calico is the API for one of Calico's resources, such as hostendpoints.
+func Calico(c *cluster.Cluster, resource string) (dynamic.ResourceInterface, error) {
 	config, err := c.RESTConfig()
 	if err != nil {
 		return nil, err
@@ -61,7 +62,26 @@ func endpoints(c *cluster.Cluster) (dynamic.ResourceInterface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
-	return client.Resource(HostEndpoints), nil
+	return client.Resource(calicoGroup.WithResource(resource)), nil
+}
+
+// Leftovers lists the objects of Calico's that a release makes and that are in the cluster.
+func Leftovers(ctx context.Context, c *cluster.Cluster) ([]string, error) {
+	var left []string
+	for _, resource := range []string{"hostendpoints", "globalnetworkpolicies", "felixconfigurations"} {
+		client, err := Calico(c, resource)
+		if err != nil {
+			return nil, err
+		}
+		list, err := client.List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", resource, err)
+		}
+		for _, o := range list.Items {
+			left = append(left, resource+" "+o.GetName())
+		}
+	}
+	return left, nil
 }
 
 // Armed returns nil if the endpoint carries the arming labels, else what it has instead.
@@ -81,7 +101,7 @@ func WaitArmed(ctx context.Context, c *cluster.Cluster, namespace string) error 
 	if err != nil {
 		return err
 	}
-	heps, err := endpoints(c)
+	heps, err := Calico(c, "hostendpoints")
 	if err != nil {
 		return err
 	}
@@ -112,7 +132,7 @@ func WaitArmed(ctx context.Context, c *cluster.Cluster, namespace string) error 
 func MeasureRepair(ctx context.Context, c *cluster.Cluster, node string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	heps, err := endpoints(c)
+	heps, err := Calico(c, "hostendpoints")
 	if err != nil {
 		return 0, err
 	}

@@ -68,6 +68,8 @@ const (
 	newNode     = "worker-3"
 	// settle is how long a change may take to reach every kernel.
 	settle = 30 * time.Second
+	// pause between two connections of a watcher along the same path.
+	pause = 200 * time.Millisecond
 )
 
 func (d *demo) play(ctx context.Context) error {
@@ -114,7 +116,7 @@ func (d *demo) install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	watcher := probe.Watch(ctx, d.scene.Select(scene.Protected), 200*time.Millisecond)
+	watcher := probe.Watch(ctx, d.scene.Select(scene.Protected), pause)
 	start := time.Now()
 	_, err = d.release.Install(ctx, values)
 	if err == nil {
@@ -127,12 +129,8 @@ func (d *demo) install(ctx context.Context) error {
 	}
 	d.say("every node was armed %s after helm install began", round(armed))
 	d.show(ctx, scene.Protected)
-	tally := watcher.Stop()
-	d.say("SSH is still open to the stranger: tcp/22 is one of Felix's failsafe ports, which no policy can close.")
-	d.say("during all this, what has to stay open was tried with %d new connections; %d failed", tally.Attempts, len(tally.Failures))
-	for _, f := range tally.Failures {
-		d.breaks("%s after helm install began: %v", round(f.At.Sub(start)), f.Err)
-	}
+	d.tell(start, watcher.Stop())
+	d.say("The API server's port stays open to everybody: it is one of Felix's failsafe ports. So was SSH's, until the agent narrowed it.")
 	unready := ready()
 	d.broken = append(d.broken, unready...)
 	if len(unready) == 0 {
@@ -197,11 +195,34 @@ func (d *demo) join(ctx context.Context) error {
 
 func (d *demo) uninstall(ctx context.Context) error {
 	d.head("helm uninstall %s", releaseName)
-	if err := d.release.Uninstall(); err != nil {
+	watcher := probe.Watch(ctx, d.scene.Select(scene.Protected), pause)
+	start := time.Now()
+	err := d.release.Uninstall()
+	if err != nil {
+		watcher.Stop()
 		return err
 	}
 	d.show(ctx, scene.Everything)
+	d.tell(start, watcher.Stop())
+	left, err := release.Leftovers(ctx, d.cluster)
+	if err != nil {
+		return err
+	}
+	if len(left) == 0 {
+		d.say("no host endpoint, policy or Felix configuration is left")
+	}
+	for _, l := range left {
+		d.breaks("left behind: %s", l)
+	}
 	return nil
+}
+
+// tell says what a watcher saw since start.
+func (d *demo) tell(start time.Time, tally probe.Tally) {
+	d.say("during all this, what has to stay open was tried with %d new connections; %d failed", tally.Attempts, len(tally.Failures))
+	for _, f := range tally.Failures {
+		d.breaks("%s after the beginning: %v", round(f.At.Sub(start)), f.Err)
+	}
 }
 
 // end takes the cluster away, or says how to look around in it.
