@@ -118,7 +118,7 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, status *St
 	k.fresh[name] = stored
 	k.fights.set(f.now, fields)
 	if len(fields) > 0 {
-		k.log.Info("endpoint changed", "name", name, "armed", w.armed, "patch", string(patch))
+		k.log.Info("endpoint changed", "armed", w.armed, "set", fields)
 	}
 	switch was := shape.Owns(w.current) && shape.Armed(w.current); {
 	case !was && w.armed && !k.memory.armed:
@@ -230,7 +230,7 @@ func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *St
 		}
 		if err = k.changeFelix(ctx, own, change); err == nil {
 			k.fights.set(f.now, fields)
-			k.log.Info("failsafe changed", "narrowed", want != nil, "patch", string(change.Patch))
+			k.log.Info("failsafe changed", "narrowed", want != nil, "object", failsafe.Name(k.config.Node))
 			return
 		}
 		alarm.in(k.holdFelix.failed(f.now, err))
