@@ -74,7 +74,7 @@ type builder struct {
 }
 
 func builders(ref, archive, arch, version string) []builder {
-	golang := "docker.io/library/golang:" + goMinor()
+	golang := "golang:" + goMinor()
 	platform := "--platform=linux/" + arch
 	args := []string{"--build-arg=VERSION=" + version, "--build-arg=GO_VERSION=" + goMinor()}
 	return []builder{
