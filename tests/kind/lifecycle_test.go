@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
@@ -37,6 +38,16 @@ func TestInstallClosesWhatItShouldAndNothingElseForAMoment(t *testing.T) {
 
 	require.NoError(t, r.Uninstall())
 	requireOpen(t, "after uninstall")
+}
+
+func TestInstallWithoutValuesIsSafeAndUseful(t *testing.T) {
+	r := prepare(t)
+	stop := undisturbed(t, scene.ProtectedButSSH)
+	_, err := r.Install(t.Context(), release.Values(nil))
+	require.NoError(t, err)
+	requireArmed(t)
+	requireTable(t, scene.ProtectedButSSH, "after install")
+	stop()
 }
 
 // Also what promises that a DaemonSet without policies harms nothing, and that an endpoint isn't armed before them.
