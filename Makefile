@@ -41,6 +41,10 @@ compiler:
 e2e: ## packets and lifecycle on a real cluster that is started for it (root)
 	go test -count=1 -timeout=60m -v ./tests/kind/...
 
+.PHONY: bench
+bench: ## measure agent and alternatives, write docs/benchmarks.* (root, 1 hour; quick: BENCH_IDLE=30s BENCH_ROUNDS=20 SCALE=200)
+	@go run ./tests/cluster/cmd/bench
+
 .PHONY: image
 image: ## build the agent's image as dist/host-firewall-agent-$(ARCH).tar (ARCH=arm64 cross-compiles)
 	@go run ./tests/cluster/cmd/image host-firewall/agent:$(VERSION) dist/host-firewall-agent-$(ARCH).tar $(ARCH)

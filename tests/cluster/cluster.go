@@ -55,9 +55,18 @@ const workers = 2
 
 // Cluster is a running cluster.
 type Cluster struct {
-	layout layout
-	record *record
-	out    io.Writer
+	layout  layout
+	record  *record
+	options Options
+	out     io.Writer
+}
+
+// Options change what is started. The zero value changes nothing.
+type Options struct {
+	// Programs are extras of package binaries that are to be had too.
+	Programs []string
+	// ControllerManager are further arguments of kube-controller-manager.
+	ControllerManager []string
 }
 
 // Folder is where the cluster of a checkout lies; root is the checkout.
@@ -79,9 +88,20 @@ func Root() (string, error) {
 	}
 }
 
+// modules is the folder of the modules that the cluster's programs are built from.
+func modules(root string) string { return filepath.Join(root, "tests", "cluster", "modules") }
+
+// Versions are those of what the cluster of a checkout runs, by the name of the project.
+func Versions(root string) (map[string]string, error) { return binaries.Versions(modules(root)) }
+
 // Up starts the cluster of a checkout and returns when all of it works. What takes long is told to out. On failure, or
 // when ctx ends, everything is removed again but the logs, which the error names.
 func Up(ctx context.Context, root string, out io.Writer) (*Cluster, error) {
+	return UpWith(ctx, root, out, Options{})
+}
+
+// UpWith is Up with options.
+func UpWith(ctx context.Context, root string, out io.Writer, options Options) (*Cluster, error) {
 	if err := requireRoot(); err != nil {
 		return nil, err
 	}
@@ -104,11 +124,11 @@ func Up(ctx context.Context, root string, out io.Writer) (*Cluster, error) {
 	if err := installPackages(out); err != nil {
 		return nil, err
 	}
-	bin, err := binaries.Ensure(ctx, filepath.Join(root, "tests", "cluster", "modules"), out)
+	bin, err := binaries.Ensure(ctx, modules(root), out, options.Programs...)
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{layout: l, record: &record{Binaries: bin, Next: 11}, out: out}
+	c := &Cluster{layout: l, record: &record{Binaries: bin, Next: 11}, options: options, out: out}
 	if err := c.up(ctx, root); err != nil {
 		_ = os.Rename(l.path("logs"), l.failedLogs())
 		return nil, errors.Join(fmt.Errorf("%w (logs: %s)", err, l.failedLogs()), down(l))
@@ -265,7 +285,7 @@ func (c *Cluster) startNode(name string, role Role) error {
 	spec := &host.Spec{Name: name, State: c.layout.state(name), Sysctls: forwarding(), Components: node(c.layout, c.record.Binaries, m)}
 	var console *net.TCPListener
 	if role == ControlPlane {
-		spec.Components = append(controlPlane(c.layout, c.record.Binaries, m), spec.Components...)
+		spec.Components = append(controlPlane(c.layout, c.record.Binaries, m, c.options), spec.Components...)
 		spec.Console = fmt.Sprintf("127.0.0.1:%d", APIPort)
 		if console, err = net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
 			return fmt.Errorf("listen for the console: %w", err)

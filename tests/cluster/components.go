@@ -32,7 +32,7 @@ func listener(l layout, ports ...int) host.Component {
 }
 
 // controlPlane is what runs on the control plane's node besides what runs on every node.
-func controlPlane(l layout, bin binaries.Set, m Member) []host.Component {
+func controlPlane(l layout, bin binaries.Set, m Member, o Options) []host.Component {
 	pki := func(name string) string { return filepath.Join(l.pki(), name) }
 	const etcd = "http://127.0.0.1:2379"
 	return []host.Component{
@@ -61,14 +61,14 @@ func controlPlane(l layout, bin binaries.Set, m Member) []host.Component {
 			"--audit-policy-file=" + filepath.Join(l.host(m.Name), auditPolicy), "--audit-log-path=" + l.auditLog(m.Name),
 			"--profiling=false",
 		}},
-		{Name: "kube-controller-manager", Args: []string{bin["kube-controller-manager"],
+		{Name: "kube-controller-manager", Args: append([]string{bin["kube-controller-manager"],
 			"--kubeconfig=" + pki("controller-manager.kubeconfig"),
 			"--authentication-kubeconfig=" + pki("controller-manager.kubeconfig"),
 			"--authorization-kubeconfig=" + pki("controller-manager.kubeconfig"),
 			"--root-ca-file=" + pki("ca.crt"), // without it every pod gets an empty ca.crt
 			"--service-account-private-key-file=" + pki("sa.key"),
 			"--use-service-account-credentials=true", "--leader-elect=false", "--profiling=false",
-		}},
+		}, o.ControllerManager...)},
 		{Name: "kube-scheduler", Args: []string{bin["kube-scheduler"],
 			"--kubeconfig=" + pki("scheduler.kubeconfig"),
 			"--authentication-kubeconfig=" + pki("scheduler.kubeconfig"),
@@ -105,6 +105,9 @@ func node(l layout, bin binaries.Set, m Member) []host.Component {
 			}},
 	}
 }
+
+// LoadUser is a service account whose requests leave no trace in the audit log: for the load of a whole cluster's agents.
+const LoadUser = "system:serviceaccount:load:load"
 
 // auditPolicy is a file in the folder of the control plane's node.
 const auditPolicy = "audit-policy.yaml"
@@ -179,6 +182,7 @@ conntrack: {maxPerCore: 0, min: 0}
 kind: Policy
 omitStages: [RequestReceived]
 rules:
+- {level: None, users: ["` + LoadUser + `"]}
 - {level: Metadata, userGroups: ["system:serviceaccounts"]}
 - {level: None}
 `

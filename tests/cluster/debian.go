@@ -29,6 +29,18 @@ func installPackages(out io.Writer) error {
 			missing = append(missing, n.pkg)
 		}
 	}
+	return install(missing, out)
+}
+
+// Install installs a package of Debian's unless its program is there.
+func Install(program, pkg string, out io.Writer) error {
+	if _, err := exec.LookPath(program); err == nil {
+		return nil
+	}
+	return install([]string{pkg}, out)
+}
+
+func install(missing []string, out io.Writer) error {
 	if len(missing) == 0 {
 		return nil
 	}

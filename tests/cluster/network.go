@@ -37,6 +37,11 @@ var (
 // AdminCIDRs are the networks of the outsider admin.
 func AdminCIDRs() []string { return []string{admins.v4.String(), admins.v6.String()} }
 
+// ClusterCIDRs are the networks of the nodes and of the pods.
+func ClusterCIDRs() []string {
+	return []string{nodes.v4.String(), nodes.v6.String(), podCIDR4, podCIDR6}
+}
+
 // Addresses are a host's, one of each family.
 type Addresses struct {
 	V4 netip.Addr `json:"v4"`

@@ -8,7 +8,9 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -65,36 +67,67 @@ type Call struct {
 
 // Calls lists what a user, a service account, has asked the API server for so far, each kind once.
 func (c *Cluster) Calls(user string) ([]Call, error) {
+	var calls []Call
+	err := c.audit(user, func(r Request) {
+		if r.Call.Resource != "" && !slices.Contains(calls, r.Call) {
+			calls = append(calls, r.Call)
+		}
+	})
+	return calls, err
+}
+
+// Request is one request that was made of the API server.
+type Request struct {
+	Call           // without a resource: for something else, such as what the API server serves
+	Pod  string    // whose token was used; empty: no pod's
+	At   time.Time // when it came in
+}
+
+// Requests lists every request that a user, a service account, has made of the API server so far. A watch is one request, at
+// the time when it began.
+func (c *Cluster) Requests(user string) ([]Request, error) {
+	var requests []Request
+	err := c.audit(user, func(r Request) { requests = append(requests, r) })
+	return requests, err
+}
+
+// audit shows every request of a user in the API server's audit log, once.
+func (c *Cluster) audit(user string, show func(Request)) error {
 	log, err := os.Open(c.layout.auditLog(ControlPlaneNode))
 	if err != nil {
-		return nil, fmt.Errorf("read audit log: %w", err)
+		return fmt.Errorf("read audit log: %w", err)
 	}
 	defer log.Close()
-	var calls []Call
+	seen := map[string]bool{}
 	events := json.NewDecoder(log)
 	for {
 		var e struct {
-			Verb string `json:"verb"`
-			User struct {
-				Username string `json:"username"`
+			AuditID string    `json:"auditID"` // a watch has two events
+			Verb    string    `json:"verb"`
+			At      time.Time `json:"requestReceivedTimestamp"`
+			User    struct {
+				Username string              `json:"username"`
+				Extra    map[string][]string `json:"extra"`
 			} `json:"user"`
-			ObjectRef *struct {
+			ObjectRef struct {
 				APIGroup string `json:"apiGroup"`
 				Resource string `json:"resource"`
 			} `json:"objectRef"`
 		}
 		// The API server may be writing the last line just now.
 		if err := events.Decode(&e); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return calls, nil
+			return nil
 		} else if err != nil {
-			return nil, fmt.Errorf("read audit log: %w", err)
+			return fmt.Errorf("read audit log: %w", err)
 		}
-		if e.User.Username != user || e.ObjectRef == nil {
+		if e.User.Username != user || seen[e.AuditID] {
 			continue
 		}
-		call := Call{Verb: e.Verb, Group: e.ObjectRef.APIGroup, Resource: e.ObjectRef.Resource}
-		if !slices.Contains(calls, call) {
-			calls = append(calls, call)
-		}
+		seen[e.AuditID] = true
+		show(Request{
+			Call: Call{Verb: e.Verb, Group: e.ObjectRef.APIGroup, Resource: e.ObjectRef.Resource},
+			Pod:  strings.Join(e.User.Extra["authentication.kubernetes.io/pod-name"], ""),
+			At:   e.At,
+		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -66,6 +67,14 @@ var programs = []program{
 	{"calico-cni", calico, "cni-plugin/cmd/calico"},
 }
 
+// KubeControllers is the name of Calico's kube-controllers, an extra.
+const KubeControllers = "calico-kube-controllers"
+
+// extras are no part of a cluster; they are built for those who ask for them.
+var extras = []program{
+	{KubeControllers, calico, "kube-controllers/cmd/kube-controllers"},
+}
+
 // crds is the name, among the binaries, of the folder of Calico's custom resource definitions.
 const crds = "calico-crds"
 
@@ -83,15 +92,28 @@ func Variable(name string) string {
 // Names lists everything that can be replaced through Variable.
 func Names() []string {
 	names := []string{}
-	for _, p := range programs {
+	for _, p := range slices.Concat(programs, extras) {
 		names = append(names, p.name)
 	}
 	return append(names, crds)
 }
 
-// Ensure returns all programs, building those that are missing. modules is the folder tests/cluster/modules; what is
-// built, how many are left and how long each took goes to out.
-func Ensure(ctx context.Context, modules string, out io.Writer) (Set, error) {
+// Versions are those of the modules that the programs are built from, by the name of the project.
+func Versions(modules string) (map[string]string, error) {
+	versions := map[string]string{}
+	for name, m := range map[string]module{"Kubernetes": kubernetes, "containerd": containerd, "Calico": calico} {
+		version, err := m.version(modules)
+		if err != nil {
+			return nil, err
+		}
+		versions[name] = version
+	}
+	return versions, nil
+}
+
+// Ensure returns all programs of a cluster and those of the extras that are named, building what is missing. modules is
+// the folder tests/cluster/modules; what is built, how many are left and how long each took goes to out.
+func Ensure(ctx context.Context, modules string, out io.Writer, also ...string) (Set, error) {
 	cache, err := cacheDir()
 	if err != nil {
 		return nil, err
@@ -105,7 +127,8 @@ func Ensure(ctx context.Context, modules string, out io.Writer) (Set, error) {
 	set := Set{}
 	var missing []program
 	var bad []error
-	for _, p := range programs {
+	wanted := slices.DeleteFunc(slices.Clone(extras), func(p program) bool { return !slices.Contains(also, p.name) })
+	for _, p := range slices.Concat(programs, wanted) {
 		path, replaced, err := replacement(p.name)
 		if err != nil {
 			bad = append(bad, err)

@@ -180,23 +180,56 @@ func InNetNS(path string, do func() error) error {
 }
 
 // ProcessOf returns the id, on the machine, of a process in the container with this id (as in a Pod's status, without
-// the runtime's prefix). It is found by its control group. fs.ErrNotExist: no such process.
+// the runtime's prefix). fs.ErrNotExist: no such process.
 func ProcessOf(containerID string) (int, error) {
+	pids, err := ProcessesOf(containerID)
+	if err != nil {
+		return 0, err
+	}
+	if len(pids) == 0 {
+		return 0, fmt.Errorf("find a process of container %s: %w", containerID, fs.ErrNotExist)
+	}
+	return pids[0], nil
+}
+
+// ProcessesOf returns the ids, on the machine, of all processes in the container. They are found by their control group.
+func ProcessesOf(containerID string) ([]int, error) {
+	return processes(func(dir string) bool {
+		groups, err := os.ReadFile(filepath.Join(dir, "cgroup"))
+		return err == nil && bytes.Contains(groups, []byte(containerID))
+	})
+}
+
+// Processes returns the ids, on the machine, of the host's processes that were started as this program.
+func (h *Host) Processes(program string) ([]int, error) {
+	const namespace = "ns/pid"
+	own, err := os.Readlink(fmt.Sprintf("/proc/%d/%s", h.PID, namespace))
+	if err != nil {
+		return nil, fmt.Errorf("list processes of %s: %w", h.Name, err)
+	}
+	return processes(func(dir string) bool {
+		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err != nil || !bytes.HasPrefix(cmdline, []byte(program+"\x00")) {
+			return false
+		}
+		its, err := os.Readlink(filepath.Join(dir, namespace))
+		return err == nil && its == own
+	})
+}
+
+// processes returns the ids of the machine's processes whose folders in /proc are wanted.
+func processes(wanted func(dir string) bool) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return 0, fmt.Errorf("list processes: %w", err)
+		return nil, fmt.Errorf("list processes: %w", err)
 	}
+	var pids []int
 	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		groups, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup"))
-		if err == nil && bytes.Contains(groups, []byte(containerID)) {
-			return pid, nil
+		if pid, err := strconv.Atoi(e.Name()); err == nil && wanted(filepath.Join("/proc", e.Name())) {
+			pids = append(pids, pid)
 		}
 	}
-	return 0, fmt.Errorf("find a process of container %s: %w", containerID, fs.ErrNotExist)
+	return pids, nil
 }
 
 // DialContext connects from this host. The address has to be a literal one: names are looked up by the machine.

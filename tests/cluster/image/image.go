@@ -5,7 +5,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"cmp"
+	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -47,23 +49,31 @@ func Binary(ctx context.Context, root, pkg, target, arch string, set ...string) 
 	return nil
 }
 
+// File is one file of an image.
+type File struct {
+	Path    string // in the image
+	Source  string // the file that it is a copy of
+	Content string // what is in it, without a Source
+	Link    string // what it is a symbolic link to, without a Source and a Content
+}
+
 // Pack writes an archive (docker-archive) of an image named ref that holds nothing but one binary.
 func Pack(binary, ref, archive string, c Config) error {
+	return PackFiles([]File{{Path: c.Entrypoint, Source: binary}}, ref, archive, c)
+}
+
+// PackFiles writes an archive (docker-archive) of an image named ref that holds these files. All can be executed.
+func PackFiles(contents []File, ref, archive string, c Config) error {
 	tag, err := name.NewTag(ref)
 	if err != nil {
 		return fmt.Errorf("pack image: %w", err)
 	}
-	content, err := os.ReadFile(binary)
-	if err != nil {
-		return fmt.Errorf("pack image %s: %w", ref, err)
-	}
 	var layer bytes.Buffer
 	files := tar.NewWriter(&layer)
-	if err := files.WriteHeader(&tar.Header{Name: c.Entrypoint[1:], Mode: 0o755, Size: int64(len(content))}); err != nil {
-		return fmt.Errorf("pack image %s: %w", ref, err)
-	}
-	if _, err := files.Write(content); err != nil {
-		return fmt.Errorf("pack image %s: %w", ref, err)
+	for _, f := range contents {
+		if err := f.write(files); err != nil {
+			return fmt.Errorf("pack image %s: %w", ref, err)
+		}
 	}
 	if err := files.Close(); err != nil {
 		return fmt.Errorf("pack image %s: %w", ref, err)
@@ -93,4 +103,85 @@ func Pack(binary, ref, archive string, c Config) error {
 		return fmt.Errorf("pack image %s: %w", ref, err)
 	}
 	return nil
+}
+
+func (f File) write(to *tar.Writer) error {
+	header := &tar.Header{Name: f.Path[1:], Mode: 0o755}
+	if f.Link != "" {
+		header.Typeflag, header.Linkname = tar.TypeSymlink, f.Link
+		return to.WriteHeader(header)
+	}
+	content := []byte(f.Content)
+	if f.Source != "" {
+		var err error
+		if content, err = os.ReadFile(f.Source); err != nil {
+			return err
+		}
+	}
+	header.Size = int64(len(content))
+	if err := to.WriteHeader(header); err != nil {
+		return err
+	}
+	_, err := to.Write(content)
+	return err
+}
+
+// Size is how many bytes an image has.
+type Size struct {
+	Binary int64 `json:"binary"` // its largest file
+	Layers int64 `json:"layers"` // as a registry keeps them, compressed
+}
+
+// Measure tells the size of the image in an archive (docker-archive).
+func Measure(archive string) (Size, error) {
+	img, err := tarball.ImageFromPath(archive, nil)
+	if err != nil {
+		return Size{}, fmt.Errorf("measure image %s: %w", archive, err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		return Size{}, fmt.Errorf("measure image %s: %w", archive, err)
+	}
+	var size Size
+	for _, l := range layers {
+		if err := size.add(l); err != nil {
+			return Size{}, fmt.Errorf("measure image %s: %w", archive, err)
+		}
+	}
+	return size, nil
+}
+
+func (s *Size) add(l v1.Layer) error {
+	// Archives hold layers as they like; compressing all alike makes them comparable.
+	content, err := l.Uncompressed()
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	var packed counter
+	compressor := gzip.NewWriter(&packed)
+	files := tar.NewReader(io.TeeReader(content, compressor))
+	for {
+		header, err := files.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		s.Binary = max(s.Binary, header.Size)
+	}
+	if err := compressor.Close(); err != nil {
+		return err
+	}
+	s.Layers += int64(packed)
+	return nil
+}
+
+// counter counts what is written to it.
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
 }

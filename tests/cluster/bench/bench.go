@@ -1,0 +1,207 @@
+// Package bench measures the agent beside what a user would otherwise run, all in one run on one cluster of tests/cluster.
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/binaries"
+	"github.com/host-firewall/host-firewall/tests/cluster/image"
+	"github.com/host-firewall/host-firewall/tests/cluster/release"
+)
+
+// Settings say how much is measured.
+type Settings struct {
+	Rounds    int           // deletions for each contender that needs no patience
+	Joins     int           // nodes that join, for each contender with a pod on every node
+	BareNodes int           // Node objects for one that has one pod for all of them
+	Idle      time.Duration // how long an idle contender is watched
+	Scale     []int         // numbers of nodes; none: nothing is measured at scale
+	Only      []string      // contenders; empty: all
+}
+
+// bench is one run.
+type bench struct {
+	root      string
+	settings  Settings
+	out       io.Writer
+	began     time.Time
+	cluster   *cluster.Cluster
+	client    kubernetes.Interface
+	dynamic   dynamic.Interface
+	endpoints *observer
+}
+
+var nodesResource = schema.GroupVersionResource{Version: "v1", Resource: "nodes"}
+
+// Run starts a cluster, measures everything on it, and takes it away. Progress goes to out.
+func Run(ctx context.Context, root string, settings Settings, out io.Writer) (report *Report, err error) {
+	b := &bench{root: root, settings: settings, out: out, began: time.Now()}
+	report = &Report{Date: b.began.UTC().Format(time.DateOnly), Settings: settings.record()}
+	if report.Machine, err = machine(); err != nil {
+		return nil, err
+	}
+	if report.Versions, err = cluster.Versions(root); err != nil {
+		return nil, err
+	}
+	report.Versions["Go"] = runtime.Version()
+	b.cluster, err = cluster.UpWith(ctx, root, out, cluster.Options{
+		Programs: []string{binaries.KubeControllers},
+		// Nodes that are mere objects have no kubelet that says again and again that they are Ready.
+		ControllerManager: []string{"--node-monitor-grace-period=24h"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, cluster.Down(root, out)) }()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if err := b.connect(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.kubectl(ctx, "", "create", "namespace", namespace); err != nil {
+		return nil, err
+	}
+	for _, c := range b.contenders() {
+		result, err := b.measure(ctx, c)
+		if err != nil {
+			return nil, fmt.Errorf("measure %s: %w", c.name, err)
+		}
+		report.Contenders = append(report.Contenders, result)
+	}
+	if report.Scale, err = b.scale(ctx); err != nil {
+		return nil, fmt.Errorf("measure at scale: %w", err)
+	}
+	report.Minutes = time.Since(b.began).Minutes()
+	report.Promises = promises(report)
+	return report, nil
+}
+
+// connect opens the bench's own connections, straight into the network of the API server.
+func (b *bench) connect(ctx context.Context) error {
+	config, err := b.cluster.RESTConfig()
+	if err != nil {
+		return err
+	}
+	h, err := b.cluster.Host(cluster.ControlPlaneNode)
+	if err != nil {
+		return err
+	}
+	config.QPS = -1 // no limit
+	config.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return h.DialContext(ctx, network, localAPI)
+	}
+	if b.client, err = kubernetes.NewForConfig(config); err != nil {
+		return fmt.Errorf("make client: %w", err)
+	}
+	if b.dynamic, err = dynamic.NewForConfig(config); err != nil {
+		return fmt.Errorf("make client: %w", err)
+	}
+	b.endpoints, err = observe(ctx, b.resource(release.HostEndpoints))
+	return err
+}
+
+// localAPI is the API server on its own host.
+var localAPI = net.JoinHostPort("127.0.0.1", strconv.Itoa(cluster.APIPort))
+
+func (b *bench) resource(r schema.GroupVersionResource) dynamic.ResourceInterface {
+	return b.dynamic.Resource(r)
+}
+
+// workers are the nodes whose endpoints are deleted.
+func (b *bench) workers() []string {
+	var names []string
+	for _, m := range b.cluster.Nodes() {
+		if m.Role == cluster.Worker {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+// measure does everything with one contender.
+func (b *bench) measure(ctx context.Context, c *contender) (r Result, err error) {
+	b.head("%s", c.name)
+	r = Result{Name: c.name, What: c.what, PerNode: c.perNode}
+	if err := c.start(ctx); err != nil {
+		return r, err
+	}
+	defer func() {
+		if ctx.Err() == nil {
+			err = errors.Join(err, c.stop(ctx))
+		}
+	}()
+	if r.Image, err = image.Measure(c.archive); err != nil {
+		return r, err
+	}
+	b.say("binary %.1f MiB, image %.1f MiB", mebibytes(r.Image.Binary), mebibytes(r.Image.Layers))
+	if err := b.awaitArmed(ctx, c); err != nil {
+		return r, err
+	}
+	if r.Repair, err = b.repairs(ctx, c); err != nil {
+		return r, err
+	}
+	b.say("back, ms: %s", r.Repair.text())
+	if c.perNode {
+		r.Joins, err = b.joins(ctx, c)
+	} else {
+		r.BareNodes, err = b.bareNodes(ctx, c)
+	}
+	if err != nil {
+		return r, err
+	}
+	r.Idle, err = b.idle(ctx, c)
+	return r, err
+}
+
+// kubectl runs the cluster's own.
+func (b *bench) kubectl(ctx context.Context, stdin string, args ...string) error {
+	cmd := exec.CommandContext(ctx, b.cluster.Binary("kubectl"), append([]string{"--kubeconfig", b.cluster.Kubeconfig()}, args...)...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, output.String())
+	}
+	return nil
+}
+
+func (b *bench) head(format string, args ...any) {
+	fmt.Fprintf(b.out, "\n== "+format+" (%s)\n", append(args, time.Since(b.began).Round(time.Second))...)
+}
+func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.out, "  "+format+"\n", args...) }
+
+// machine is what this one has.
+func machine() (Machine, error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return Machine{}, fmt.Errorf("read the kernel's version: %w", err)
+	}
+	raw, err := os.ReadFile(filepath.Join("/proc", "meminfo"))
+	if err != nil {
+		return Machine{}, fmt.Errorf("read memory: %w", err)
+	}
+	var kilobytes int64
+	if _, err := fmt.Sscanf(string(raw), "MemTotal: %d kB", &kilobytes); err != nil {
+		return Machine{}, fmt.Errorf("read memory: %w", err)
+	}
+	kernel, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-") // what follows is somebody's build
+	return Machine{Cores: runtime.NumCPU(), MemoryBytes: kilobytes << 10, Kernel: kernel, Platform: runtime.GOOS + "/" + runtime.GOARCH}, nil
+}

@@ -1,0 +1,133 @@
+package bench
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/host-firewall/host-firewall/tests/cluster/image"
+)
+
+func TestPercentilesAreMeasuredValues(t *testing.T) {
+	hundred := make([]float64, 100)
+	for i := range hundred {
+		hundred[i] = float64(i + 1)
+	}
+	for _, test := range []struct {
+		sorted []float64
+		p      float64
+		want   float64
+	}{
+		{nil, 50, 0},
+		{[]float64{7}, 1, 7},
+		{[]float64{7}, 99, 7},
+		{[]float64{1, 2}, 50, 1},
+		{[]float64{1, 2, 3}, 50, 2},
+		{[]float64{1, 2, 3}, 90, 3},
+		{hundred, 50, 50},
+		{hundred, 99, 99},
+		{hundred, 100, 100},
+	} {
+		assert.Equal(t, test.want, percentile(test.sorted, test.p), "p%v of %v", test.p, test.sorted)
+	}
+}
+
+func TestDistributionKeepsTheOrderOfItsSamples(t *testing.T) {
+	d := distribution([]time.Duration{4 * time.Millisecond, 1500 * time.Microsecond, 2 * time.Millisecond}, 1, time.Second)
+	assert.Equal(t, Distribution{Rounds: 4, Missed: 1, Limit: 1000, P50: 2, P90: 1000, P99: 1000, Max: 1000, Samples: []float64{4, 1.5, 2}}, d)
+	assert.Equal(t, "2.0 / not within 1 s / not within 1 s / not within 1 s", d.text())
+	assert.Equal(t, "4, 1 given up", d.rounds())
+	assert.Equal(t, "not within 90 s", distribution(nil, 3, 90*time.Second).text())
+}
+
+func TestFiguresOfAProcess(t *testing.T) {
+	m, err := parseMemory("5581a000-7ffd rollup  [rollup]\nRss:    12600 kB\nPss:    12000 kB\nAnonymous:    2400 kB\n")
+	require.NoError(t, err)
+	assert.Equal(t, memory{resident: 12600 << 10, anonymous: 2400 << 10}, m)
+
+	s, err := parseStat("42 (a) (b) S 1 42 42 0 -1 4194304 100 200 0 0 150 50 7 3 20 0 9 0 123456 1000 300")
+	require.NoError(t, err)
+	assert.Equal(t, stat{cpu: 2100 * time.Millisecond, started: 1234560 * time.Millisecond}, s)
+
+	_, err = parseStat("42 (a) S")
+	require.Error(t, err)
+	assert.Equal(t, "1", innermost("Name:\tsh\nNSpid:\t4242\t77\t1\n"))
+
+	started, err := startOf(os.Getpid())
+	require.NoError(t, err)
+	assert.WithinDuration(t, time.Now(), started, time.Hour)
+}
+
+func example() *Report {
+	idle := func(requests map[string]int) *Idle {
+		return &Idle{CPU: 0.1, Resident: 12 * mib, Anonymous: 2 * mib, Requests: requests}
+	}
+	repair := func(d time.Duration) Distribution { return distribution([]time.Duration{d}, 0, time.Second) }
+	return &Report{
+		Contenders: []Result{
+			{Name: Floor, Repair: repair(4 * time.Millisecond), Idle: idle(nil)},
+			{Name: Agent, Repair: repair(8 * time.Millisecond), Idle: idle(map[string]int{"watch nodes": 1}), Image: image.Size{Binary: 15 * mib}},
+			{Name: Calico, Repair: distribution(nil, 3, time.Second), Idle: idle(nil)},
+		},
+		Scale: []Scale{{Nodes: 5000, Armed: 5000, ArmedSeconds: 119.5, IdleSeconds: 60}},
+	}
+}
+
+func TestPromisesAreComparedWithWhatWasMeasured(t *testing.T) {
+	r := example()
+	r.Promises = promises(r)
+	assert.Empty(t, r.Broken())
+	for what, change := range map[string]func(*Report){
+		"a binary that is too big":     func(r *Report) { r.Contenders[1].Image.Binary = 17 * mib },
+		"a process that is too big":    func(r *Report) { r.Contenders[1].Idle.Resident = 21 * mib },
+		"too much anonymous memory":    func(r *Report) { r.Contenders[1].Idle.Anonymous = 6 * mib },
+		"a request out of nothing":     func(r *Report) { r.Contenders[1].Idle.Requests["list nodes"] = 1 },
+		"more than twice the floor":    func(r *Report) { r.Contenders[0].Repair.P99 = 3.9 },
+		"an endpoint that stayed away": func(r *Report) { r.Contenders[1].Repair.Missed = 1 },
+		"faster automatic endpoints": func(r *Report) {
+			r.Contenders[2].Repair = distribution([]time.Duration{time.Millisecond}, 0, time.Second)
+		},
+		"a keeper that was not armed":    func(r *Report) { r.Scale[0].Armed-- },
+		"keepers that took too long":     func(r *Report) { r.Scale[0].ArmedSeconds = 121 },
+		"a Retry-After that was ignored": func(r *Report) { r.Scale[0].Disobeyed = map[string]int{"LIST nodes": 1} },
+	} {
+		r := example()
+		change(r)
+		r.Promises = promises(r)
+		assert.Len(t, r.Broken(), 1, what)
+	}
+}
+
+func TestReportIsWrittenForPeopleAndPrograms(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "docs")
+	r := example()
+	require.NoError(t, r.Write(dir))
+	text, err := os.ReadFile(filepath.Join(dir, "benchmarks.md"))
+	require.NoError(t, err)
+	assert.Contains(t, string(text), "| deleted endpoint back and armed, ms: p50 / p90 / p99 / max | 4.0 / 4.0 / 4.0 / 4.0 | 8.0 / 8.0 / 8.0 / 8.0 | not within 1 s |\n")
+	assert.Contains(t, string(text), "| all started together; seconds until all were armed | 119.5 |\n")
+	raw, err := os.ReadFile(filepath.Join(dir, "benchmarks.json"))
+	require.NoError(t, err)
+	var again Report
+	require.NoError(t, json.Unmarshal(raw, &again))
+	assert.Equal(t, r.Contenders[1].Repair, again.Contenders[1].Repair)
+}
+
+func TestManifestsAreCompleteForThisCluster(t *testing.T) {
+	for _, name := range []string{"floor", "article", "kube-controllers", "load"} {
+		text, err := manifest(name)
+		require.NoError(t, err)
+		assert.NotContains(t, text, "_NETWORKS")
+	}
+}
+
+func TestCountsAreComparedAndCut(t *testing.T) {
+	assert.Equal(t, map[string]int{"b": 3, "c": 2}, most(map[string]int{"a": 1, "b": 3, "c": 2}, 2))
+	assert.Equal(t, map[string]int{"a": 1}, most(map[string]int{"a": 1}, 2))
+	assert.Equal(t, map[string]int{"get": 2, "new": 1}, difference(map[string]int{"get": 3, "list": 1, "new": 1}, map[string]int{"get": 1, "list": 1}))
+}

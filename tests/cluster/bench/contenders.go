@@ -1,0 +1,251 @@
+package bench
+
+import (
+	"context"
+	"debug/elf"
+	"embed"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/binaries"
+	"github.com/host-firewall/host-firewall/tests/cluster/image"
+	"github.com/host-firewall/host-firewall/tests/cluster/release"
+)
+
+//go:embed manifests
+var manifests embed.FS
+
+// Names of the contenders.
+const (
+	Agent   = "host-firewall"
+	Floor   = "bare watch and create"
+	Article = "the article's script"
+	Calico  = "Calico's automatic host endpoints"
+)
+
+// contender is one way to keep host endpoints.
+type contender struct {
+	name, what string
+	start      func(context.Context) error
+	stop       func(context.Context) error
+	archive    string // of its image
+
+	namespace, pods string // where its pods are, and the labels that select them
+	user            string // whose requests are its
+	perNode         bool   // a pod on every node, or one for the cluster
+
+	endpoint func(node string) string
+	armed    func(*unstructured.Unstructured) bool
+	rounds   int
+	limit    time.Duration
+	sleeps   time.Duration // between two looks, for a loop that does
+}
+
+// node is where the pod that is measured runs; empty: the contender has only one.
+func (c *contender) node(b *bench) string {
+	if !c.perNode {
+		return ""
+	}
+	return b.workers()[0]
+}
+
+const (
+	namespace         = "bench"
+	releaseName       = "host-firewall"
+	releaseNamespace  = "host-firewall"
+	hostEndpointsName = "hostendpoints.crd.projectcalico.org"
+	// scriptRounds is how often the article's script is waited for: up to ten seconds each time.
+	scriptRounds = 10
+	scriptSleeps = 10 * time.Second
+	// patience with what should come at once, and with what need not.
+	eventLimit  = 30 * time.Second
+	unsureLimit = 90 * time.Second
+)
+
+func itself(node string) string                         { return node }
+func labelled(endpoint *unstructured.Unstructured) bool { return release.Armed(endpoint) == nil }
+
+// contenders are all, in the order in which they are measured.
+func (b *bench) contenders() []*contender {
+	account := func(namespace, name string) string { return "system:serviceaccount:" + namespace + ":" + name }
+	archive := func(name string) string { return filepath.Join(cluster.Folder(b.root), name+".tar") }
+	all := []*contender{
+		{
+			name:    Floor,
+			what:    "the least that can be done with the agent's client: one watch, one create, in a pod on the host's network like the agent",
+			archive: archive("floor"), namespace: namespace, pods: "name=floor", user: account(namespace, "floor"), perNode: true,
+			endpoint: itself, armed: labelled, rounds: b.settings.Rounds, limit: eventLimit,
+		},
+		{
+			name:    Agent,
+			what:    "installed with the chart, `ssh.cidrs` given",
+			archive: archive("agent"), namespace: releaseNamespace, pods: "app.kubernetes.io/name=host-firewall", user: account(releaseNamespace, releaseName), perNode: true,
+			endpoint: itself, armed: labelled, rounds: b.settings.Rounds, limit: eventLimit,
+		},
+		{
+			name: Article,
+			what: "its script, policies, role and DaemonSet in pods; the image has busybox's shell and kubectl, built from the Kubernetes module, in the place of alpine's and v1.17; " +
+				"the deletions are spread evenly over the ten seconds of its sleep",
+			archive: archive("article"), namespace: namespace, pods: "name=hep-ds", user: account(namespace, "hep-sa"), perNode: true,
+			endpoint: itself, armed: labelled, rounds: min(scriptRounds, b.settings.Rounds), limit: unsureLimit, sleeps: scriptSleeps,
+		},
+		{
+			name:    Calico,
+			what:    "kube-controllers with `autoCreate: Enabled` and only its node controller, built from Calico's module: one pod for the cluster; its endpoints take effect without a label",
+			archive: archive("kube-controllers"), namespace: namespace, pods: "k8s-app=calico-kube-controllers", user: account(namespace, "calico-kube-controllers"),
+			endpoint: func(node string) string { return node + "-auto-hep" }, armed: present, rounds: b.settings.Rounds, limit: unsureLimit,
+		},
+	}
+	for _, c := range all {
+		c.stop = func(ctx context.Context) error { return b.remove(ctx, c) }
+	}
+	all[0].start, all[1].start, all[2].start, all[3].start = b.startFloor, b.startAgent, b.startArticle, b.startCalico
+	return slices.DeleteFunc(all, func(c *contender) bool { return len(b.settings.Only) > 0 && !slices.Contains(b.settings.Only, c.name) })
+}
+
+func (b *bench) startFloor(ctx context.Context) error {
+	binary := filepath.Join(cluster.Folder(b.root), "bin", "floor")
+	if err := image.Binary(ctx, b.root, "./tests/cluster/cmd/floor", binary, ""); err != nil {
+		return err
+	}
+	return b.run(ctx, "floor", []image.File{{Path: "/floor", Source: binary}}, "host-firewall.test/floor:dev", "/floor")
+}
+
+// values are those of the release that is measured.
+func values() map[string]any {
+	return release.Values(map[string]any{"ssh": map[string]any{"cidrs": cluster.AdminCIDRs()}})
+}
+
+func (b *bench) startAgent(ctx context.Context) error {
+	if err := release.LoadAgent(ctx, b.root, b.cluster, b.out); err != nil {
+		return err
+	}
+	r, err := release.New(b.root, b.cluster.Kubeconfig(), releaseNamespace, releaseName)
+	if err != nil {
+		return err
+	}
+	if _, err := r.Install(ctx, values()); err != nil {
+		return err
+	}
+	return release.WaitArmed(ctx, b.cluster, releaseNamespace)
+}
+
+func (b *bench) startArticle(ctx context.Context) error {
+	if err := cluster.Install("busybox", "busybox-static", b.out); err != nil {
+		return err
+	}
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		return fmt.Errorf("find a shell for the article's image: %w", err)
+	}
+	if err := requireStatic(busybox); err != nil {
+		return err
+	}
+	script, err := manifests.ReadFile("manifests/run.sh")
+	if err != nil {
+		return err
+	}
+	return b.run(ctx, "article", []image.File{
+		{Path: "/bin/busybox", Source: busybox},
+		{Path: "/bin/sh", Link: "busybox"},
+		{Path: "/bin/sleep", Link: "busybox"},
+		{Path: "/usr/local/bin/kubectl", Source: b.cluster.Binary("kubectl")},
+		{Path: "/app/run.sh", Content: string(script)},
+	}, "host-firewall.test/hepinstall:v1", "/app/run.sh")
+}
+
+// requireStatic says what to install if a program needs libraries that its image won't have.
+func requireStatic(program string) error {
+	f, err := elf.Open(program)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", program, err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return fmt.Errorf("%s is not static: install the Debian package busybox-static in its place", program)
+		}
+	}
+	return nil
+}
+
+func (b *bench) startCalico(ctx context.Context) error {
+	const path = "/usr/bin/kube-controllers"
+	return b.run(ctx, "kube-controllers", []image.File{{Path: path, Source: b.cluster.Binary(binaries.KubeControllers)}}, "host-firewall.test/kube-controllers:dev", path)
+}
+
+// run packs an image, loads it and applies the manifest of the same name.
+func (b *bench) run(ctx context.Context, name string, files []image.File, ref, entrypoint string) error {
+	archive := filepath.Join(cluster.Folder(b.root), name+".tar")
+	if err := image.PackFiles(files, ref, archive, image.Config{Entrypoint: entrypoint}); err != nil {
+		return err
+	}
+	if err := b.cluster.Load(ctx, archive); err != nil {
+		return err
+	}
+	manifest, err := manifest(name)
+	if err != nil {
+		return err
+	}
+	return b.kubectl(ctx, manifest, "apply", "--namespace", namespace, "--filename", "-")
+}
+
+// manifest reads one of the manifests for this cluster.
+func manifest(name string) (string, error) {
+	raw, err := manifests.ReadFile("manifests/" + name + ".yaml")
+	if err != nil {
+		return "", fmt.Errorf("read manifest: %w", err)
+	}
+	var v4, v6 []string
+	for _, c := range cluster.ClusterCIDRs() {
+		if netip.MustParsePrefix(c).Addr().Is4() {
+			v4 = append(v4, c)
+		} else {
+			v6 = append(v6, c)
+		}
+	}
+	quote := func(cidrs []string) string { return `"` + strings.Join(cidrs, `", "`) + `"` }
+	return strings.NewReplacer("IPV4_NETWORKS", quote(v4), "IPV6_NETWORKS", quote(v6)).Replace(string(raw)), nil
+}
+
+// remove takes a contender away, and then all endpoints.
+func (b *bench) remove(ctx context.Context, c *contender) error {
+	var err error
+	if c.name == Agent {
+		var r *release.Release
+		if r, err = release.New(b.root, b.cluster.Kubeconfig(), releaseNamespace, releaseName); err == nil {
+			err = r.Uninstall()
+		}
+	} else {
+		var text string
+		if text, err = manifest(strings.TrimSuffix(filepath.Base(c.archive), ".tar")); err == nil {
+			// What acts goes before what it acts with.
+			err = b.kubectl(ctx, "", "delete", "daemonsets,deployments", "--all", "--namespace", namespace)
+			if err == nil {
+				err = b.awaitNoPods(ctx)
+			}
+			if err == nil {
+				err = b.kubectl(ctx, "", "delete", "--all", hostEndpointsName)
+			}
+			if err == nil {
+				err = b.kubectl(ctx, text, "delete", "--ignore-not-found", "--namespace", namespace, "--filename", "-")
+			}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", c.name, err)
+	}
+	return b.kubectl(ctx, "", "delete", "--all", hostEndpointsName)
+}
+
+func (b *bench) awaitNoPods(ctx context.Context) error {
+	return b.kubectl(ctx, "", "wait", "--for=delete", "pods", "--all", "--namespace", namespace, "--timeout=60s")
+}

@@ -1,0 +1,373 @@
+package bench
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/host-firewall/host-firewall/tests/cluster/image"
+)
+
+// Report is all that was measured.
+type Report struct {
+	Date       string            `json:"date"`
+	Machine    Machine           `json:"machine"`
+	Versions   map[string]string `json:"versions"`
+	Settings   settingsRecord    `json:"settings"`
+	Minutes    float64           `json:"minutes"`
+	Contenders []Result          `json:"contenders"`
+	Scale      []Scale           `json:"scale"`
+	Promises   []Promise         `json:"promises"`
+}
+
+// Machine is what everything ran on, all of the cluster included.
+type Machine struct {
+	Cores       int    `json:"cores"`
+	MemoryBytes int64  `json:"memoryBytes"`
+	Kernel      string `json:"kernel"`
+	Platform    string `json:"platform"`
+}
+
+type settingsRecord struct {
+	Rounds      int     `json:"rounds"`
+	Joins       int     `json:"joins"`
+	BareNodes   int     `json:"bareNodes"`
+	IdleSeconds float64 `json:"idleSeconds"`
+	Scale       []int   `json:"scale"`
+}
+
+func (s Settings) record() settingsRecord {
+	return settingsRecord{Rounds: s.Rounds, Joins: s.Joins, BareNodes: s.BareNodes, IdleSeconds: s.Idle.Seconds(), Scale: s.Scale}
+}
+
+// Result is what was measured of one contender.
+type Result struct {
+	Name      string        `json:"name"`
+	What      string        `json:"what"`
+	PerNode   bool          `json:"perNode"`
+	Image     image.Size    `json:"imageBytes"`
+	Repair    Distribution  `json:"repairMilliseconds"`
+	Joins     *Joins        `json:"joinMilliseconds,omitempty"`
+	BareNodes *Distribution `json:"bareNodeMilliseconds,omitempty"`
+	Idle      *Idle         `json:"idle"`
+}
+
+// Joins is what was measured when nodes joined.
+type Joins struct {
+	Created     Distribution `json:"registeredToCreated"`
+	Armed       Distribution `json:"registeredToArmed"`
+	FromProcess Distribution `json:"processStartToArmed"`
+}
+
+// Idle is what one instance needs when there is nothing to do.
+type Idle struct {
+	Seconds       float64        `json:"seconds"`
+	CPU           float64        `json:"cpuSeconds"`
+	Resident      int64          `json:"residentBytes"`
+	Anonymous     int64          `json:"anonymousBytes"`
+	PeakResident  int64          `json:"peakResidentBytes,omitempty"` // with all the processes that it starts
+	PeakAnonymous int64          `json:"peakAnonymousBytes,omitempty"`
+	Requests      map[string]int `json:"requests"`
+}
+
+// Scale is what was measured with very many nodes.
+type Scale struct {
+	Nodes             int            `json:"nodes"`
+	Armed             int            `json:"armed"`
+	ArmedSeconds      float64        `json:"armedSeconds"` // until all were, after all had started together
+	Repair            Distribution   `json:"repairMilliseconds"`
+	BytesPerKeeper    int64          `json:"residentBytesPerKeeper"`
+	AnonymousPer      int64          `json:"anonymousBytesPerKeeper"`
+	RequestsToArm     map[string]int `json:"requestsUntilArmed"`
+	RequestsIdle      map[string]int `json:"requestsIdle"`
+	TooMany           int            `json:"tooManyRequests"`
+	Disobeyed         map[string]int `json:"retryAfterDisobeyed"` // by what was asked for again too soon
+	IdleSeconds       float64        `json:"idleSeconds"`
+	ServerCPU         float64        `json:"apiServerIdleCPUSeconds"`
+	ServerCPUWithout  float64        `json:"apiServerIdleCPUSecondsWithoutKeepers"`
+	ServerCPUToArm    float64        `json:"apiServerCPUSecondsUntilArmed"`
+	ServerMemory      int64          `json:"apiServerResidentBytes"`
+	ServerMemoryEmpty int64          `json:"apiServerResidentBytesWithoutKeepers"`
+}
+
+// Promise is one of what the agent is held to.
+type Promise struct {
+	What string `json:"what"`
+	Kept bool   `json:"kept"`
+}
+
+const (
+	mib             = 1 << 20
+	binaryBudget    = 16 * mib
+	residentBudget  = 20 * mib
+	anonymousBudget = 5 * mib
+	floorFactor     = 2
+	scaleSeconds    = 120
+)
+
+func mebibytes(bytes int64) float64 { return float64(bytes) / mib }
+
+// promises compares what was measured with what the agent is held to. What was not measured is not promised.
+func promises(r *Report) []Promise {
+	var all []Promise
+	add := func(kept bool, format string, args ...any) {
+		all = append(all, Promise{fmt.Sprintf(format, args...), kept})
+	}
+	by := map[string]*Result{}
+	for i := range r.Contenders {
+		by[r.Contenders[i].Name] = &r.Contenders[i]
+	}
+	agent, floor, calico := by[Agent], by[Floor], by[Calico]
+	if agent != nil {
+		add(agent.Repair.Missed == 0, "every deleted endpoint came back")
+		add(agent.Image.Binary <= binaryBudget, "binary %.1f MiB, at most %d", mebibytes(agent.Image.Binary), binaryBudget/mib)
+		add(agent.Idle.Resident <= residentBudget, "resident memory %.1f MiB, at most %d", mebibytes(agent.Idle.Resident), residentBudget/mib)
+		add(agent.Idle.Anonymous <= anonymousBudget, "anonymous memory %.1f MiB, at most %d", mebibytes(agent.Idle.Anonymous), anonymousBudget/mib)
+		others := maps.Clone(agent.Idle.Requests)
+		maps.DeleteFunc(others, func(kind string, _ int) bool { return strings.HasPrefix(kind, "watch ") })
+		add(len(others) == 0, "requests while idle, other than watches that are renewed: %s", counts(others))
+	}
+	if agent != nil && floor != nil {
+		add(agent.Repair.P99 <= floorFactor*floor.Repair.P99, "back and armed within %.1f ms (p99), at most %d times the floor's %.1f ms", agent.Repair.P99, floorFactor, floor.Repair.P99)
+	}
+	if agent != nil && calico != nil {
+		add(agent.Repair.P50 < calico.Repair.P50, "sooner back than with Calico's automatic host endpoints, ms: %s; with those: %s", agent.Repair.text(), calico.Repair.text())
+	}
+	for _, s := range r.Scale {
+		add(s.Armed == s.Nodes && s.ArmedSeconds <= scaleSeconds, "%d of %d keepers armed after %.1f s, at most %d", s.Armed, s.Nodes, s.ArmedSeconds, scaleSeconds)
+		add(len(s.Disobeyed) == 0, "%d keepers got %d answers 429; not obeyed: %s", s.Nodes, s.TooMany, counts(s.Disobeyed))
+	}
+	return all
+}
+
+// Broken are the promises that were not kept.
+func (r *Report) Broken() []string {
+	var broken []string
+	for _, p := range r.Promises {
+		if !p.Kept {
+			broken = append(broken, p.What)
+		}
+	}
+	return broken
+}
+
+// Write writes benchmarks.md and benchmarks.json into a folder.
+func (r *Report) Write(dir string) error {
+	raw, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	for name, text := range map[string][]byte{"benchmarks.json": append(raw, '\n'), "benchmarks.md": []byte(r.Markdown())} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			return fmt.Errorf("write report: %w", err)
+		}
+	}
+	return nil
+}
+
+// Markdown is the report for people.
+func (r *Report) Markdown() string {
+	var t strings.Builder
+	fmt.Fprintf(&t, `# Benchmarks
+
+Written by `+"`make bench`"+`; every figure was measured by it, in one run on one cluster. Do not edit. All samples are in
+[benchmarks.json](benchmarks.json).
+
+%s. Machine: %d cores, %.0f GiB memory, Linux %s, %s, with all of the cluster on it: a control plane (etcd does not wait for
+the disk) and two workers with containerd, kubelet, kube-proxy and Felix. Versions: %s.
+
+`, r.Date, r.Machine.Cores, mebibytes(r.Machine.MemoryBytes)/1024, r.Machine.Kernel, r.Machine.Platform, versions(r.Versions))
+	if len(r.Contenders) > 0 {
+		r.writeContenders(&t)
+	}
+	if len(r.Scale) > 0 {
+		r.writeScale(&t)
+	}
+	if len(r.Promises) > 0 {
+		t.WriteString("## What is promised\n\n")
+	}
+	for _, p := range r.Promises {
+		verdict := "kept"
+		if !p.Kept {
+			verdict = "**not kept**"
+		}
+		fmt.Fprintf(&t, "- %s: %s\n", verdict, p.What)
+	}
+	return t.String()
+}
+
+func (r *Report) writeContenders(t *strings.Builder) {
+	t.WriteString("## Beside what else one could run\n\n")
+	rows := [][]string{{""}}
+	add := func(title string, cell func(Result) string) {
+		row := []string{title}
+		for _, c := range r.Contenders {
+			row = append(row, cell(c))
+		}
+		rows = append(rows, row)
+	}
+	for _, c := range r.Contenders {
+		rows[0] = append(rows[0], c.Name)
+	}
+	add("deleted endpoint back and armed, ms: p50 / p90 / p99 / max", func(c Result) string { return c.Repair.text() })
+	add("rounds of that", func(c Result) string { return c.Repair.rounds() })
+	joins := func(get func(*Joins) Distribution) func(Result) string {
+		return func(c Result) string {
+			if c.Joins == nil {
+				return "-"
+			}
+			d := get(c.Joins)
+			return fmt.Sprintf("%.0f (%.0f)", d.P50, d.Max)
+		}
+	}
+	add(fmt.Sprintf("node joins: Node to endpoint, ms: median (max) of %d", r.Settings.Joins), joins(func(j *Joins) Distribution { return j.Created }))
+	add("node joins: Node to armed endpoint", joins(func(j *Joins) Distribution { return j.Armed }))
+	add("node joins: start of its process there to armed endpoint", joins(func(j *Joins) Distribution { return j.FromProcess }))
+	add("bare Node object to endpoint, ms: p50 / p90 / p99 / max", func(c Result) string {
+		if c.BareNodes == nil {
+			return "-"
+		}
+		return c.BareNodes.text()
+	})
+	add("resident memory, MiB", func(c Result) string { return memoryText(c.Idle.Resident, c.Idle.PeakResident) })
+	add("anonymous memory of that, MiB", func(c Result) string { return memoryText(c.Idle.Anonymous, c.Idle.PeakAnonymous) })
+	add(fmt.Sprintf("CPU seconds in %.0f idle seconds", r.Settings.IdleSeconds), func(c Result) string { return fmt.Sprintf("%.2f", c.Idle.CPU) })
+	add("API requests in that time", func(c Result) string { return counts(c.Idle.Requests) })
+	add("largest binary, MiB", func(c Result) string { return fmt.Sprintf("%.1f", mebibytes(c.Image.Binary)) })
+	add("image, compressed, MiB", func(c Result) string { return fmt.Sprintf("%.1f", mebibytes(c.Image.Layers)) })
+	add("runs", func(c Result) string {
+		if c.PerNode {
+			return "on every node"
+		}
+		return "once for the cluster"
+	})
+	writeTable(t, rows)
+	fmt.Fprintf(t, `
+Times of repair run from the request that deletes an endpoint until a watch shows it again, with what makes its policies
+apply; after %d rounds that were given up no more were made. A node that joins is a real one: the time includes its pod. Memory,
+CPU and requests are one instance's, after all the other rounds; the requests are those in the API server's audit log.
+
+`, mostMissed)
+	for _, c := range r.Contenders {
+		fmt.Fprintf(t, "- %s: %s.\n", c.Name, c.What)
+	}
+	t.WriteString("\n")
+}
+
+func (r *Report) writeScale(t *strings.Builder) {
+	t.WriteString(`## At scale
+
+The agent's own loop for every node in one process, each with its own client, connection and watches, against the one API
+server; but for one, the Nodes are objects with a Ready condition, and all of a release but its DaemonSet is there.
+
+`)
+	rows := [][]string{{"nodes"}}
+	add := func(title string, cell func(Scale) string) {
+		row := []string{title}
+		for _, s := range r.Scale {
+			row = append(row, cell(s))
+		}
+		rows = append(rows, row)
+	}
+	for _, s := range r.Scale {
+		rows[0] = append(rows[0], fmt.Sprint(s.Nodes))
+	}
+	add("all started together; seconds until all were armed", func(s Scale) string {
+		if s.Armed < s.Nodes {
+			return fmt.Sprintf("only %d armed after %.0f", s.Armed, s.ArmedSeconds)
+		}
+		return fmt.Sprintf("%.1f", s.ArmedSeconds)
+	})
+	add("deleted endpoint back and armed, ms: p50 / p90 / p99 / max", func(s Scale) string { return s.Repair.text() })
+	add("rounds of that", func(s Scale) string { return s.Repair.rounds() })
+	add("resident memory per keeper, KiB", func(s Scale) string { return fmt.Sprintf("%.0f", float64(s.BytesPerKeeper)/1024) })
+	add("requests per keeper until all were armed", func(s Scale) string { return fmt.Sprintf("%.1f", float64(total(s.RequestsToArm))/float64(s.Nodes)) })
+	add("answers 429 (of them not obeyed)", func(s Scale) string { return fmt.Sprintf("%d (%d)", s.TooMany, total(s.Disobeyed)) })
+	add("API server: CPU seconds until all were armed", func(s Scale) string { return fmt.Sprintf("%.1f", s.ServerCPUToArm) })
+	add("API server: CPU in percent of a core when all are idle (without keepers)", func(s Scale) string {
+		return fmt.Sprintf("%.1f (%.1f)", 100*s.ServerCPU/s.IdleSeconds, 100*s.ServerCPUWithout/s.IdleSeconds)
+	})
+	add("API server: resident memory, MiB (without keepers)", func(s Scale) string {
+		return fmt.Sprintf("%.0f (%.0f)", mebibytes(s.ServerMemory), mebibytes(s.ServerMemoryEmpty))
+	})
+	writeTable(t, rows)
+	t.WriteString("\n")
+}
+
+// writeTable writes the first row as the head.
+func writeTable(t *strings.Builder, rows [][]string) {
+	for i, row := range rows {
+		fmt.Fprintf(t, "| %s |\n", strings.Join(row, " | "))
+		if i == 0 {
+			fmt.Fprintf(t, "|---|%s\n", strings.Repeat("---:|", len(row)-1))
+		}
+	}
+}
+
+func memoryText(now, peak int64) string {
+	if peak == 0 {
+		return fmt.Sprintf("%.1f", mebibytes(now))
+	}
+	return fmt.Sprintf("%.1f asleep, %.1f at work", mebibytes(now), mebibytes(peak))
+}
+
+// text is the distribution in one cell.
+func (d Distribution) text() string {
+	figures := []float64{d.P50, d.P90, d.P99, d.Max}
+	if slices.Min(figures) >= d.Limit {
+		return d.given()
+	}
+	var list []string
+	for _, f := range figures {
+		if f >= d.Limit {
+			list = append(list, d.given())
+		} else {
+			list = append(list, fmt.Sprintf("%.1f", f))
+		}
+	}
+	return strings.Join(list, " / ")
+}
+
+// given says that a round was given up.
+func (d Distribution) given() string { return fmt.Sprintf("not within %.0f s", d.Limit/1000) }
+
+func (d Distribution) rounds() string {
+	if d.Missed > 0 {
+		return fmt.Sprintf("%d, %d given up", d.Rounds, d.Missed)
+	}
+	return fmt.Sprint(d.Rounds)
+}
+
+// counts lists a number of each kind.
+func counts(kinds map[string]int) string {
+	if len(kinds) == 0 {
+		return "none"
+	}
+	var list []string
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		list = append(list, fmt.Sprintf("%d %s", kinds[kind], kind))
+	}
+	return strings.Join(list, ", ")
+}
+
+func total(kinds map[string]int) (sum int) {
+	for _, n := range kinds {
+		sum += n
+	}
+	return sum
+}
+
+func versions(all map[string]string) string {
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		list = append(list, name+" "+strings.TrimPrefix(all[name], "go"))
+	}
+	return strings.Join(list, ", ")
+}
