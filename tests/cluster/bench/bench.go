@@ -114,7 +114,7 @@ func (b *bench) connect(ctx context.Context) error {
 	if b.dynamic, err = dynamic.NewForConfig(config); err != nil {
 		return fmt.Errorf("make client: %w", err)
 	}
-	b.endpoints, err = observe(ctx, b.resource(release.HostEndpoints))
+	b.endpoints, err = observe(ctx, b.resource(release.CalicoGroup.WithResource("hostendpoints")))
 	return err
 }
 

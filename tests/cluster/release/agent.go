@@ -29,8 +29,8 @@ const (
 // Labels of a host endpoint that is armed, with the chart's own values.
 var armingLabels = map[string]string{"host-endpoint": "ingress"}
 
-// calicoGroup is the group that a cluster of tests/cluster serves.
-var calicoGroup = schema.GroupVersion{Group: "crd.projectcalico.org", Version: "v1"}
+// CalicoGroup is the group that a cluster of tests/cluster serves.
+var CalicoGroup = schema.GroupVersion{Group: "crd.projectcalico.org", Version: "v1"}
 
 // LoadAgent builds the agent's image and imports it on every node.
 func LoadAgent(ctx context.Context, root string, c *cluster.Cluster, out io.Writer) error {
@@ -62,7 +62,7 @@ func Calico(c *cluster.Cluster, resource string) (dynamic.ResourceInterface, err
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
-	return client.Resource(calicoGroup.WithResource(resource)), nil
+	return client.Resource(CalicoGroup.WithResource(resource)), nil
 }
 
 // Leftovers lists the objects of Calico's that a release makes and that are in the cluster.
