@@ -382,12 +382,11 @@ func (c *Cluster) felixReady(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: h.DialContext}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9099/readiness", nil)
 	if err != nil {
 		return err
 	}
-	response, err := client.Do(request)
+	response, err := h.HTTPClient().Do(request)
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ func TestEndpointsAreNotArmedBeforeAllPoliciesAreThereInTheWorstOrder(t *testing
 			})
 			hep, err := endpointOf(t.Context(), t, node)
 			require.NoError(t, err, "the endpoint is there before it is armed: other nodes are to trust this one")
-			require.Error(t, isArmed(hep), "%v are missing", names)
+			require.Error(t, release.Armed(hep), "%v are missing", names)
 			require.Equal(t, []string{"projectcalico-default-allow"}, hep.Spec.Profiles)
 		}
 	}
@@ -153,7 +153,7 @@ func TestEndpointComesBackAsItWas(t *testing.T) {
 			}
 			require.Equal(t, "blue", now.Labels["team"])
 			require.Equal(t, "mine", now.Annotations["note"])
-			return isArmed(now)
+			return release.Armed(now)
 		})
 	})
 	requireProtected(t, "after all repairs")
@@ -203,7 +203,7 @@ func TestAPolicyThatVanishesIsReportedAndOpensNothing(t *testing.T) {
 	})
 	hep, err := endpointOf(t.Context(), t, node)
 	require.NoError(t, err)
-	require.NoError(t, isArmed(hep))
+	require.NoError(t, release.Armed(hep))
 	requireProtected(t, "with the policy lost")
 
 	_, err = r.Upgrade(t.Context(), values())

@@ -89,7 +89,7 @@ func TestAgentHasNoRightsOnItsNode(t *testing.T) {
 	for _, p := range pods.Items {
 		assert.Equal(t, name, p.Spec.ServiceAccountName)
 		assert.Equal(t, "system-node-critical", p.Spec.PriorityClassName)
-		pid, err := host.ProcessOf(strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "containerd://"))
+		pid, err := host.ProcessOf(p.Status.ContainerStatuses[0].ContainerID)
 		require.NoError(t, err)
 		// What the kernel says counts, not what was asked for.
 		status := processStatus(t, pid)

@@ -134,14 +134,6 @@ func patchEndpoint(t *testing.T, node, patch string) {
 	require.NoError(t, err)
 }
 
-// isArmed returns nil if the endpoint carries the arming label.
-func isArmed(hep *v3.HostEndpoint) error {
-	if hep.Labels["host-endpoint"] != "ingress" {
-		return fmt.Errorf("endpoint %s is not armed: %v", hep.Name, hep.Labels)
-	}
-	return nil
-}
-
 // report is what an agent's /readyz says.
 type report struct {
 	State  string `json:"state"`
@@ -156,12 +148,13 @@ func agentOn(ctx context.Context, node string) (report, error) {
 	if err != nil {
 		return r, err
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: h.DialContext}, Timeout: 5 * time.Second}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9097/readyz", nil)
 	if err != nil {
 		return r, err
 	}
-	response, err := client.Do(request)
+	response, err := h.HTTPClient().Do(request)
 	if err != nil {
 		return r, err
 	}

@@ -66,7 +66,7 @@ func TestModeOffDisarmsEveryNodeAndKeepsItsEndpoint(t *testing.T) {
 		})
 		hep, err := endpointOf(t.Context(), t, node)
 		require.NoError(t, err)
-		require.Error(t, isArmed(hep))
+		require.Error(t, release.Armed(hep))
 	}
 	_, err = r.Upgrade(t.Context(), values())
 	require.NoError(t, err)
@@ -97,7 +97,7 @@ func TestNamedInterfacesGetEndpointsOfTheirOwn(t *testing.T) {
 			}
 			require.Contains(t, hep.Spec.ExpectedIPs, m.Addresses.V4.String())
 			require.Contains(t, hep.Spec.ExpectedIPs, m.Addresses.V6.String())
-			return isArmed(hep)
+			return release.Armed(hep)
 		})
 	}
 	requireProtected(t, "with named interfaces")

@@ -123,7 +123,7 @@ func (b *bench) running(ctx context.Context, c *contender, node string) (instanc
 		if p.DeletionTimestamp != nil || len(p.Status.ContainerStatuses) == 0 || p.Status.ContainerStatuses[0].State.Running == nil {
 			continue
 		}
-		found := instance{pod: p.Name, container: strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "containerd://")}
+		found := instance{pod: p.Name, container: p.Status.ContainerStatuses[0].ContainerID}
 		pids, err := host.ProcessesOf(found.container)
 		if err != nil {
 			return instance{}, err

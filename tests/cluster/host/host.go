@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -77,23 +79,15 @@ func Start(program, dir string, spec *Spec, console *net.TCPListener, network fu
 // Running lists the hosts whose folders are below dir, by looking at what runs on the machine: no file can be stale, and
 // no other program is taken for ours.
 func Running(dir string) ([]*Host, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
-	}
 	var hosts []*Host
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
+	_, err := processes(func(pid int, proc string) bool {
+		cmdline, err := os.ReadFile(filepath.Join(proc, "cmdline"))
 		if err != nil {
-			continue
-		}
-		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil {
-			continue // it has ended meanwhile
+			return false // it has ended meanwhile
 		}
 		args := bytes.Split(cmdline, []byte{0})
 		if len(args) < 3 || string(args[1]) != InitCommand || filepath.Dir(string(args[2])) != filepath.Clean(dir) {
-			continue
+			return false
 		}
 		h := &Host{Dir: string(args[2]), PID: pid, Spec: Spec{Name: filepath.Base(string(args[2]))}}
 		// A host whose folder has been deleted can still be named, and ended.
@@ -101,8 +95,9 @@ func Running(dir string) ([]*Host, error) {
 			h.Spec = *spec
 		}
 		hosts = append(hosts, h)
-	}
-	return hosts, nil
+		return true
+	})
+	return hosts, err
 }
 
 // Kill ends the host and everything on it, and returns when the kernel is done with it. A host that has ended already
@@ -179,8 +174,8 @@ func InNetNS(path string, do func() error) error {
 	return <-result
 }
 
-// ProcessOf returns the id, on the machine, of a process in the container with this id (as in a Pod's status, without
-// the runtime's prefix). fs.ErrNotExist: no such process.
+// ProcessOf returns the id, on the machine, of a process in the container with this id, as a Pod's status has it.
+// fs.ErrNotExist: no such process.
 func ProcessOf(containerID string) (int, error) {
 	pids, err := ProcessesOf(containerID)
 	if err != nil {
@@ -192,11 +187,13 @@ func ProcessOf(containerID string) (int, error) {
 	return pids[0], nil
 }
 
-// ProcessesOf returns the ids, on the machine, of all processes in the container. They are found by their control group.
+// ProcessesOf returns the ids, on the machine, of all processes in the container with this id, as a Pod's status has it. They
+// are found by their control group.
 func ProcessesOf(containerID string) ([]int, error) {
-	return processes(func(dir string) bool {
-		groups, err := os.ReadFile(filepath.Join(dir, "cgroup"))
-		return err == nil && bytes.Contains(groups, []byte(containerID))
+	id := []byte(strings.TrimPrefix(containerID, "containerd://"))
+	return processes(func(_ int, proc string) bool {
+		groups, err := os.ReadFile(filepath.Join(proc, "cgroup"))
+		return err == nil && bytes.Contains(groups, id)
 	})
 }
 
@@ -207,25 +204,25 @@ func (h *Host) Processes(program string) ([]int, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list processes of %s: %w", h.Name, err)
 	}
-	return processes(func(dir string) bool {
-		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+	return processes(func(_ int, proc string) bool {
+		cmdline, err := os.ReadFile(filepath.Join(proc, "cmdline"))
 		if err != nil || !bytes.HasPrefix(cmdline, []byte(program+"\x00")) {
 			return false
 		}
-		its, err := os.Readlink(filepath.Join(dir, namespace))
+		its, err := os.Readlink(filepath.Join(proc, namespace))
 		return err == nil && its == own
 	})
 }
 
-// processes returns the ids of the machine's processes whose folders in /proc are wanted.
-func processes(wanted func(dir string) bool) ([]int, error) {
+// processes returns the ids of the machine's processes that are wanted, each shown with its folder in /proc.
+func processes(wanted func(pid int, proc string) bool) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
 	var pids []int
 	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil && wanted(filepath.Join("/proc", e.Name())) {
+		if pid, err := strconv.Atoi(e.Name()); err == nil && wanted(pid, filepath.Join("/proc", e.Name())) {
 			pids = append(pids, pid)
 		}
 	}
@@ -233,15 +230,15 @@ func processes(wanted func(dir string) bool) ([]int, error) {
 }
 
 // DialContext connects from this host. The address has to be a literal one: names are looked up by the machine.
-func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	return DialFrom(ctx, h.NetNS(), network, address)
-}
-
-// DialFrom connects from the network namespace with this path.
-func DialFrom(ctx context.Context, netNS, network, address string) (conn net.Conn, err error) {
-	inside := InNetNS(netNS, func() error {
+func (h *Host) DialContext(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = InNetNS(h.NetNS(), func() error {
 		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
 		return err
 	})
-	return conn, inside
+	return conn, err
+}
+
+// HTTPClient asks from this host, with a new connection for each request. Addresses have to be literal ones.
+func (h *Host) HTTPClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: h.DialContext}}
 }

@@ -85,7 +85,7 @@ func Leftovers(ctx context.Context, c *cluster.Cluster) ([]string, error) {
 }
 
 // Armed returns nil if the endpoint carries the arming labels, else what it has instead.
-func Armed(endpoint *unstructured.Unstructured) error {
+func Armed(endpoint metav1.Object) error {
 	labels := endpoint.GetLabels()
 	for k, v := range armingLabels {
 		if labels[k] != v {

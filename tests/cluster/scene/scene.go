@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -186,7 +185,7 @@ func placeOf(p *corev1.Pod) (place, error) {
 	if len(p.Status.ContainerStatuses) == 0 || len(p.Status.PodIPs) < 2 {
 		return place{}, fmt.Errorf("pod %s has no container or no addresses yet", p.Name)
 	}
-	pid, err := host.ProcessOf(strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "containerd://"))
+	pid, err := host.ProcessOf(p.Status.ContainerStatuses[0].ContainerID)
 	if err != nil {
 		return place{}, err
 	}
