@@ -93,7 +93,7 @@ func serve(ctx context.Context, s settings.Settings, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("read access to the API server: %w", err)
 	}
-	meter := newMeter(buildVersion(), s.PolicyRevision)
+	meter := newMeter(buildVersion(), s.Mode, s.PolicyRevision)
 	named := !slices.Equal(s.Interfaces, []string{endpoint.AllInterfaces})
 	cluster, err := calico.New(config, calico.Options{
 		Node:      s.NodeName,
@@ -160,7 +160,8 @@ func keeperConfig(s settings.Settings, named bool, meter keeper.Meter, log *slog
 	config := keeper.Config{
 		Node:           s.NodeName,
 		Release:        s.Release,
-		Off:            s.Off,
+		Off:            s.Mode == settings.ModeOff,
+		Audit:          s.Mode == settings.ModeAudit,
 		ArmingLabels:   s.ArmingLabels,
 		NodeLabels:     s.NodeLabels,
 		Profiles:       s.Profiles,

@@ -20,7 +20,7 @@ type meter struct {
 	reconcile                                                         metrics.Histogram
 }
 
-func newMeter(version, revision string) *meter {
+func newMeter(version, mode, revision string) *meter {
 	r := metrics.New()
 	m := &meter{
 		registry:  r,
@@ -41,6 +41,7 @@ func newMeter(version, revision string) *meter {
 	for _, reason := range []string{"deleted", "changed"} {
 		m.repairs.Add(0, reason)
 	}
+	r.Gauge("host_firewall_mode_info", "What the agent is told to do: enforce, audit or off.", "mode").Set(1, mode)
 	r.Gauge("host_firewall_build_info", "Version of the agent.", "version", "goversion").Set(1, version, runtime.Version())
 	return m
 }

@@ -31,7 +31,7 @@ func scrape(t *testing.T, m *meter, status keeper.Status) string {
 }
 
 func TestMetricsSayHowTheNodeIs(t *testing.T) {
-	m := newMeter("v1", "r2")
+	m := newMeter("v1", "audit", "r2")
 	m.Repaired("deleted")
 	m.Contested()
 	m.Passed(2 * time.Millisecond)
@@ -43,7 +43,7 @@ func TestMetricsSayHowTheNodeIs(t *testing.T) {
 		`host_firewall_state{state="Armed"} 1`, `host_firewall_state{state="Waiting"} 0`, `host_firewall_state{state="Conflict"} 0`, `host_firewall_state{state="Off"} 0`,
 		`host_firewall_ready 1`, `host_firewall_armed 1`, `host_firewall_endpoints 2`, `host_firewall_foreign_policies 1`,
 		`host_firewall_state_since_timestamp_seconds 100`, `host_firewall_last_success_timestamp_seconds 200`,
-		`host_firewall_policy_revision_info{wanted="r2",seen="r1"} 1`,
+		`host_firewall_policy_revision_info{wanted="r2",seen="r1"} 1`, `host_firewall_mode_info{mode="audit"} 1`,
 		`host_firewall_repairs_total{reason="deleted"} 1`, `host_firewall_repairs_total{reason="changed"} 0`, `host_firewall_contested_total 1`,
 		`host_firewall_api_requests_total{verb="list",code="200"} 1`, `host_firewall_api_requests_total{verb="watch",code="0"} 1`,
 		`host_firewall_reconcile_duration_seconds_bucket{le="0.005"} 1`, `host_firewall_reconcile_duration_seconds_bucket{le="0.001"} 0`,
@@ -55,7 +55,7 @@ func TestMetricsSayHowTheNodeIs(t *testing.T) {
 }
 
 func TestEveryMetricIsDocumented(t *testing.T) {
-	m := newMeter("v1", "r2")
+	m := newMeter("v1", "audit", "r2")
 	m.request("list", 200)
 	kinds := map[string]string{}
 	for line := range strings.Lines(scrape(t, m, keeper.Status{})) {

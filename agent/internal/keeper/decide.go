@@ -157,6 +157,9 @@ func (c Config) decide(f facts, m memory) (decision, memory) {
 	}
 	if d.ready && d.state == Armed {
 		d.reason = fmt.Sprintf("%d policies at revision %s", len(c.Policies), c.Revision)
+		if c.Audit {
+			d.reason = "mode is audit, nothing is dropped: " + d.reason
+		}
 		if f.lack != "" {
 			d.reason, d.ready = f.lack, false
 		}

@@ -467,6 +467,17 @@ func TestDecide(t *testing.T) {
 			desired: unarmed,
 			after:   memory{completeSince: long, armed: true, ours: known},
 		},
+		"audit": {
+			config:  func(c *Config) { c.Audit = true },
+			facts:   facts{node: testNode("n1"), policies: complete},
+			hep:     testEndpoint(true),
+			memory:  memory{completeSince: long, armed: true},
+			state:   Armed,
+			ready:   true,
+			reason:  "mode is audit, nothing is dropped",
+			desired: armed,
+			after:   memory{completeSince: long, armed: true, ours: known},
+		},
 		"off, whatever others do": {
 			config:  func(c *Config) { c.Off = true },
 			facts:   facts{node: testNode("n1"), rivals: among(auto)},

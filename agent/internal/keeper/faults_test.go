@@ -229,7 +229,7 @@ func sshOnly() *failsafe.Want {
 	return &failsafe.Want{Ports: []uint16{22}, CIDRs: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}
 }
 
-func TestFailsafeIsNarrowedAfterTheNodeIsArmedAndWidenedWhenOff(t *testing.T) {
+func TestFailsafeIsNarrowedAfterTheNodeIsArmedAndWidenedWhenNothingIsToBeClosed(t *testing.T) {
 	config := testConfig()
 	config.Failsafe = sshOnly()
 	var left map[string]*v3.FelixConfiguration
@@ -257,9 +257,9 @@ func TestFailsafeIsNarrowedAfterTheNodeIsArmedAndWidenedWhenOff(t *testing.T) {
 		assert.Len(t, *s.felix["node.n1"].Spec.FailsafeInboundHostPorts, 2)
 		left = s.felix
 	})
-	off := config
-	off.Off = true
-	for name, config := range map[string]Config{"mode off": off, "not narrowed any more": testConfig()} {
+	off, audit := config, config
+	off.Off, audit.Audit = true, true
+	for name, config := range map[string]Config{"mode off": off, "mode audit": audit, "not narrowed any more": testConfig()} {
 		t.Run(name, func(t *testing.T) {
 			playWith(t, config, func(c *cluster) {
 				withArmed(c)

@@ -92,6 +92,9 @@ type Config struct {
 	Release string
 	// Off keeps every endpoint unarmed and the failsafe as it was without us.
 	Off bool
+	// Audit leaves the failsafe as it was without us, too: the policies of the release
+	// drop nothing, so nothing else may be closed.
+	Audit bool
 	// Interfaces returns the interfaces that want an endpoint and the names of all
 	// that the node has. Nil: there is one endpoint for all interfaces.
 	Interfaces   func() (selected []endpoint.Interface, present []string, err error)

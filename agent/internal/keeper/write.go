@@ -190,7 +190,7 @@ func (k *Keeper) failed(ctx context.Context, f facts, err error, status *Status,
 // it is not wanted any more.
 func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *Status, alarm *alarm) {
 	want := k.config.Failsafe
-	if k.config.Off {
+	if k.config.Off || k.config.Audit {
 		want = nil
 	}
 	if want == nil && k.felixClean || want != nil && !(d.arm && status.Armed) {

@@ -129,7 +129,8 @@ func (f *fleet) add(node, kubeconfig string, args []string, log *slog.Logger) er
 	f.members = append(f.members, member{cluster: cluster, keeper: keeper.New(keeper.Config{
 		Node:           s.NodeName,
 		Release:        s.Release,
-		Off:            s.Off,
+		Off:            s.Mode == settings.ModeOff,
+		Audit:          s.Mode == settings.ModeAudit,
 		ArmingLabels:   s.ArmingLabels,
 		NodeLabels:     s.NodeLabels,
 		Profiles:       s.Profiles,

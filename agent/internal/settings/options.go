@@ -56,11 +56,10 @@ func options() []option {
 			},
 		},
 		{
-			group: identity, name: "mode", preset: "enforce",
-			usage: "enforce or off; off keeps the endpoints, but none is armed",
-			read: func(s *Settings, text string) error {
-				mode, err := oneOf(text, "enforce", "off")
-				s.Off = mode == "off"
+			group: identity, name: "mode", preset: ModeEnforce,
+			usage: "enforce, audit (the policies drop nothing; the failsafe stays as it is) or off (no endpoint is armed)",
+			read: func(s *Settings, text string) (err error) {
+				s.Mode, err = oneOf(text, ModeEnforce, ModeAudit, ModeOff)
 				return err
 			},
 		},

@@ -13,6 +13,16 @@ import (
 	"time"
 )
 
+// The modes.
+const (
+	// ModeEnforce arms the endpoints and narrows the failsafe where that is asked for.
+	ModeEnforce = "enforce"
+	// ModeAudit arms them for policies that drop nothing, and leaves the failsafe alone.
+	ModeAudit = "audit"
+	// ModeOff keeps every endpoint unarmed and leaves the failsafe alone.
+	ModeOff = "off"
+)
+
 // Settings is everything that the agent is told, checked.
 type Settings struct {
 	// NodeName is the Node that this agent looks after.
@@ -23,8 +33,8 @@ type Settings struct {
 	Policies []string
 	// PolicyRevision is the revision that all policies must have before the node is armed.
 	PolicyRevision string
-	// Off keeps every endpoint unarmed.
-	Off bool
+	// Mode is ModeEnforce, ModeAudit or ModeOff.
+	Mode string
 	// APIGroup is the group and version to reach Calico by; empty: find it.
 	APIGroup string
 	// ArmingLabels are the labels that the policies select endpoints by.

@@ -50,7 +50,7 @@ func TestDefaultsAreThoseOfTheContract(t *testing.T) {
 	assert.Equal(t, slog.LevelInfo, s.LogLevel)
 	assert.Equal(t, "text", s.LogFormat)
 	assert.Empty(t, s.Kubeconfig)
-	assert.False(t, s.Off)
+	assert.Equal(t, settings.ModeEnforce, s.Mode)
 	assert.Equal(t, []string{"*"}, s.Interfaces)
 	assert.Empty(t, s.NodeLabels)
 	assert.False(t, s.Adopt)
@@ -81,7 +81,7 @@ func TestEverySettingIsReadFromFlagAndFromEnvironment(t *testing.T) {
 		{"resync", "HOST_FIREWALL_RESYNC", "1h30m", func(s settings.Settings) any { return s.Resync }, 90 * time.Minute},
 		{"log-level", "HOST_FIREWALL_LOG_LEVEL", "debug", func(s settings.Settings) any { return s.LogLevel }, slog.LevelDebug},
 		{"log-format", "HOST_FIREWALL_LOG_FORMAT", "json", func(s settings.Settings) any { return s.LogFormat }, "json"},
-		{"mode", "HOST_FIREWALL_MODE", "off", func(s settings.Settings) any { return s.Off }, true},
+		{"mode", "HOST_FIREWALL_MODE", "audit", func(s settings.Settings) any { return s.Mode }, settings.ModeAudit},
 		{"interfaces", "HOST_FIREWALL_INTERFACES", "*,eth*,bond?,en[po]1", func(s settings.Settings) any { return s.Interfaces }, []string{"*", "eth*", "bond?", "en[po]1"}},
 		{"node-labels", "HOST_FIREWALL_NODE_LABELS", "zone,topology.kubernetes.io/*,node-*,*", func(s settings.Settings) any { return s.NodeLabels },
 			[]string{"zone", "topology.kubernetes.io/*", "node-*", "*"}},
@@ -157,7 +157,7 @@ func TestWrongSettingIsRefusedNamingFlagVariableAndRemedy(t *testing.T) {
 		"resync as a hot loop":     {"--resync=0s", []string{"--resync", "at least a second"}},
 		"unknown level":            {"--log-level=loud", []string{"--log-level", "HOST_FIREWALL_LOG_LEVEL", "debug or info or warn or error"}},
 		"unknown format":           {"--log-format=xml", []string{"--log-format", "HOST_FIREWALL_LOG_FORMAT", "text or json"}},
-		"unknown mode":             {"--mode=audit", []string{"--mode", "HOST_FIREWALL_MODE", "enforce or off"}},
+		"unknown mode":             {"--mode=dry-run", []string{"--mode", "HOST_FIREWALL_MODE", "enforce or audit or off"}},
 		"no interface":             {"--interfaces=", []string{"--interfaces", "nothing would be protected"}},
 		"bad glob":                 {"--interfaces=eth[", []string{"--interfaces", `"eth["`, "eth*"}},
 		"bad key of a node label":  {"--node-labels=a b", []string{"--node-labels", `"a b"`}},
