@@ -34,7 +34,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/host-firewall/host-firewall/tests/cluster/binaries"
 	"github.com/host-firewall/host-firewall/tests/cluster/host"
@@ -55,6 +54,7 @@ const workers = 2
 
 // Cluster is a running cluster.
 type Cluster struct {
+	Access
 	layout  layout
 	record  *record
 	options Options
@@ -128,7 +128,7 @@ func UpWith(ctx context.Context, root string, out io.Writer, options Options) (*
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{layout: l, record: &record{Binaries: bin, Next: 11}, options: options, out: out}
+	c := &Cluster{Access: Access(l.kubeconfig()), layout: l, record: &record{Binaries: bin, Next: 11}, options: options, out: out}
 	if err := c.up(ctx, root); err != nil {
 		_ = os.Rename(l.path("logs"), l.failedLogs())
 		return nil, errors.Join(fmt.Errorf("%w (logs: %s)", err, l.failedLogs()), down(l))
@@ -405,7 +405,7 @@ func Open(root string, out io.Writer) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Cluster{layout: l, record: r, out: out}, nil
+	return &Cluster{Access: Access(l.kubeconfig()), layout: l, record: r, out: out}, nil
 }
 
 // Down removes everything that Up made, also after an Up that was cut off.
@@ -496,36 +496,36 @@ func removeCgroups(l layout) error {
 	return nil
 }
 
-// Kubeconfig is the path of a kubeconfig with every right, for use on the machine.
-func (c *Cluster) Kubeconfig() string { return c.layout.kubeconfig() }
-
 // Binary is the path of one of the cluster's programs, such as kubectl.
 func (c *Cluster) Binary(name string) string { return c.record.Binaries[name] }
 
 // Logs is the folder with the logs of every component.
 func (c *Cluster) Logs() string { return c.layout.path("logs") }
 
-// RESTConfig reads Kubeconfig.
-func (c *Cluster) RESTConfig() (*rest.Config, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig())
-	if err != nil {
-		return nil, fmt.Errorf("read kubeconfig: %w", err)
+// Collect copies the logs of every component, and what every node's kernel has of rules, into a new folder.
+func (c *Cluster) Collect(ctx context.Context, dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("collect diagnostics: %w", err)
 	}
-	config.QPS = -1 // no limit: a limiter's error would hide what a test waits for
-	return config, nil
-}
-
-// Client is a client with every right.
-func (c *Cluster) Client() (kubernetes.Interface, error) {
-	config, err := c.RESTConfig()
-	if err != nil {
-		return nil, err
+	if err := os.CopyFS(dir, os.DirFS(c.Logs())); err != nil {
+		return fmt.Errorf("collect logs: %w", err)
 	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("make client: %w", err)
+	for _, m := range c.Nodes() {
+		for _, list := range []string{"iptables-nft-save", "ip6tables-nft-save"} {
+			cmd, err := c.Command(ctx, m.Name, list)
+			if err != nil {
+				return err
+			}
+			rules, err := cmd.Output()
+			if err != nil {
+				return fmt.Errorf("list rules of %s: %w", m.Name, err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, m.Name, list), rules, 0o644); err != nil {
+				return fmt.Errorf("collect rules: %w", err)
+			}
+		}
 	}
-	return client, nil
+	return nil
 }
 
 // Members are the nodes and outsiders, in the order in which they came.

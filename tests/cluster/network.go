@@ -37,10 +37,16 @@ var (
 // AdminCIDRs are the networks of the outsider admin.
 func AdminCIDRs() []string { return []string{admins.v4.String(), admins.v6.String()} }
 
+// AdminCIDRs are the networks of the outsider admin.
+func (c *Cluster) AdminCIDRs() []string { return AdminCIDRs() }
+
 // ClusterCIDRs are the networks of the nodes and of the pods.
 func ClusterCIDRs() []string {
 	return []string{nodes.v4.String(), nodes.v6.String(), podCIDR4, podCIDR6}
 }
+
+// ClusterCIDRs are the networks of the nodes and of the pods.
+func (c *Cluster) ClusterCIDRs() []string { return ClusterCIDRs() }
 
 // Addresses are a host's, one of each family.
 type Addresses struct {

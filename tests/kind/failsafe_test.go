@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
@@ -58,7 +57,7 @@ func TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff(t *testing.T) {
 	requireProtected(t, "narrowed")
 	stop := undisturbed(t, scene.Protected)
 	_, err := r.Upgrade(t.Context(), release.Values(map[string]any{
-		"ssh": map[string]any{"cidrs": cluster.AdminCIDRs(), "narrowFailsafe": false},
+		"ssh": map[string]any{"cidrs": nodes.AdminCIDRs(), "narrowFailsafe": false},
 	}))
 	require.NoError(t, err)
 	requireArmed(t)

@@ -110,7 +110,7 @@ func TestEndpointsAreNotArmedBeforeAllPoliciesAreThereInTheWorstOrder(t *testing
 
 func TestEndpointComesBackAsItWas(t *testing.T) {
 	install(t)
-	const node = "worker-1"
+	node := worker(t, 1)
 	before, err := endpointOf(t.Context(), t, node)
 	require.NoError(t, err)
 	for what, damage := range map[string]func(){
@@ -189,7 +189,8 @@ func TestAgentsThatRestartNeverOpenTheirNodes(t *testing.T) {
 
 func TestAPolicyThatVanishesIsReportedAndOpensNothing(t *testing.T) {
 	r := install(t)
-	const node, lost = "worker-2", name + "-allow-ssh"
+	const lost = name + "-allow-ssh"
+	node := worker(t, 2)
 	require.NoError(t, calico(t, "globalnetworkpolicies").Delete(t.Context(), lost, metav1.DeleteOptions{}))
 	eventually(t, "the agent to be not ready and to name the policy", func(ctx context.Context) error {
 		got, err := agentOn(ctx, node)
@@ -247,6 +248,7 @@ func TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsEndpointAway(t *testing
 }
 
 func TestClusterThatRunsIsNotStartedTwice(t *testing.T) {
+	local(t, "start a cluster")
 	_, err := cluster.Up(t.Context(), root, t.Output())
 	require.ErrorContains(t, err, "running")
 	requireOpen(t, "nothing was touched")

@@ -16,7 +16,7 @@ import (
 // What the tests share. A test leaves it as it found it.
 var (
 	root  string
-	nodes *cluster.Cluster
+	nodes Cluster
 	place *scene.Scene
 )
 
@@ -32,16 +32,15 @@ func run(m *testing.M) (code int) {
 	if root, err = cluster.Root(); err != nil {
 		return fail(err)
 	}
-	if nodes, err = cluster.Open(root, os.Stdout); err != nil {
-		if nodes, err = cluster.Up(ctx, root, os.Stdout); err != nil {
-			return fail(err)
-		}
-		defer func() {
-			if err := cluster.Down(root, os.Stdout); err != nil {
-				code = fail(err)
-			}
-		}()
+	var end func() error
+	if nodes, end, err = open(ctx, root); err != nil {
+		return fail(err)
 	}
+	defer func() {
+		if err := end(); err != nil {
+			code = fail(err)
+		}
+	}()
 	if err := release.LoadAgent(ctx, root, nodes, os.Stdout); err != nil {
 		return fail(err)
 	}

@@ -18,13 +18,14 @@ import (
 )
 
 func TestAgentAsksForWhatItsRoleListsAndNothingElse(t *testing.T) {
+	audited := local(t, "read the API server's audit log")
 	r := install(t)
 	allowed := roleOf(t)
 	// Not every call is made in every release: other networks change what was narrowed, switching it off takes it back.
 	for _, ssh := range []map[string]any{
-		{"cidrs": cluster.AdminCIDRs()[1:], "narrowFailsafe": false},
-		{"cidrs": cluster.AdminCIDRs()},
-		{"cidrs": append(cluster.AdminCIDRs(), "203.0.113.77/32")},
+		{"cidrs": nodes.AdminCIDRs()[1:], "narrowFailsafe": false},
+		{"cidrs": nodes.AdminCIDRs()},
+		{"cidrs": append(nodes.AdminCIDRs(), "203.0.113.77/32")},
 	} {
 		_, err := r.Upgrade(t.Context(), release.Values(map[string]any{"ssh": ssh}))
 		require.NoError(t, err)
@@ -36,7 +37,7 @@ func TestAgentAsksForWhatItsRoleListsAndNothingElse(t *testing.T) {
 		}
 	}
 	eventually(t, "the agents to have made every call of their role", func(context.Context) error {
-		made, err := nodes.Calls("system:serviceaccount:" + namespace + ":" + name)
+		made, err := audited.Calls("system:serviceaccount:" + namespace + ":" + name)
 		if err != nil {
 			return err
 		}

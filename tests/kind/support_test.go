@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -38,7 +39,7 @@ const (
 
 // values of most tests: the admin's networks may reach SSH.
 func values() map[string]any {
-	return release.Values(map[string]any{"ssh": map[string]any{"cidrs": cluster.AdminCIDRs()}})
+	return release.Values(map[string]any{"ssh": map[string]any{"cidrs": nodes.AdminCIDRs()}})
 }
 
 // prepare returns a release that isn't installed, on a cluster that is clean and open. When the test ends the cluster
@@ -196,9 +197,11 @@ func clean(t *testing.T, r *release.Release) {
 	}))
 }
 
-// diagnose shows what a failed test left.
+// diagnose shows what a failed test left, and keeps what is too long to be shown.
 func diagnose(t *testing.T) {
 	ctx := context.WithoutCancel(t.Context())
+	dir := filepath.Join(root, "dist", "diagnostics", strings.ReplaceAll(t.Name(), "/", "_"))
+	t.Logf("logs and rules: %s (%v)", dir, nodes.Collect(ctx, dir))
 	for _, args := range [][]string{
 		{"get", "nodes,pods", "--all-namespaces", "--output", "wide"},
 		{"get", "hostendpoints.crd.projectcalico.org,globalnetworkpolicies.crd.projectcalico.org", "--output", "yaml"},

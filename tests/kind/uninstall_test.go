@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
@@ -78,7 +77,7 @@ func TestModeOffDisarmsEveryNodeAndKeepsItsEndpoint(t *testing.T) {
 func TestNamedInterfacesGetEndpointsOfTheirOwn(t *testing.T) {
 	r := prepare(t)
 	v := release.Values(map[string]any{
-		"ssh":          map[string]any{"cidrs": cluster.AdminCIDRs()},
+		"ssh":          map[string]any{"cidrs": nodes.AdminCIDRs()},
 		"hostEndpoint": map[string]any{"interfaces": []any{"eth*"}},
 	})
 	stop := undisturbed(t, scene.Protected)

@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/image"
@@ -29,11 +31,23 @@ const (
 // Labels of a host endpoint that is armed, with the chart's own values.
 var armingLabels = map[string]string{"host-endpoint": "ingress"}
 
+// The FelixConfiguration that Calico's own installation makes.
+const calicosOwn = "default"
+
 // CalicoGroup is the group that a cluster of tests/cluster serves.
 var CalicoGroup = schema.GroupVersion{Group: "crd.projectcalico.org", Version: "v1"}
 
+// Cluster is what a release is installed into.
+type Cluster interface {
+	RESTConfig() (*rest.Config, error)
+	Client() (kubernetes.Interface, error)
+	Nodes() []cluster.Member
+	// Load imports an image archive on every node.
+	Load(ctx context.Context, archive string) error
+}
+
 // LoadAgent builds the agent's image and imports it on every node.
-func LoadAgent(ctx context.Context, root string, c *cluster.Cluster, out io.Writer) error {
+func LoadAgent(ctx context.Context, root string, c Cluster, out io.Writer) error {
 	archive := filepath.Join(cluster.Folder(root), "agent.tar")
 	if err := image.Agent(ctx, root, agentRepository+":"+agentTag, archive, "", agentTag, out); err != nil {
 		return err
@@ -53,7 +67,7 @@ func Values(values map[string]any) map[string]any {
 }
 
 // Calico is the API for one of Calico's resources, such as hostendpoints.
-func Calico(c *cluster.Cluster, resource string) (dynamic.ResourceInterface, error) {
+func Calico(c Cluster, resource string) (dynamic.ResourceInterface, error) {
 	config, err := c.RESTConfig()
 	if err != nil {
 		return nil, err
@@ -66,7 +80,7 @@ func Calico(c *cluster.Cluster, resource string) (dynamic.ResourceInterface, err
 }
 
 // Leftovers lists the objects of Calico's that a release makes and that are in the cluster.
-func Leftovers(ctx context.Context, c *cluster.Cluster) ([]string, error) {
+func Leftovers(ctx context.Context, c Cluster) ([]string, error) {
 	var left []string
 	for _, resource := range []string{"hostendpoints", "globalnetworkpolicies", "felixconfigurations"} {
 		client, err := Calico(c, resource)
@@ -78,6 +92,9 @@ func Leftovers(ctx context.Context, c *cluster.Cluster) ([]string, error) {
 			return nil, fmt.Errorf("list %s: %w", resource, err)
 		}
 		for _, o := range list.Items {
+			if o.GetName() == calicosOwn {
+				continue
+			}
 			left = append(left, resource+" "+o.GetName())
 		}
 	}
@@ -96,7 +113,7 @@ func Armed(endpoint metav1.Object) error {
 }
 
 // WaitArmed waits until every node has an armed endpoint and a ready agent.
-func WaitArmed(ctx context.Context, c *cluster.Cluster, namespace string) error {
+func WaitArmed(ctx context.Context, c Cluster, namespace string) error {
 	client, err := c.Client()
 	if err != nil {
 		return err
@@ -129,7 +146,7 @@ func WaitArmed(ctx context.Context, c *cluster.Cluster, namespace string) error 
 }
 
 // MeasureRepair deletes a node's endpoint and returns how long it took until it was back and armed.
-func MeasureRepair(ctx context.Context, c *cluster.Cluster, node string) (time.Duration, error) {
+func MeasureRepair(ctx context.Context, c Cluster, node string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	heps, err := Calico(c, "hostendpoints")

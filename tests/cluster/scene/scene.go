@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -57,9 +58,18 @@ const (
 	kubeletHealth = 10248 // on loopback only
 )
 
+// Cluster is what a scene is set in.
+type Cluster interface {
+	Client() (kubernetes.Interface, error)
+	// Members are the nodes and outsiders of the moment, in the order in which they came, and Nodes those that are nodes.
+	Members() []cluster.Member
+	Nodes() []cluster.Member
+	Host(name string) (*host.Host, error)
+}
+
 // Scene is a cluster with pods and a Service in it.
 type Scene struct {
-	cluster  *cluster.Cluster
+	cluster  Cluster
 	client   kubernetes.Interface
 	nodePort uint16
 	hosts    map[string]place // nodes and outsiders by name
@@ -75,7 +85,7 @@ type place struct {
 }
 
 // Set creates the pods and the Service, and waits until there is a pod on every worker.
-func Set(ctx context.Context, c *cluster.Cluster) (*Scene, error) {
+func Set(ctx context.Context, c Cluster) (*Scene, error) {
 	client, err := c.Client()
 	if err != nil {
 		return nil, err
@@ -214,6 +224,10 @@ func (s *Scene) nodes() []place {
 	return nodes
 }
 
+func (s *Scene) controlPlane() []place {
+	return slices.DeleteFunc(s.nodes(), func(p place) bool { return p.role != cluster.ControlPlane })
+}
+
 // Paths are all connections that a cell of the table stands for, one path for each host or pod of the row. None: the
 // question makes no sense, as an outsider's loopback.
 func (s *Scene) Paths(row, column string, family int) []probe.Path {
@@ -269,7 +283,7 @@ func (s *Scene) targets(row, column string, from place, family int) []netip.Addr
 		if row == Itself && from.role != cluster.ControlPlane || row == Node && from.role == cluster.ControlPlane {
 			return nil
 		}
-		return at([]place{s.hosts[cluster.ControlPlaneNode]}, cluster.APIPort)
+		return at(s.controlPlane(), cluster.APIPort)
 	case Pods:
 		if outsider || row == Itself {
 			return nil // outsiders have no route to pods

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,56 +8,8 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
 )
-
-// Node reads a Node object.
-func (c *Cluster) Node(ctx context.Context, name string) (*corev1.Node, error) {
-	client, err := c.Client()
-	if err != nil {
-		return nil, err
-	}
-	n, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("get node: %w", err)
-	}
-	return n, nil
-}
-
-// WatchReady notes every moment in which a node is not Ready, until stop is called, which returns them.
-func (c *Cluster) WatchReady(ctx context.Context) (stop func() []string, err error) {
-	client, err := c.Client()
-	if err != nil {
-		return nil, err
-	}
-	events, err := client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("watch nodes: %w", err)
-	}
-	var unready []string
-	var group sync.WaitGroup
-	group.Go(func() {
-		for e := range events.ResultChan() {
-			n, ok := e.Object.(*corev1.Node)
-			if !ok || e.Type == watch.Deleted {
-				continue
-			}
-			if err := NodeReady(n); err != nil {
-				unready = append(unready, err.Error())
-			}
-		}
-	})
-	return func() []string {
-		events.Stop()
-		group.Wait()
-		return unready
-	}, nil
-}
 
 // Call is one kind of request that was made of the API server.
 type Call struct {
