@@ -31,6 +31,10 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`agent: {kubernetesService: {ip: x}}`, []string{"/agent/kubernetesService", "'ip' not allowed"}},
 		{`agent: {health: {host: 0.0.0.0}}`, []string{"/agent/health", "'host' not allowed"}},
 		{`agent: {metrics: {path: /m}}`, []string{"/agent/metrics", "'path' not allowed"}},
+		{`ingress: [{name: web, cidrs: [10.0.0.0/8], protocol: TCP, port: 80}]`, []string{"/ingress/0", "'port' not allowed"}},
+		{`policies: {allowIngress: {enabled: true}}`, []string{"/policies/allowIngress", "'enabled' not allowed"}},
+		{`admissionPolicy: {enforce: true}`, []string{"/admissionPolicy", "'enforce' not allowed"}},
+		{`podMonitor: {namespace: x}`, []string{"/podMonitor", "'namespace' not allowed"}},
 		{`cleanup: {image: x}`, []string{"/cleanup", "'image' not allowed"}},
 		{`agent: {log: {colour: true}}`, []string{"/agent/log", "'colour' not allowed"}},
 		{`rbac: {enabled: true}`, []string{"/rbac", "'enabled' not allowed"}},
@@ -48,9 +52,25 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`cluster: {trustNodes: null}`, []string{"/cluster", "missing property 'trustNodes'"}},
 
 		// values of the wrong kind or out of range
-		{`mode: audit`, []string{"/mode", "must be one of 'enforce', 'off'"}},
-		{`mode: on`, []string{"/mode", "must be one of 'enforce', 'off'"}},
-		{`mode: ""`, []string{"/mode", "must be one of 'enforce', 'off'"}},
+		{`mode: dry-run`, []string{"/mode", "must be one of 'enforce', 'audit', 'off'"}},
+		{`mode: on`, []string{"/mode", "must be one of 'enforce', 'audit', 'off'"}},
+		{`mode: ""`, []string{"/mode", "must be one of 'enforce', 'audit', 'off'"}},
+		{`ssh: {allowEverywhere: "yes"}`, []string{"/ssh/allowEverywhere", "want boolean"}},
+		{`ingress: {web: {}}`, []string{"/ingress", "want array"}},
+		{`ingress: [{cidrs: [10.0.0.0/8], protocol: 112}]`, []string{"/ingress/0", "missing property 'name'"}},
+		{`ingress: [{name: web, protocol: TCP, ports: [80]}]`, []string{"/ingress/0", "missing property 'cidrs'"}},
+		{`ingress: [{name: web, cidrs: [10.0.0.0/8], ports: [80]}]`, []string{"/ingress/0", "missing property 'protocol'"}},
+		{entry(`name: Web`), []string{"/ingress/0/name", "does not match pattern"}},
+		{entry(`cidrs: 10.0.0.0/8`), []string{"/ingress/0/cidrs", "want array"}},
+		{entry(`cidrs: [10.0.0.1]`), []string{"/ingress/0/cidrs/0", "does not match pattern"}},
+		{entry(`protocol: tcp`), []string{"/ingress/0/protocol", "does not match pattern"}},
+		{entry(`protocol: 256`), []string{"/ingress/0/protocol", "maximum"}},
+		{entry(`protocol: "112"`), []string{"/ingress/0/protocol", "does not match pattern"}},
+		{entry(`ports: 80`), []string{"/ingress/0/ports", "want array"}},
+		{entry(`ports: [http]`), []string{"/ingress/0/ports/0", "does not match pattern"}},
+		{`admissionPolicy: {enabled: auto}`, []string{"/admissionPolicy/enabled", "want boolean"}},
+		{`podMonitor: {interval: 30}`, []string{"/podMonitor/interval", "want string"}},
+		{`podMonitor: {interval: 30 s}`, []string{"/podMonitor/interval", "does not match pattern"}},
 		{`ssh: {narrowFailsafe: "no"}`, []string{"/ssh/narrowFailsafe", "want boolean"}},
 		{`hostEndpoint: {interfaces: "*"}`, []string{"/hostEndpoint/interfaces", "want array"}},
 		{`hostEndpoint: {interfaces: ["eth0,eth1"]}`, []string{"/hostEndpoint/interfaces/0", "does not match pattern"}},
@@ -93,7 +113,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`agent: {image: {tag: "a:b"}}`, []string{"/agent/image/tag", "does not match pattern"}},
 		{`agent: {image: {digest: sha256:abc}}`, []string{"/agent/image/digest", "does not match pattern"}},
 		{`agent: {image: {pullPolicy: Sometimes}}`, []string{"/agent/image/pullPolicy", "IfNotPresent"}},
-		{`agent: {runAsUser: 0}`, []string{"/agent/runAsUser", "minimum"}},
+		{`agent: {runAsUser: -1}`, []string{"/agent/runAsUser", "minimum"}},
 		{`agent: {health: {port: 80}}`, []string{"/agent/health/port", "minimum"}},
 		{`agent: {kubernetesService: {host: "https://api"}}`, []string{"/agent/kubernetesService/host", "does not match pattern"}},
 		{`agent: {kubernetesService: {port: 70000}}`, []string{"/agent/kubernetesService/port", "maximum"}},
@@ -128,6 +148,31 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`ssh: {ports: ["30:22"]}`, []string{`ssh.ports[0] is "30:22"`, `Write "22:30"`}},
 		{`ssh: {ports: ["10000:9999"]}`, []string{`ssh.ports[0]`, `Write "9999:10000"`}},
 
+		// further connections
+		{entry(`cidrs: [10.0.0.1/8]`), []string{"ingress[0].cidrs[0] is 10.0.0.1/8", "Write 10.0.0.0/8 for the network"}},
+		{entry(`cidrs: []`), []string{"ingress[0].cidrs is empty", `ingress[0].cidrs: [0.0.0.0/0, "::/0"]`}},
+		{entry(`ports: ["443:80"]`), []string{`ingress[0].ports[0] is "443:80"`, `Write "80:443"`}},
+		{entry(`ports: []`), []string{"ingress[0].ports is empty: without ports all of TCP would be open", "ingress[0].ports: [443]"}},
+		{`ingress: [{name: web, cidrs: [10.0.0.0/8], protocol: UDP}]`, []string{"ingress[0].ports is empty: without ports all of UDP would be open"}},
+		{entry(`protocol: 112`), []string{"ingress[0].ports is given and ingress[0].protocol is 112", "Leave ingress[0].ports out"}},
+		{entry(`protocol: ICMP`), []string{"ingress[0].ports is given and ingress[0].protocol is ICMP"}},
+		{entry(`protocol: 6`), []string{"ingress[0].protocol is 6, the number of TCP", "Write ingress[0].protocol: TCP"}},
+		{entry(`protocol: 58`), []string{"the number of ICMPv6"}},
+		{`ingress: [{name: a, cidrs: [10.0.0.0/8, "fd00::/8"], protocol: ICMP}]`, []string{"ingress[0].cidrs[1] is fd00::/8 and ingress[0].protocol is ICMP", "protocol: ICMPv6"}},
+		{`ingress: [{name: a, cidrs: [10.0.0.0/8], protocol: ICMPv6}]`, []string{"ingress[0].cidrs[0] is 10.0.0.0/8 and ingress[0].protocol is ICMPv6", "protocol: ICMP "}},
+		{`ingress: [{name: a, cidrs: [10.0.0.0/8], protocol: 4}, {name: a, cidrs: [10.0.0.0/8], protocol: 41}]`,
+			[]string{"ingress[1].name is a, the name of ingress[0] too", "Write another name"}},
+
+		// SSH for everybody
+		{`ssh: {cidrs: [0.0.0.0/0, "::1/128"]}`, []string{"ssh.cidrs leaves nobody out over IPv4", "ssh.allowEverywhere: true"}},
+		{`ssh: {cidrs: [192.0.2.0/24, "::/0"]}`, []string{"ssh.cidrs leaves nobody out over IPv6"}},
+		{`ssh: {cidrs: ["::1/128", 128.0.0.0/1, 10.0.0.0/8, 0.0.0.0/1]}`, []string{"ssh.cidrs leaves nobody out over IPv4"}},
+		{`ssh: {cidrs: ["::1/128", 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3]}`, []string{"ssh.cidrs leaves nobody out over IPv4"}},
+		{`ssh: {cidrs: [192.0.2.0/24, "2000::/4", "3000::/4"]}`, []string{"ssh.cidrs leaves nobody out over IPv6"}},
+
+		// audit
+		{"mode: audit\npolicies: {dropOther: {preDNAT: false}}", []string{"mode is audit and policies.dropOther.preDNAT is false", "Write preDNAT: true and applyOnForward: true", "or mode: off"}},
+
 		// SSH's failsafe
 		{`ssh: {cidrs: [192.0.2.0/24]}`, []string{"ssh.narrowFailsafe is true and ssh.cidrs has no IPv6 network", `adding "::1/128"`, "ssh.narrowFailsafe: false"}},
 		{`ssh: {cidrs: ["2001:db8::/32"]}`, []string{"ssh.narrowFailsafe is true and ssh.cidrs has no IPv4 network", `adding "127.0.0.1/32"`, "ssh.narrowFailsafe: false"}},
@@ -155,7 +200,13 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`policies: {allowCluster: {preDNAT: false}, dropOther: {preDNAT: false, applyOnForward: false}}`, []string{"policies.dropOther.applyOnForward is false and policies.allowCluster.applyOnForward is true", "Write the same for both"}},
 		{`policies: {allowCluster: {preDNAT: false, applyOnForward: false}, dropOther: {preDNAT: false}}`, []string{"policies.dropOther.applyOnForward is true and policies.allowCluster.applyOnForward is false"}},
 
+		{entry(``) + "\npolicies: {allowIngress: {order: 30}}", []string{"policies.allowIngress.order is 30", "above 30"}},
+		{entry(``) + "\npolicies: {allowIngress: {preDNAT: false}}", []string{"allowIngress would never be asked"}},
+
 		// the agent
+		{`agent: {runAsUser: 0}`, []string{"agent.runAsUser is 0", "agent.runAsUser: 65532"}},
+		{`podMonitor: {enabled: true}`, []string{"podMonitor.enabled is true and agent.metrics.enabled is false", "Write agent.metrics.enabled: true"}},
+		{`{agent: {metrics: {enabled: true, address: 127.0.0.1}}, podMonitor: {enabled: true}}`, []string{"agent.metrics.address is 127.0.0.1", `agent.metrics.address: ""`}},
 		{`agent: {metrics: {enabled: true, port: 9097}}`, []string{"agent.metrics.port and agent.health.port are both 9097", "Write two different ports"}},
 		{`serviceAccount: {create: false}`, []string{"serviceAccount.create is false and serviceAccount.name is empty", "serviceAccount.create: true"}},
 		{`agent: {extraEnv: [{name: HOST_FIREWALL_RELEASE, value: x}]}`, []string{"agent.extraEnv[0] is HOST_FIREWALL_RELEASE", "Write the value instead"}},
@@ -168,6 +219,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`commonLabels: {helm.sh/chart: x}`, []string{"commonLabels has helm.sh/chart"}},
 		{`agent: {podLabels: {app.kubernetes.io/instance: x}}`, []string{"agent.podLabels has app.kubernetes.io/instance"}},
 		{`commonAnnotations: {host-firewall.io/revision: x}`, []string{"commonAnnotations has host-firewall.io/revision"}},
+		{`podMonitor: {labels: {app.kubernetes.io/name: x}}`, []string{"podMonitor.labels has app.kubernetes.io/name"}},
 		{`agent: {podAnnotations: {host-firewall.io/x: x}}`, []string{"agent.podAnnotations has host-firewall.io/x"}},
 		{`serviceAccount: {annotations: {host-firewall.io/x: x}}`, []string{"serviceAccount.annotations has host-firewall.io/x"}},
 	} {
@@ -179,6 +231,33 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 			}
 		})
 	}
+}
+
+// entry is one of ingress, with one field written otherwise.
+func entry(field string) string {
+	fields := map[string]string{"name": "web", "cidrs": "[10.0.0.0/8]", "protocol": "TCP", "ports": "[443]"}
+	if key, value, changed := strings.Cut(field, ": "); changed {
+		fields[key] = value
+	}
+	return fmt.Sprintf("ingress: [{name: %s, cidrs: %s, protocol: %s, ports: %s}]", fields["name"], fields["cidrs"], fields["protocol"], fields["ports"])
+}
+
+// Many networks may come close to everybody, and must be taken.
+func TestSSHForManyIsNotForEverybody(t *testing.T) {
+	for _, cidrs := range []string{
+		`[0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/4]`, `[0.0.0.0/1, 0.0.0.0/2, 64.0.0.0/2, 0.0.0.0/1]`, `["2000::/4", "3000::/5", "3800::/6"]`,
+		`["fc00::/7", "fe80::/10"]`, `[224.0.0.0/4]`,
+	} {
+		render(t, setting{values: `ssh: {narrowFailsafe: false, cidrs: ` + cidrs + `}`})
+	}
+	render(t, setting{values: `ssh: {cidrs: [0.0.0.0/0, "::/0"], allowEverywhere: true}`})
+}
+
+func TestPodMonitorIsRefusedWhereNobodyServesIt(t *testing.T) {
+	const values = `{agent: {metrics: {enabled: true}}, podMonitor: {enabled: true}}`
+	_, err := tryRender(t, setting{values: values, served: clusterServing(apiV1)})
+	require.ErrorContains(t, err, "this cluster does not serve PodMonitor")
+	require.Len(t, render(t, setting{values: values, served: append(clusterServing(apiV1), servesPodMonitor)}).podMonitors, 1)
 }
 
 func TestWhatIsNoNetworkIsRefused(t *testing.T) {
@@ -202,7 +281,7 @@ func TestEveryFormOfANetworkIsTaken(t *testing.T) {
 		"fe80::/10", "1:2:3:4:5:6:7:8/128", "1::8/128", "1:2:3:4:5:6:7::/112", "::2:3:4:5:6:7:8/128", "1:2::7:8/128", "1:2:3::6:7:8/128",
 		"1:2:3:4::7:8/128", "1:2:3:4:5::8/128", "1:2:3:4::/64", "64:ff9b::/96", "ffff::/16", "0:0:0:0:0:0:0:0/0",
 	} {
-		r := render(t, setting{values: fmt.Sprintf("ssh: {cidrs: [%q], narrowFailsafe: false}", cidr)})
+		r := render(t, setting{values: fmt.Sprintf("ssh: {cidrs: [%q], narrowFailsafe: false, allowEverywhere: true}", cidr)})
 		rules := r.policy(t, "allow-ssh").Spec.Ingress
 		require.Len(t, rules, 1, cidr)
 		require.Equal(t, []string{cidr}, rules[0].Source.Nets)

@@ -16,12 +16,14 @@ import (
 	"testing"
 
 	projectcalico "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"github.com/stretchr/testify/require"
 	"helm.sh/helm/v3/pkg/action"
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/release"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -42,11 +44,14 @@ const (
 
 	oldestKubernetes = "v1.27.0"
 	newestKubernetes = "v1.36.3"
+
+	servesAdmission  = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
+	servesPodMonitor = "monitoring.coreos.com/v1/PodMonitor"
 )
 
 // clusterWithoutCalico is what Helm knows of a real cluster, in short: versions and kinds.
 func clusterWithoutCalico() chartutil.VersionSet {
-	return chartutil.VersionSet{"v1", "v1/Node", "v1/Pod", "apps/v1", "apps/v1/DaemonSet"}
+	return chartutil.VersionSet{"v1", "v1/Node", "v1/Pod", "apps/v1", "apps/v1/DaemonSet", servesAdmission}
 }
 
 func clusterServing(groups ...string) chartutil.VersionSet {
@@ -80,6 +85,9 @@ type rendered struct {
 	clusterRoleBindings []rbacv1.ClusterRoleBinding
 	daemonSets          []appsv1.DaemonSet
 	policies            []projectcalico.GlobalNetworkPolicy
+	admissionPolicies   []admissionv1.ValidatingAdmissionPolicy
+	admissionBindings   []admissionv1.ValidatingAdmissionPolicyBinding
+	podMonitors         []monitoring.PodMonitor
 
 	// hooks in the order in which Helm runs them.
 	hooks []hook
@@ -153,6 +161,12 @@ func (r *rendered) decode(t testing.TB) {
 			r.daemonSets = append(r.daemonSets, *o)
 		case *projectcalico.GlobalNetworkPolicy:
 			r.policies = append(r.policies, *o)
+		case *admissionv1.ValidatingAdmissionPolicy:
+			r.admissionPolicies = append(r.admissionPolicies, *o)
+		case *admissionv1.ValidatingAdmissionPolicyBinding:
+			r.admissionBindings = append(r.admissionBindings, *o)
+		case *monitoring.PodMonitor:
+			r.podMonitors = append(r.podMonitors, *o)
 		default:
 			t.Fatalf("nobody expects a %s here", kind)
 		}
@@ -164,7 +178,9 @@ func (r *rendered) decode(t testing.TB) {
 func decodeAll(t testing.TB, manifest string) (objects []runtime.Object) {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, rbacv1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, rbacv1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, admissionv1.AddToScheme, monitoring.AddToScheme,
+	} {
 		require.NoError(t, add(scheme))
 	}
 	// The types of both groups are the same; only projectcalico.org comes with a registration.

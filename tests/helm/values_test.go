@@ -26,6 +26,7 @@ var openValues = []string{
 	"commonAnnotations",
 	"commonLabels",
 	"hostEndpoint.labels",
+	"podMonitor.labels",
 	"serviceAccount.annotations",
 }
 
@@ -190,7 +191,9 @@ func TestSchemaIsClosedAndKnowsExactlyTheValues(t *testing.T) {
 func TestEveryValueMakesADifference(t *testing.T) {
 	const (
 		ssh       = "ssh: {cidrs: [192.0.2.0/24, '::1/128']}\n"
+		ingress   = "ingress: [{name: web, cidrs: [0.0.0.0/0], protocol: TCP, ports: [443]}]\n"
 		metrics   = "agent: {metrics: {enabled: true}}"
+		scraped   = metrics + "\npodMonitor: {enabled: true"
 		dropLate  = "dropOther: {preDNAT: false}"
 		hostsOnly = "{preDNAT: false, applyOnForward: false}"
 	)
@@ -198,6 +201,15 @@ func TestEveryValueMakesADifference(t *testing.T) {
 	type pair struct{ before, after string }
 	tests := map[string]pair{
 		"mode":                                   {``, `mode: off`},
+		"ssh.allowEverywhere":                    {ssh, `ssh: {cidrs: [0.0.0.0/0, "::1/128"], allowEverywhere: true}`},
+		"ingress":                                {``, ingress},
+		"policies.allowIngress.order":            {ingress, ingress + `policies: {allowIngress: {order: 1}}`},
+		"policies.allowIngress.preDNAT":          {ingress + `policies: {` + dropLate + `}`, ingress + `policies: {` + dropLate + `, allowIngress: {preDNAT: false}}`},
+		"policies.allowIngress.applyOnForward":   {hostPorts(ingress, "allowIngress", true), hostPorts(ingress, "allowIngress", false)},
+		"admissionPolicy.enabled":                {``, `admissionPolicy: {enabled: false}`},
+		"podMonitor.enabled":                     {metrics, scraped + "}"},
+		"podMonitor.labels":                      {scraped + "}", scraped + `, labels: {release: prometheus}}`},
+		"podMonitor.interval":                    {scraped + "}", scraped + `, interval: 30s}`},
 		"ssh.narrowFailsafe":                     {ssh, `ssh: {cidrs: [192.0.2.0/24, "::1/128"], narrowFailsafe: false}`},
 		"hostEndpoint.interfaces":                {``, `hostEndpoint: {interfaces: [eth0]}`},
 		"hostEndpoint.nodeLabels":                {``, `hostEndpoint: {nodeLabels: [zone]}`},

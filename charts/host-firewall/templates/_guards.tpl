@@ -5,10 +5,12 @@ value and says what to write instead. Included once, in globalnetworkpolicies.ya
 {{- define "host-firewall.guards" -}}
 {{- include "host-firewall.guardNetworks" . -}}
 {{- include "host-firewall.guardPorts" . -}}
-{{- include "host-firewall.guardFailsafe" . -}}
+{{- include "host-firewall.guardSSH" . -}}
+{{- include "host-firewall.guardIngress" . -}}
 {{- include "host-firewall.guardEndpoints" . -}}
 {{- include "host-firewall.guardPolicies" . -}}
 {{- include "host-firewall.guardAgent" . -}}
+{{- include "host-firewall.guardPodMonitor" . -}}
 {{- include "host-firewall.guardMetadata" . -}}
 {{- end -}}
 
@@ -21,6 +23,9 @@ Refuses the values, with the words it is given, on a line of their own behind wh
 
 {{- define "host-firewall.guardNetworks" -}}
 {{- $lists := dict "ssh.cidrs" .Values.ssh.cidrs "cluster.cidrs" .Values.cluster.cidrs "essential.nodeLocalDNS" .Values.essential.nodeLocalDNS -}}
+{{- range $i, $entry := .Values.ingress -}}
+{{- $_ := set $lists (printf "ingress[%d].cidrs" $i) $entry.cidrs -}}
+{{- end -}}
 {{- range $path, $cidrs := $lists -}}
 {{- range $i, $cidr := $cidrs -}}
 {{- with include "host-firewall.networkOfHost" $cidr -}}
@@ -39,26 +44,79 @@ Refuses the values, with the words it is given, on a line of their own behind wh
 {{- if and .Values.ssh.cidrs (not .Values.ssh.ports) -}}
 {{- include "host-firewall.refuse" "ssh.ports is empty while ssh.cidrs is not: a rule without ports lets the networks in to every port. Write the ports of SSH, for example ssh.ports: [22], or leave ssh.cidrs empty." -}}
 {{- end -}}
-{{- range $i, $port := .Values.ssh.ports -}}
+{{- $lists := dict "ssh.ports" .Values.ssh.ports -}}
+{{- range $i, $entry := .Values.ingress -}}
+{{- $_ := set $lists (printf "ingress[%d].ports" $i) $entry.ports -}}
+{{- end -}}
+{{- range $path, $ports := $lists -}}
+{{- range $i, $port := $ports -}}
 {{- if kindIs "string" $port -}}
 {{- $ends := splitList ":" $port -}}
 {{- if gt (first $ends | int) (last $ends | int) -}}
-{{- include "host-firewall.refuse" (printf "ssh.ports[%d] is %q, a range that ends before it begins. Write \"%s:%s\"." $i $port (last $ends) (first $ends)) -}}
+{{- include "host-firewall.refuse" (printf "%s[%d] is %q, a range that ends before it begins. Write \"%s:%s\"." $path $i $port (last $ends) (first $ends)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{/*
+Networks that leave nobody out are no restriction, and one slip of the hand is enough to write them.
+
 Narrowing replaces the failsafe for SSH by one for each network, and one for an IPv4 network opens IPv4 only. A family without a
 network would be closed for good, without a word in the values that says so.
 */}}
-{{- define "host-firewall.guardFailsafe" -}}
+{{- define "host-firewall.guardSSH" -}}
+{{- if not .Values.ssh.allowEverywhere -}}
+{{- range $family := list 4 6 -}}
+{{- if include "host-firewall.everywhere" (dict "cidrs" $.Values.ssh.cidrs "family" $family) -}}
+{{- include "host-firewall.refuse" (printf "ssh.cidrs leaves nobody out over IPv%d: SSH would be open to everybody. Write the networks of the administrators, or if everybody is meant, ssh.allowEverywhere: true." $family) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if include "host-firewall.narrows" . -}}
 {{- $cidrs := .Values.ssh.cidrs -}}
 {{- range list (dict "family" 4 "nobody" "127.0.0.1/32") (dict "family" 6 "nobody" "::1/128") -}}
 {{- if not (include "host-firewall.family" (dict "cidrs" $cidrs "family" .family) | fromJsonArray) -}}
 {{- include "host-firewall.refuse" (printf "ssh.narrowFailsafe is true and ssh.cidrs has no IPv%d network: nobody could connect to SSH over IPv%d any more, not even through Calico's failsafe. If administrators come in over IPv%d, add their networks to ssh.cidrs. If nobody does, or your nodes have no IPv%d, say so by adding %q, from where nobody comes. Or write ssh.narrowFailsafe: false, and port 22 stays open to everybody." .family .family .family .family .nobody) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The entries of ingress, each of which Calico has to take: only TCP, UDP and SCTP have ports, and each ICMP is for one family.
+*/}}
+{{- define "host-firewall.guardIngress" -}}
+{{- $names := dict -}}
+{{- range $i, $entry := .Values.ingress -}}
+{{- $path := printf "ingress[%d]" $i -}}
+{{- if hasKey $names $entry.name -}}
+{{- include "host-firewall.refuse" (printf "%s.name is %s, the name of %s too: nobody could tell them apart. Write another name." $path $entry.name (get $names $entry.name)) -}}
+{{- end -}}
+{{- $_ := set $names $entry.name $path -}}
+{{- if not $entry.cidrs -}}
+{{- include "host-firewall.refuse" (printf "%s.cidrs is empty: who is to be let in? Write the networks of the clients, or for everybody %s.cidrs: [0.0.0.0/0, \"::/0\"]." $path $path) -}}
+{{- end -}}
+{{- $protocol := $entry.protocol -}}
+{{- if not (kindIs "string" $protocol) -}}
+{{- with get (dict "1" "ICMP" "6" "TCP" "17" "UDP" "58" "ICMPv6" "132" "SCTP") (int $protocol | toString) -}}
+{{- include "host-firewall.refuse" (printf "%s.protocol is %d, the number of %s. Write %s.protocol: %s." $path (int $protocol) . $path .) -}}
+{{- end -}}
+{{- end -}}
+{{- $hasPorts := has $protocol (list "TCP" "UDP" "SCTP") -}}
+{{- if and $hasPorts (not $entry.ports) -}}
+{{- include "host-firewall.refuse" (printf "%s.ports is empty: without ports all of %s would be open. Write the ports that clients connect to, for example %s.ports: [443], or [\"1:65535\"] for all." $path $protocol $path) -}}
+{{- end -}}
+{{- if and $entry.ports (not $hasPorts) -}}
+{{- include "host-firewall.refuse" (printf "%s.ports is given and %s.protocol is %v: only TCP, UDP and SCTP have ports. Leave %s.ports out, or write one of these three." $path $path $protocol $path) -}}
+{{- end -}}
+{{- range $j, $cidr := $entry.cidrs -}}
+{{- if and (eq (toString $protocol) "ICMP") (contains ":" $cidr) -}}
+{{- include "host-firewall.refuse" (printf "%s.cidrs[%d] is %s and %s.protocol is ICMP: that is for IPv4 only. Write an entry with protocol: ICMPv6 for it." $path $j $cidr $path) -}}
+{{- end -}}
+{{- if and (eq (toString $protocol) "ICMPv6") (not (contains ":" $cidr)) -}}
+{{- include "host-firewall.refuse" (printf "%s.cidrs[%d] is %s and %s.protocol is ICMPv6: that is for IPv6 only. Write an entry with protocol: ICMP for it." $path $j $cidr $path) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -94,6 +152,9 @@ before it.
 {{- $settings := .Values.policies -}}
 {{- $drop := $settings.dropOther -}}
 {{- $allowing := include "host-firewall.allowing" . | fromYaml | keys | sortAlpha -}}
+{{- if and (eq (include "host-firewall.mode" .) "audit") (not $drop.preDNAT) -}}
+{{- include "host-firewall.refuse" "mode is audit and policies.dropOther.preDNAT is false: a policy that only logs lets everything pass only where it is preDNAT, as any other drops what it does not allow. Write preDNAT: true and applyOnForward: true in all of policies for as long as you look, or mode: off." -}}
+{{- end -}}
 {{- range $key := append $allowing "dropOther" -}}
 {{- $policy := get $settings $key -}}
 {{- if and $policy.preDNAT (not $policy.applyOnForward) -}}
@@ -115,6 +176,9 @@ before it.
 {{- end -}}
 
 {{- define "host-firewall.guardAgent" -}}
+{{- if eq (int .Values.agent.runAsUser) 0 -}}
+{{- include "host-firewall.refuse" "agent.runAsUser is 0: the agent needs no rights on the node, and its pod would not start as root. Write any other number, such as agent.runAsUser: 65532." -}}
+{{- end -}}
 {{- if and .Values.agent.metrics.enabled (eq (int .Values.agent.metrics.port) (int .Values.agent.health.port)) -}}
 {{- include "host-firewall.refuse" (printf "agent.metrics.port and agent.health.port are both %d: only one of them could be served. Write two different ports." (int .Values.agent.health.port)) -}}
 {{- end -}}
@@ -128,7 +192,27 @@ before it.
 {{- end -}}
 {{- end -}}
 
+{{- define "host-firewall.guardPodMonitor" -}}
+{{- if .Values.podMonitor.enabled -}}
+{{- $metrics := .Values.agent.metrics -}}
+{{- if not $metrics.enabled -}}
+{{- include "host-firewall.refuse" "podMonitor.enabled is true and agent.metrics.enabled is false: there would be nothing to scrape. Write agent.metrics.enabled: true, or podMonitor.enabled: false." -}}
+{{- end -}}
+{{- if or (hasPrefix "127." $metrics.address) (eq "::1" $metrics.address) -}}
+{{- include "host-firewall.refuse" (printf "podMonitor.enabled is true and agent.metrics.address is %s: Prometheus comes from outside the node. Write agent.metrics.address: \"\", or podMonitor.enabled: false." $metrics.address) -}}
+{{- end -}}
+{{- if and (.Capabilities.APIVersions.Has "v1/Node") (not (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PodMonitor")) -}}
+{{- include "host-firewall.refuse" "podMonitor.enabled is true and this cluster does not serve PodMonitor in monitoring.coreos.com/v1. Install Prometheus Operator first, or write podMonitor.enabled: false." -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "host-firewall.guardMetadata" -}}
+{{- range $key, $value := .Values.podMonitor.labels -}}
+{{- if hasKey (include "host-firewall.labels" $ | fromYaml) $key -}}
+{{- include "host-firewall.refuse" (printf "podMonitor.labels has %s, which this chart writes itself. Write another key." $key) -}}
+{{- end -}}
+{{- end -}}
 {{- $lists := dict "commonLabels" .Values.commonLabels "agent.podLabels" .Values.agent.podLabels "commonAnnotations" .Values.commonAnnotations "agent.podAnnotations" .Values.agent.podAnnotations "serviceAccount.annotations" .Values.serviceAccount.annotations -}}
 {{- range $path, $map := $lists -}}
 {{- range $key, $value := $map -}}

@@ -74,18 +74,31 @@ The labels that arm an endpoint as sorted key=value pairs, for the agent.
 {{- end -}}
 
 {{/*
-enforce or off. YAML reads an off without quotes as false.
+enforce, audit or off. YAML reads an off without quotes as false.
 */}}
 {{- define "host-firewall.mode" -}}
 {{- kindIs "bool" .Values.mode | ternary "off" .Values.mode -}}
 {{- end -}}
 
 {{/*
-Whether the agents narrow SSH's failsafe: true, or nothing.
+Whether the agents narrow SSH's failsafe, unless the mode keeps them from it: true, or nothing.
 */}}
 {{- define "host-firewall.narrows" -}}
 {{- if and .Values.ssh.narrowFailsafe .Values.ssh.cidrs -}}
 true
+{{- end -}}
+{{- end -}}
+
+{{/*
+Whether the admission policy is rendered: true, or nothing. Before Kubernetes 1.30 a token does not name the node that it is bound to.
+Without a cluster (see _calico.tpl how that shows) its version alone decides.
+*/}}
+{{- define "host-firewall.admission" -}}
+{{- $served := .Capabilities.APIVersions -}}
+{{- if and .Values.admissionPolicy.enabled (semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version) -}}
+{{- if or (not ($served.Has "v1/Node")) ($served.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy") -}}
+true
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -34,6 +34,59 @@ The fields of an IPv6 address, joined by commas, with the zeros that :: stands f
 {{- end -}}
 
 {{/*
+The first bits of a CIDR's address, as many as its prefix says, as a text of 0 and 1.
+*/}}
+{{- define "host-firewall.bits" -}}
+{{- $parts := splitList "/" (lower .) -}}
+{{- $bits := "" -}}
+{{- if contains ":" . -}}
+{{- range include "host-firewall.ipv6Fields" (first $parts) | splitList "," -}}
+{{- $bits = printf "0x%s" . | int64 | printf "%s%016b" $bits -}}
+{{- end -}}
+{{- else -}}
+{{- range first $parts | splitList "." -}}
+{{- $bits = int64 . | printf "%s%08b" $bits -}}
+{{- end -}}
+{{- end -}}
+{{- trunc (last $parts | int) $bits -}}
+{{- end -}}
+
+{{/*
+Whether networks of one family leave no sender out: true, or nothing. Takes a dict of cidrs and family. Nobody sends from 224.0.0.0/3,
+and over the Internet only 2000::/3 does, so the rest counts as if it were in the list. Networks that no other contains are apart
+from each other, so they are everything when their shares of the whole add up to it.
+*/}}
+{{- define "host-firewall.everywhere" -}}
+{{- $networks := eq .family 4 | ternary (list "111") (list "000" "01" "1") -}}
+{{- $given := include "host-firewall.family" (dict "cidrs" .cidrs "family" .family) | fromJsonArray -}}
+{{- range $given -}}
+{{- $networks = append $networks (include "host-firewall.bits" .) -}}
+{{- end -}}
+{{- $networks = uniq $networks -}}
+{{- /* In parts of 2^62, which an int64 holds; what is smaller counts as one part. */ -}}
+{{- $whole := int64 4611686018427387904 -}}
+{{- $share := int64 0 -}}
+{{- range $network := $networks -}}
+{{- $contained := false -}}
+{{- range $networks -}}
+{{- if and (ne . $network) (hasPrefix . $network) -}}
+{{- $contained = true -}}
+{{- end -}}
+{{- end -}}
+{{- if not $contained -}}
+{{- $part := $whole -}}
+{{- range until (len $network | min 62 | int) -}}
+{{- $part = div $part 2 -}}
+{{- end -}}
+{{- $share = add $share $part -}}
+{{- end -}}
+{{- end -}}
+{{- if and $given (ge $share $whole) -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/*
 The network that a CIDR with host bits lies in; nothing for a CIDR without. Field by field: of the 8 bits (IPv4) or 16 bits
 (IPv6) of a field, those behind the prefix have to be zero, that is, the field has to be a multiple of 2 to their number.
 */}}

@@ -92,25 +92,35 @@ that is not armed yet must reach those that are. global() keeps out a pod that b
 {{- end -}}
 
 {{- define "host-firewall.sshRules" -}}
-{{- include "host-firewall.allowFrom" (dict "cidrs" .Values.ssh.cidrs "ports" .Values.ssh.ports) -}}
+{{- include "host-firewall.allowFrom" (dict "cidrs" .Values.ssh.cidrs "protocol" "TCP" "ports" .Values.ssh.ports) -}}
+{{- end -}}
+
+{{- define "host-firewall.ingressRules" -}}
+{{- range .Values.ingress }}
+{{ include "host-firewall.allowFrom" . }}
+{{- end }}
 {{- end -}}
 
 {{/*
-Rules that let networks in, one for each family that is there; none without networks. Takes a dict of cidrs and, for TCP ports
-only, ports.
+Rules that let networks in, one for each family that is there; none without networks. Takes a dict of cidrs and, where it is not
+everything, protocol and ports. A name is left on the rules, for whoever reads them.
 */}}
 {{- define "host-firewall.allowFrom" -}}
-{{- $ports := .ports -}}
-{{- $cidrs := .cidrs -}}
+{{- $from := . -}}
 {{- range list 4 6 -}}
-{{- with include "host-firewall.family" (dict "cidrs" $cidrs "family" .) | fromJsonArray }}
+{{- with include "host-firewall.family" (dict "cidrs" $from.cidrs "family" .) | fromJsonArray }}
 - action: Allow
-  {{- with $ports }}
-  protocol: TCP
+  {{- with $from.name }}
+  metadata:
+    annotations:
+      host-firewall.io/ingress: {{ . | quote }}
+  {{- end }}
+  {{- with $from.protocol }}
+  protocol: {{ kindIs "string" . | ternary . (int .) }}
   {{- end }}
   source:
     nets: {{ toJson . }}
-  {{- with $ports }}
+  {{- with $from.ports }}
   destination:
     ports: {{ uniq . | toJson }}
   {{- end }}
@@ -159,6 +169,20 @@ allowSSH:
   rules:
     {{- nindent 4 . }}
 {{- end }}
+{{- with include "host-firewall.ingressRules" . | trim }}
+allowIngress:
+  name: {{ printf "%s-allow-ingress" $id | quote }}
+  rules:
+    {{- nindent 4 . }}
+{{- end }}
+{{- end -}}
+
+{{/*
+What becomes of what nothing allows. preDNAT policies have no drop at their end, so one that only logs lets everything pass. A normal
+policy that only logs would drop: audit without preDNAT is refused.
+*/}}
+{{- define "host-firewall.otherRules" -}}
+- action: {{ eq (include "host-firewall.mode" .) "audit" | ternary "Log" "Deny" }}
 {{- end -}}
 
 {{/*
@@ -170,7 +194,7 @@ upgrade that leaves preDNAT behind must take the drop out of it first, or the dr
 {{- $settings := .Values.policies -}}
 {{- $id := include "host-firewall.fullname" . -}}
 {{- $selector := include "host-firewall.selector" . -}}
-{{- $drop := dict "name" (printf "%s-drop-other" $id) "selector" $selector "settings" $settings.dropOther "rules" "- action: Deny" -}}
+{{- $drop := dict "name" (printf "%s-drop-other" $id) "selector" $selector "settings" $settings.dropOther "rules" (include "host-firewall.otherRules" .) -}}
 {{- if not $settings.dropOther.preDNAT }}
 {{ include "host-firewall.ingressPolicy" $drop }}
 {{- end }}
