@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -35,13 +36,18 @@ const program = "host-firewall-agent"
 // version is set with -ldflags "-X main.version=...".
 var version string
 
-// collectAt is how much garbage, in percent of what is in use, makes the runtime
-// collect it. What is in use is two megabytes on every node, so time is cheap.
-const collectAt = 25
-
-// settleAfter is when the agent gives back to the system what only its start
-// needed.
-const settleAfter = 20 * time.Second
+// What the runtime is told, so that the agent is as small on every node.
+const (
+	// processors is how many the agent computes on. It has one thing to do at a time,
+	// and by default there is memory and a thread for each of a big node's.
+	processors = 1
+	// collectAt is how much garbage, in percent of what is in use, makes the runtime
+	// collect it. What is in use is little more than a megabyte, so time is cheap.
+	collectAt = 25
+	// settleEvery is how often the agent gives back to the system what its start, or a
+	// burst of work, has left behind.
+	settleEvery = time.Minute
+)
 
 // Exit codes. A container that exits with exitUsage won't do better by a restart.
 const (
@@ -52,6 +58,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	runtime.GOMAXPROCS(processors)
 	debug.SetGCPercent(collectAt)
 	// The first signal ends the agent in order, a second one at once.
 	context.AfterFunc(ctx, stop)
@@ -145,14 +152,24 @@ func serve(ctx context.Context, s settings.Settings, log *slog.Logger) error {
 			}
 		})
 	}
-	settled := time.AfterFunc(settleAfter, debug.FreeOSMemory)
-	<-ctx.Done()
-	settled.Stop()
+	settle(ctx)
 	parts.Wait()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
 	return nil
+}
+
+// settle gives unused memory back again and again, until the context ends.
+func settle(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(settleEvery):
+			debug.FreeOSMemory()
+		}
+	}
 }
 
 // keeperConfig is what the settings say to the keeper.

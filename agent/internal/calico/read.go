@@ -40,9 +40,7 @@ func (c *Cluster) Node() *corev1.Node {
 // whosever it is, or with Options.ByLabel all that are labelled as the release's
 // on the Node, and the version up to which the cache has followed.
 func (c *Cluster) Endpoints() (heps []*v3.HostEndpoint, version string) {
-	// First the version: what is read then is at least as new.
-	version = c.known().endpoints.informer.LastSyncResourceVersion()
-	return objectsOf[*v3.HostEndpoint](c.known().endpoints), version
+	return versioned[*v3.HostEndpoint](c.known().endpoints)
 }
 
 // Policies returns the policies of the release from the cache.

@@ -55,7 +55,8 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 			wake:      wake,
 			troubles:  map[string]trouble{},
 		}
-		s.informer = s.newInformer(object, strip(group))
+		s.store = newStore(strip(group), wake)
+		s.reflector = s.newReflector(object)
 		return s
 	}
 	endpoints := newSource("HostEndpoint "+c.options.Node, group, hostEndpoints, byName(c.options.Node), &v3.HostEndpoint{}, &v3.HostEndpointList{})
@@ -112,13 +113,7 @@ func (c *caches) start(ctx context.Context, s *source) context.CancelFunc {
 	if c.ended {
 		return cancel
 	}
-	c.running.Go(func() { s.informer.RunWithContext(ctx) })
-	// An empty cache is complete without any event.
-	c.running.Go(func() {
-		if cache.WaitFor(ctx, "", s.informer.HasSyncedChecker()) {
-			s.wake()
-		}
-	})
+	c.running.Go(func() { s.reflector.RunWithContext(ctx) })
 	return cancel
 }
 
@@ -140,7 +135,7 @@ func (c *caches) all() []*source {
 // problemOf says which cache is not complete and why; empty: all are.
 func problemOf(sources []*source) string {
 	for _, s := range sources {
-		if !s.informer.HasSynced() {
+		if !s.store.synced() {
 			return s.problem()
 		}
 	}
@@ -186,7 +181,8 @@ type source struct {
 	selection      metav1.ListOptions
 	list           runtime.Object // an empty list of its objects
 	client         rest.Interface
-	informer       cache.SharedInformer
+	store          *store
+	reflector      *cache.Reflector
 	log            *slog.Logger
 	wake           func()
 
@@ -201,24 +197,11 @@ type trouble struct {
 	since time.Time
 }
 
-// newInformer returns the informer that fills the cache.
-func (s *source) newInformer(object runtime.Object, transform cache.TransformFunc) cache.SharedInformer {
-	informer := cache.NewSharedInformer(&cache.ListWatch{
-		ListWithContextFunc:  s.listObjects,
-		WatchFuncWithContext: s.watchObjects,
-	}, object, 0)
-	// None of these can fail before the informer runs.
-	_ = informer.SetTransform(transform)
-	_ = informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
-		// The two functions above have told people; this is for who debugs.
-		s.log.Debug("watch ended", "subject", s.subject, "error", err)
-	})
-	_, _ = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { s.wake() },
-		UpdateFunc: func(_, _ any) { s.wake() },
-		DeleteFunc: func(any) { s.wake() },
-	})
-	return informer
+// newReflector returns what fills the store. What goes wrong with it, the two
+// functions that it calls tell people; what it logs itself is for who debugs.
+func (s *source) newReflector(object runtime.Object) *cache.Reflector {
+	requests := &cache.ListWatch{ListWithContextFunc: s.listObjects, WatchFuncWithContext: s.watchObjects}
+	return cache.NewReflectorWithOptions(requests, object, s.store, cache.ReflectorOptions{Name: s.subject})
 }
 
 func (s *source) listObjects(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
@@ -377,9 +360,15 @@ func first[T any](s *source) (object T) {
 
 // objectsOf returns the objects of a cache.
 func objectsOf[T any](s *source) []T {
-	var objects []T
-	for _, object := range s.informer.GetStore().List() {
+	objects, _ := versioned[T](s)
+	return objects
+}
+
+// versioned returns the objects of a cache, and up to which version it has followed.
+func versioned[T any](s *source) (objects []T, version string) {
+	all, version := s.store.read()
+	for _, object := range all {
 		objects = append(objects, object.(T))
 	}
-	return objects
+	return objects, version
 }

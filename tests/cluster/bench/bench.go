@@ -151,7 +151,7 @@ func (b *bench) measure(ctx context.Context, c *contender) (r Result, err error)
 	if r.Image, err = image.Measure(c.archive); err != nil {
 		return r, err
 	}
-	b.say("binary %.1f MiB, image %.1f MiB", mebibytes(r.Image.Binary), mebibytes(r.Image.Layers))
+	b.say("binary %.2f MB, image %.2f MB", megabytes(r.Image.Binary), megabytes(r.Image.Layers))
 	if err := b.awaitArmed(ctx, c); err != nil {
 		return r, err
 	}

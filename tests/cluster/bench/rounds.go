@@ -17,8 +17,10 @@ import (
 const (
 	// between two rounds there is time for everything to come to rest.
 	between = 300 * time.Millisecond
+	// betweenBare is that for Nodes without a Felix that follows.
+	betweenBare = 100 * time.Millisecond
 	// mostMissed rounds are enough to know that there is nothing to wait for.
-	mostMissed = 3
+	mostMissed = 2
 	// joined is how long a node that joins may take to be armed.
 	joined = 3 * time.Minute
 )
@@ -27,20 +29,22 @@ const (
 func (b *bench) repairs(ctx context.Context, c *contender) (Distribution, error) {
 	workers := b.workers()
 	var samples []time.Duration
-	missed := 0
+	missed, lost := 0, false
 	for i := 0; i < c.rounds && missed < mostMissed; i++ {
+		if lost {
+			if err := b.restart(ctx, c); err != nil {
+				return Distribution{}, err
+			}
+		}
 		// A loop that sleeps is met at any moment of its sleep.
 		if err := sleep(ctx, between+c.sleeps*time.Duration(i)/time.Duration(c.rounds)); err != nil {
 			return Distribution{}, err
 		}
 		took, err := b.endpoints.repair(ctx, c.endpoint(workers[i%len(workers)]), c.limit, c.armed)
-		switch {
-		case errors.Is(err, errMissed):
+		switch lost = errors.Is(err, errMissed); {
+		case lost:
 			missed++
 			b.say("round %d: not back within %s", i+1, c.limit)
-			if err := b.restart(ctx, c); err != nil {
-				return Distribution{}, err
-			}
 		case err != nil:
 			return Distribution{}, err
 		default:
@@ -151,7 +155,7 @@ func (b *bench) bareNodes(ctx context.Context, c *contender) (*Distribution, err
 	missed := 0
 	for i := 0; i < b.settings.BareNodes && missed < mostMissed; i++ {
 		name := fmt.Sprintf("bare-%d", i+1)
-		if err := sleep(ctx, between); err != nil {
+		if err := sleep(ctx, betweenBare); err != nil {
 			return nil, err
 		}
 		b.endpoints.forget()
@@ -250,7 +254,7 @@ func (b *bench) idle(ctx context.Context, c *contender) (*Idle, error) {
 	if !known {
 		return nil, fmt.Errorf("the audit log knows no request of pod %s as %s: nothing can be said of its requests", i.pod, c.user)
 	}
-	b.say("%.2f s CPU, %.1f MiB resident, %.1f MiB anonymous, requests: %s", result.CPU, mebibytes(result.Resident), mebibytes(result.Anonymous), counts(result.Requests))
+	b.say("%.2f s CPU, %.2f MB resident, %.2f MB anonymous, requests: %s", result.CPU, megabytes(result.Resident), megabytes(result.Anonymous), counts(result.Requests))
 	return result, nil
 }
 

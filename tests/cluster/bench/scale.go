@@ -289,7 +289,7 @@ func (b *bench) scaleTo(ctx context.Context, nodes []string, program, kubeconfig
 	s.RequestsIdle = difference(rested.Requests, armed.Requests)
 	keepers := int64(len(nodes))
 	s.BytesPerKeeper, s.AnonymousPer = (rested.Resident-before.Resident)/keepers, (rested.Anonymous-before.Anonymous)/keepers
-	b.say("%.0f KiB per keeper; API server %.1f%% of a core (%.1f%% without keepers); requests meanwhile: %s", float64(s.BytesPerKeeper)/1024,
+	b.say("%.0f kB per keeper; API server %.1f%% of a core (%.1f%% without keepers); requests meanwhile: %s", float64(s.BytesPerKeeper)/1000,
 		100*s.ServerCPU/s.IdleSeconds, 100*s.ServerCPUWithout/s.IdleSeconds, counts(s.RequestsIdle))
 
 	if s.Repair, err = b.scaleRepairs(ctx, nodes); err != nil {
@@ -345,7 +345,7 @@ func (b *bench) scaleRepairs(ctx context.Context, nodes []string) (Distribution,
 	var samples []time.Duration
 	missed := 0
 	for i := 0; i < b.settings.Rounds && missed < mostMissed; i++ {
-		if err := sleep(ctx, between); err != nil {
+		if err := sleep(ctx, betweenBare); err != nil {
 			return Distribution{}, err
 		}
 		// A prime far from all of the numbers: nodes from everywhere, none twice.

@@ -11,8 +11,9 @@ import (
 func TestPackedImageIsWhatTheDockerfileSays(t *testing.T) {
 	raw, err := os.ReadFile("../../../Dockerfile")
 	require.NoError(t, err)
-	_, last, found := strings.Cut(string(raw), "\nFROM scratch\n")
+	first, last, found := strings.Cut(string(raw), "\nFROM scratch\n")
 	require.True(t, found, "the Dockerfile ends in a stage from scratch")
+	require.Contains(t, first, "go build "+strings.Join(buildFlags(), " ")+` -ldflags "-s -w -X main.version=`)
 
 	got := Config{Arch: "arm64", Labels: map[string]string{}}
 	for _, line := range strings.Split(last, "\n") {

@@ -37,7 +37,8 @@ func Binary(ctx context.Context, root, pkg, target, arch string, set ...string) 
 	for _, s := range set {
 		flags += " -X " + s
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", target, pkg)
+	args := append(append([]string{"build"}, buildFlags()...), "-ldflags", flags, "-o", target, pkg)
+	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	if arch != "" {
@@ -47,6 +48,11 @@ func Binary(ctx context.Context, root, pkg, target, arch string, set ...string) 
 		return fmt.Errorf("build %s: %w\n%s", pkg, err, output)
 	}
 	return nil
+}
+
+// buildFlags are those of the Dockerfile, where their reason stands; a test compares the two.
+func buildFlags() []string {
+	return []string{"-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2", "-gcflags", "k8s.io/api/...=-l"}
 }
 
 // File is one file of an image.

@@ -1,0 +1,41 @@
+package calico
+
+import (
+	"testing"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func TestStoreWakesWithObjectsAndVersionThatBelongTogether(t *testing.T) {
+	var s *store
+	var seen []string // what every wake finds
+	s = newStore(strip(GroupCRD), func() {
+		objects, version := s.read()
+		text := version + ":"
+		for _, o := range objects {
+			text += " " + o.GetName() + "@" + o.GetResourceVersion()
+		}
+		seen = append(seen, text)
+	})
+	hep := func(version string) *v3.HostEndpoint {
+		return &v3.HostEndpoint{ObjectMeta: metav1.ObjectMeta{Name: "node", ResourceVersion: version}}
+	}
+	assert.False(t, s.synced())
+	require.NoError(t, s.Replace(nil, "1"))
+	assert.True(t, s.synced(), "an empty list is complete")
+	require.NoError(t, s.Add(hep("2")))
+	require.NoError(t, s.Update(hep("3")))
+	require.NoError(t, s.Delete(hep("4")))
+	require.NoError(t, s.Bookmark("5"))
+	require.NoError(t, s.Replace([]any{hep("6")}, "7"))
+	assert.Equal(t, []string{"1:", "2: node@2", "3: node@3", "4:", "7: node@6"}, seen, "a bookmark wakes nobody")
+
+	require.NoError(t, s.Delete(hep("8")))
+	require.NoError(t, s.Bookmark("9"))
+	_, version := s.read()
+	assert.Equal(t, "9", version)
+	require.Error(t, s.Add("no object"))
+}
