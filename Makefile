@@ -50,8 +50,8 @@ image: ## build the agent's image as dist/host-firewall-agent-$(ARCH).tar (ARCH=
 	@go run ./tests/cluster/cmd/image host-firewall/agent:$(VERSION) dist/host-firewall-agent-$(ARCH).tar $(ARCH)
 
 .PHONY: cluster-up
-cluster-up: ## start the test cluster (root); KUBECONFIG=.cluster/kubeconfig
-	@$(CLUSTER) up
+cluster-up: ## start the test cluster (root); KUBECONFIG=.cluster/kubeconfig (CALICO_API=v3: with Calico's aggregated API server)
+	@$(CLUSTER) up $(if $(CALICO_API),--calico-api)
 
 .PHONY: cluster-status
 cluster-status: ## show the test cluster's hosts and nodes

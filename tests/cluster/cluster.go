@@ -67,6 +67,8 @@ type Options struct {
 	Programs []string
 	// ControllerManager are further arguments of kube-controller-manager.
 	ControllerManager []string
+	// CalicoAPI adds Calico's aggregated API server; see AddCalicoAPI.
+	CalicoAPI bool
 }
 
 // Folder is where the cluster of a checkout lies; root is the checkout.
@@ -187,6 +189,12 @@ func (c *Cluster) up(ctx context.Context, root string) error {
 	}
 	for _, m := range c.Nodes() {
 		if err := c.WaitNode(ctx, m); err != nil {
+			return err
+		}
+	}
+	if c.options.CalicoAPI {
+		c.say("starting Calico's API server")
+		if err := c.AddCalicoAPI(ctx, root); err != nil {
 			return err
 		}
 	}

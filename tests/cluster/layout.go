@@ -36,6 +36,8 @@ type record struct {
 	Members  []Member          `json:"members"`
 	Next     byte              `json:"next"` // number of the next node
 	Binaries map[string]string `json:"binaries"`
+	// CalicoAPI tells that projectcalico.org/v3 is served, by Calico's own API server.
+	CalicoAPI bool `json:"calicoAPI,omitempty"`
 }
 
 // Role says what a member is for.

@@ -24,7 +24,6 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/binaries"
 	"github.com/host-firewall/host-firewall/tests/cluster/image"
-	"github.com/host-firewall/host-firewall/tests/cluster/release"
 )
 
 // Settings say how much is measured.
@@ -114,15 +113,16 @@ func (b *bench) connect(ctx context.Context) error {
 	if b.dynamic, err = dynamic.NewForConfig(config); err != nil {
 		return fmt.Errorf("make client: %w", err)
 	}
-	b.endpoints, err = observe(ctx, b.resource(release.CalicoGroup.WithResource("hostendpoints")))
+	b.endpoints, err = observe(ctx, b.calico("hostendpoints"))
 	return err
 }
 
 // localAPI is the API server on its own host.
 var localAPI = net.JoinHostPort("127.0.0.1", strconv.Itoa(cluster.APIPort))
 
-func (b *bench) resource(r schema.GroupVersionResource) dynamic.ResourceInterface {
-	return b.dynamic.Resource(r)
+// calico is the API for one of Calico's resources.
+func (b *bench) calico(resource string) dynamic.ResourceInterface {
+	return b.dynamic.Resource(b.cluster.CalicoGroup().WithResource(resource))
 }
 
 // workers are the nodes whose endpoints are deleted.

@@ -101,7 +101,7 @@ type joining struct{ created, armed, own time.Duration }
 func (b *bench) join(ctx context.Context, c *contender, name string) (j joining, err error) {
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
-	nodes, err := observe(watching, b.resource(nodesResource))
+	nodes, err := observe(watching, b.dynamic.Resource(nodesResource))
 	if err != nil {
 		return j, err
 	}

@@ -195,7 +195,7 @@ func (b *bench) addBareNodes(ctx context.Context, names []string, count int) ([]
 func (b *bench) clear(ctx context.Context) error {
 	ours := metav1.ListOptions{LabelSelector: "host-firewall.io/release"}
 	for _, resource := range []string{"hostendpoints", "felixconfigurations"} {
-		client := b.resource(release.CalicoGroup.WithResource("hostendpoints").GroupVersion().WithResource(resource))
+		client := b.calico(resource)
 		// One request may give up before all is done.
 		err := cluster.Poll(ctx, 5*time.Minute, "all "+resource+" to be gone", func(ctx context.Context) error {
 			return client.DeleteCollection(ctx, metav1.DeleteOptions{}, ours)

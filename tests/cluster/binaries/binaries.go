@@ -67,12 +67,18 @@ var programs = []program{
 	{"calico-cni", calico, "cni-plugin/cmd/calico"},
 }
 
-// KubeControllers is the name of Calico's kube-controllers, an extra.
-const KubeControllers = "calico-kube-controllers"
+// Names of the extras.
+const (
+	// KubeControllers is Calico's kube-controllers.
+	KubeControllers = "calico-kube-controllers"
+	// CalicoAPIServer is Calico's aggregated API server.
+	CalicoAPIServer = "calico-apiserver"
+)
 
 // extras are no part of a cluster; they are built for those who ask for them.
 var extras = []program{
 	{KubeControllers, calico, "kube-controllers/cmd/kube-controllers"},
+	{CalicoAPIServer, calico, "apiserver/cmd/apiserver"},
 }
 
 // crds is the name, among the binaries, of the folder of Calico's custom resource definitions.

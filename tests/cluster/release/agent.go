@@ -34,14 +34,13 @@ var armingLabels = map[string]string{"host-endpoint": "ingress"}
 // The FelixConfiguration that Calico's own installation makes.
 const calicosOwn = "default"
 
-// CalicoGroup is the group that a cluster of tests/cluster serves.
-var CalicoGroup = schema.GroupVersion{Group: "crd.projectcalico.org", Version: "v1"}
-
 // Cluster is what a release is installed into.
 type Cluster interface {
 	RESTConfig() (*rest.Config, error)
 	Client() (kubernetes.Interface, error)
 	Nodes() []cluster.Member
+	// CalicoGroup is the API group that a release uses there.
+	CalicoGroup() schema.GroupVersion
 	// Load imports an image archive on every node.
 	Load(ctx context.Context, archive string) error
 }
@@ -66,7 +65,7 @@ func Values(values map[string]any) map[string]any {
 	return merged
 }
 
-// Calico is the API for one of Calico's resources, such as hostendpoints.
+// Calico is the API for one of Calico's resources, such as hostendpoints, in the group that a release would use too.
 func Calico(c Cluster, resource string) (dynamic.ResourceInterface, error) {
 	config, err := c.RESTConfig()
 	if err != nil {
@@ -76,7 +75,7 @@ func Calico(c Cluster, resource string) (dynamic.ResourceInterface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
-	return client.Resource(CalicoGroup.WithResource(resource)), nil
+	return client.Resource(c.CalicoGroup().WithResource(resource)), nil
 }
 
 // Leftovers lists the objects of Calico's that a release makes and that are in the cluster.

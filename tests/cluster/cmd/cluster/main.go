@@ -25,6 +25,7 @@ const usage = `A real Kubernetes cluster with Calico on this machine, made of ne
 usage: cluster COMMAND
 
   up                       start it: one control plane node, two workers, the outsiders admin and stranger
+  up --calico-api          with Calico's aggregated API server, so that projectcalico.org/v3 is served too
   down                     remove everything that up made, also after an up that was cut off
   status                   show its hosts, nodes and addresses
   exec HOST -- COMMAND...  run a command on a node or an outsider
@@ -74,7 +75,7 @@ func command(ctx context.Context, name string, args []string) error {
 		return err
 	}
 	const any = -1
-	wants := map[string]int{"up": 0, "down": 0, "status": 0, "exec": any, "add-node": 1, "remove-node": 1, "load": 1}
+	wants := map[string]int{"up": any, "down": 0, "status": 0, "exec": any, "add-node": 1, "remove-node": 1, "load": 1}
 	switch n, ok := wants[name]; {
 	case !ok:
 		return errors.New("no such command (cluster help)")
@@ -83,7 +84,11 @@ func command(ctx context.Context, name string, args []string) error {
 	}
 	switch name {
 	case "up":
-		c, err := cluster.Up(ctx, root, os.Stdout)
+		calicoAPI := len(args) == 1 && args[0] == "--calico-api"
+		if len(args) > 0 && !calicoAPI {
+			return errors.New("usage: cluster up [--calico-api]")
+		}
+		c, err := cluster.UpWith(ctx, root, os.Stdout, cluster.Options{CalicoAPI: calicoAPI})
 		if err != nil {
 			return err
 		}
