@@ -452,6 +452,50 @@ func TestTroubleWithAListIsOverWhenAWatchBringsTheList(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(a.log.String(), "can watch again"), "log:\n%s", a.log)
 }
 
+// Calico's own API server, unlike Kubernetes', says nothing when an object leaves
+// what a watch selects by labels.
+func TestObjectThatLeavesTheSelectionUnsaidIsMissedOnlyUntilTheNextWatch(t *testing.T) {
+	t.Parallel()
+	for _, group := range []string{calico.GroupV3, calico.GroupCRD} {
+		t.Run(group, func(t *testing.T) {
+			t.Parallel()
+			s := newAPIServer(t)
+			s.serveAll(group)
+			path := "/apis/" + group + "/globalnetworkpolicies"
+			over := make(chan struct{})
+			s.on("watch "+path, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Query().Get("sendInitialEvents") != "" {
+					stream(nil)(w, r)
+					return
+				}
+				w.Header().Set("Content-Type", "application/json")
+				// A watch that brings nothing for less than a second is followed by a list anyway.
+				_ = json.NewEncoder(w).Encode(map[string]any{"type": "ADDED", "object": policy(group, "fw-a")})
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-over: // as after its timeout
+				case <-r.Context().Done():
+				}
+			})
+			a := run(t, s, group)
+			a.awaitComplete(t)
+			require.Len(t, a.Policies(), 2)
+
+			s.on("GET "+path, list(group, "GlobalNetworkPolicy", policy(group, "fw-a")))
+			watches := func() int { return len(s.asked("watch " + path)) }
+			require.Eventually(t, func() bool { return watches() == 2 }, deadline, 10*time.Millisecond, "refused to list, then watched")
+			close(over)
+			require.Eventually(t, func() bool { return watches() > 2 }, deadline, 10*time.Millisecond, "watched again")
+			if group == calico.GroupV3 {
+				a.await(t, "the policy is gone", func() bool { return len(a.Policies()) == 1 })
+			} else {
+				assert.Len(t, s.asked("GET "+path), 1, "there it would have been told")
+			}
+			assert.NotContains(t, a.log.String(), "cannot watch")
+		})
+	}
+}
+
 func TestAPIServerThatIsAwayIsToldOnceInTheSameWords(t *testing.T) {
 	t.Parallel()
 	s := newAPIServer(t)

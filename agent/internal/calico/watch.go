@@ -49,6 +49,7 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 			resource:  resource,
 			path:      resourcePath(group, resource),
 			selection: selection,
+			forgetful: group == GroupV3 && selection.LabelSelector != "",
 			list:      list,
 			client:    c.client,
 			log:       c.options.Log,
@@ -179,6 +180,7 @@ type source struct {
 	subject        string // what it holds, for people
 	resource, path string
 	selection      metav1.ListOptions
+	forgetful      bool           // see watchObjects
 	list           runtime.Object // an empty list of its objects
 	client         rest.Interface
 	store          *store
@@ -187,6 +189,7 @@ type source struct {
 	wake           func()
 
 	mu       sync.Mutex
+	listed   bool               // since the last watch
 	troubles map[string]trouble // by the verb that fails
 }
 
@@ -208,13 +211,20 @@ func (s *source) listObjects(ctx context.Context, options metav1.ListOptions) (r
 	list := s.list.DeepCopyObject()
 	err := s.request(options).Do(ctx).Into(list)
 	s.note(ctx, "list", err)
+	s.setListed(err == nil)
 	return list, err
 }
 
+// watchObjects watches the selected objects. A watch of Calico's own API server
+// does not tell that an object has left what the labels select, nor that it is
+// deleted then. So there each watch, which lasts some minutes, starts from a list.
 func (s *source) watchObjects(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+	streamsList := options.SendInitialEvents != nil
+	if listed := s.setListed(false); s.forgetful && !listed && !streamsList {
+		return nil, apierrors.NewResourceExpired("a list comes before the next watch")
+	}
 	options.Watch = true
 	stream, err := s.watchLimited(ctx, options)
-	streamsList := options.SendInitialEvents != nil
 	switch {
 	case streamsList && apierrors.IsInvalid(err):
 		// The API server is too old to list by watching. A plain list follows.
@@ -225,6 +235,15 @@ func (s *source) watchObjects(ctx context.Context, options metav1.ListOptions) (
 		s.note(ctx, "watch", err)
 	}
 	return stream, err
+}
+
+// setListed notes whether the cache has just been listed, and returns what was
+// noted before.
+func (s *source) setListed(listed bool) (before bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, s.listed = s.listed, listed
+	return before
 }
 
 // limited is a watch that ends when the API server should have ended it long ago:
