@@ -70,9 +70,9 @@ func TestAgentImportsNoMoreOfClientGoThanItNeeds(t *testing.T) {
 
 func TestDependenciesPointOneWay(t *testing.T) {
 	want := map[string][]string{
-		"": {"/internal/calico", "/internal/cleanup", "/internal/endpoint", "/internal/failsafe", "/internal/health", "/internal/keeper",
-			"/internal/links", "/internal/metrics", "/internal/settings"},
-		"/internal/calico":   {"/internal/endpoint", "/internal/failsafe"},
+		"": {"/internal/calico", "/internal/cleanup", "/internal/endpoint", "/internal/failsafe", "/internal/gate", "/internal/health",
+			"/internal/keeper", "/internal/links", "/internal/metrics", "/internal/settings", "/internal/verify"},
+		"/internal/calico":   {"/internal/endpoint", "/internal/failsafe", "/internal/verify"},
 		"/internal/cleanup":  {"/internal/endpoint", "/internal/failsafe"},
 		"/internal/endpoint": {},
 		"/internal/failsafe": {"/internal/endpoint"},
@@ -84,6 +84,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		// The bench at scale: it is no part of the agent, but drives its packages.
 		"/internal/scalebench": {"/internal/calico", "/internal/keeper", "/internal/settings"},
 		"/internal/settings":   {"/internal/endpoint"},
+		"/internal/verify":     {"/internal/endpoint", "/internal/gate"},
 	}
 	got := map[string][]string{}
 	for _, pkg := range list(t, "./...") {

@@ -71,8 +71,10 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 		fmt.Fprintln(stdout, program, buildVersion())
 		return exitOK
 	}
-	if len(args) > 0 && args[0] == "cleanup" {
-		return runCleanup(ctx, args[1:], lookupEnv, stdout, stderr)
+	if len(args) > 0 {
+		if c, ok := commands()[args[0]]; ok {
+			return c.run(ctx, args[1:], lookupEnv, stdout, stderr)
+		}
 	}
 	s, err := settings.Parse(args, lookupEnv)
 	switch {

@@ -12,6 +12,7 @@ import (
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/lint"
 	"helm.sh/helm/v3/pkg/lint/support"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
@@ -85,7 +86,9 @@ func TestNamesFitWhateverTheRelease(t *testing.T) {
 				require.NoError(t, err)
 				require.Truef(t, accessor.GetName() == id || strings.HasPrefix(accessor.GetName(), id+"-"), "%s for %s", accessor.GetName(), release)
 				require.Empty(t, validation.IsDNS1123Label(accessor.GetName()))
-				require.Equal(t, objectLabels(release, id), accessor.GetLabels())
+				if _, isPod := object.(*corev1.Pod); !isPod {
+					require.Equal(t, objectLabels(release, id), accessor.GetLabels())
+				}
 				require.Contains(t, []string{"", namespace}, accessor.GetNamespace())
 			}
 			require.Equal(t, namespace, r.daemonSet(t).Namespace)

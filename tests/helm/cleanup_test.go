@@ -67,6 +67,7 @@ func wantCleanup(releaseName, namespace, id, group string) []runtime.Object {
 		}},
 		&rbacv1.Role{TypeMeta: kind(rbac+"/v1", "Role"), ObjectMeta: meta(namespace, "-20"), Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, ResourceNames: []string{id}, Verbs: []string{"get", "delete"}},
+			{APIGroups: []string{""}, Resources: []string{"pods"}, ResourceNames: []string{id + "-test"}, Verbs: []string{"delete"}},
 		}},
 		&rbacv1.ClusterRoleBinding{TypeMeta: kind(rbac+"/v1", "ClusterRoleBinding"), ObjectMeta: meta("", "-10"), Subjects: account,
 			RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "ClusterRole", Name: name}},
@@ -103,8 +104,8 @@ func wantCleanup(releaseName, namespace, id, group string) []runtime.Object {
 						Image:           "host-firewall/agent:0.1.0",
 						ImagePullPolicy: corev1.PullIfNotPresent,
 						Args: []string{
-							"cleanup", "--release=" + id, "--namespace=" + namespace, "--daemonset=" + id, "--arming-labels=host-endpoint=ingress",
-							"--api-group=" + group, "--timeout=240s", "--log-level=info", "--log-format=text",
+							"cleanup", "--release=" + id, "--test-pod=" + id + "-test", "--arming-labels=host-endpoint=ingress", "--api-group=" + group,
+							"--timeout=240s", "--namespace=" + namespace, "--daemonset=" + id, "--log-level=info", "--log-format=text",
 						},
 						Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
 							corev1.ResourceCPU:    resource.MustParse("10m"),
@@ -132,6 +133,8 @@ func TestCleanupStopsTheDaemonSetOfTheRelease(t *testing.T) {
 		role, isRole := r.hooks[2].object.(*rbacv1.Role)
 		require.True(t, isRole)
 		require.Equal(t, []string{set.Name}, role.Rules[0].ResourceNames)
+		require.Equal(t, []string{r.testHooks[0].Name}, role.Rules[1].ResourceNames)
+		require.Contains(t, r.cleanup(t).Spec.Template.Spec.Containers[0].Args, "--test-pod="+r.testHooks[0].Name)
 		require.Equal(t, set.Namespace, role.Namespace)
 	}
 }

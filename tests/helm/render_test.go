@@ -28,6 +28,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	jsonserializer "k8s.io/apimachinery/pkg/runtime/serializer/json"
@@ -77,7 +78,7 @@ type rendered struct {
 	manifest string
 	notes    string
 
-	// kinds in the order in which Helm writes them.
+	// kinds in the order in which Helm writes them, without what helm test needs.
 	kinds               []string
 	objects             []runtime.Object
 	serviceAccounts     []corev1.ServiceAccount
@@ -88,9 +89,12 @@ type rendered struct {
 	admissionPolicies   []admissionv1.ValidatingAdmissionPolicy
 	admissionBindings   []admissionv1.ValidatingAdmissionPolicyBinding
 	podMonitors         []monitoring.PodMonitor
+	// testing are the objects that helm test needs, but for its Pod.
+	testing []runtime.Object
 
-	// hooks in the order in which Helm runs them.
-	hooks []hook
+	// hooks of the uninstall in the order in which Helm runs them, and those of helm test.
+	hooks     []hook
+	testHooks []hook
 }
 
 // hook is an object that Helm writes apart from the others.
@@ -129,7 +133,11 @@ func tryRender(t testing.TB, s setting) (*rendered, error) {
 	for _, h := range installed.Hooks {
 		objects := decodeAll(t, h.Manifest)
 		require.Len(t, objects, 1, h.Path)
-		r.hooks = append(r.hooks, hook{h, objects[0]})
+		if slices.Contains(h.Events, release.HookTest) {
+			r.testHooks = append(r.testHooks, hook{h, objects[0]})
+		} else {
+			r.hooks = append(r.hooks, hook{h, objects[0]})
+		}
 		r.manifest += "\n---\n" + h.Manifest
 	}
 	slices.SortStableFunc(r.hooks, func(a, b hook) int { return cmp.Compare(a.Weight, b.Weight) })
@@ -148,8 +156,12 @@ func (r *rendered) decode(t testing.TB) {
 	t.Helper()
 	for _, object := range decodeAll(t, r.manifest) {
 		kind := object.GetObjectKind().GroupVersionKind()
-		r.kinds = append(r.kinds, kind.Kind)
 		r.objects = append(r.objects, object)
+		if strings.HasSuffix(object.(metav1.Object).GetName(), "-test") {
+			r.testing = append(r.testing, object)
+			continue
+		}
+		r.kinds = append(r.kinds, kind.Kind)
 		switch o := object.(type) {
 		case *corev1.ServiceAccount:
 			r.serviceAccounts = append(r.serviceAccounts, *o)
@@ -225,7 +237,7 @@ func (r *rendered) container(t testing.TB) corev1.Container {
 // all objects, those of hooks too.
 func (r *rendered) all() []runtime.Object {
 	objects := slices.Clone(r.objects)
-	for _, hook := range r.hooks {
+	for _, hook := range slices.Concat(r.hooks, r.testHooks) {
 		objects = append(objects, hook.object)
 	}
 	return objects

@@ -83,9 +83,14 @@ func (c *Cluster) patch(ctx context.Context, resource, subject, name string, pat
 func (c *Cluster) delete(ctx context.Context, resource, subject string, object metav1.ObjectMeta) error {
 	request := c.client.Delete().AbsPath(resourcePath(c.known().group, resource), object.Name)
 	return c.send(ctx, request, "delete", resource, subject, metav1.DeleteOptions{
-		TypeMeta:      metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"},
+		TypeMeta:      deleteOptions(),
 		Preconditions: &metav1.Preconditions{UID: &object.UID, ResourceVersion: &object.ResourceVersion},
 	}, nil)
+}
+
+// deleteOptions is the kind of the body of a deletion.
+func deleteOptions() metav1.TypeMeta {
+	return metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"}
 }
 
 // send makes one request, once: to obey an API server that says when to come again

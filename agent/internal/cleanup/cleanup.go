@@ -52,6 +52,8 @@ type Cluster interface {
 	PatchFelix(ctx context.Context, name string, patch []byte) error
 	// DeleteFelix deletes a FelixConfiguration, in the version that is given.
 	DeleteFelix(ctx context.Context, configuration *v3.FelixConfiguration) error
+	// DeletePod deletes a Pod.
+	DeletePod(ctx context.Context, namespace, name string) error
 }
 
 // Config says what to remove.
@@ -62,6 +64,9 @@ type Config struct {
 	ArmingLabels map[string]string
 	// Namespace and DaemonSet are where the agents run.
 	Namespace, DaemonSet string
+	// TestPod is a Pod in the same namespace that goes as well: Helm leaves that of
+	// helm test behind. Empty: there is none.
+	TestPod string
 	// Timeout is how long to try.
 	Timeout time.Duration
 }
@@ -84,18 +89,21 @@ func Run(ctx context.Context, cluster Cluster, config Config, out io.Writer) err
 	if err != nil {
 		return err
 	}
-	if !served {
+	if served {
+		if err := c.persist(ctx, "remove HostEndpoints", c.removeEndpoints); err != nil {
+			return err
+		}
+		if err := c.persist(ctx, "take back failsafe ports", c.restoreFailsafes); err != nil {
+			return err
+		}
+		c.say("no HostEndpoint and no failsafe ports of release %s are left", config.Release)
+	} else {
 		c.say("the API server does not serve Calico's objects, so there are none to remove")
+	}
+	if config.TestPod == "" {
 		return nil
 	}
-	if err := c.persist(ctx, "remove HostEndpoints", c.removeEndpoints); err != nil {
-		return err
-	}
-	if err := c.persist(ctx, "take back failsafe ports", c.restoreFailsafes); err != nil {
-		return err
-	}
-	c.say("done: no HostEndpoint and no failsafe ports of release %s are left", config.Release)
-	return nil
+	return c.persist(ctx, "remove the Pod of helm test", c.removeTestPod)
 }
 
 type cleaner struct {
@@ -180,6 +188,11 @@ func (c *cleaner) stopAgents(ctx context.Context) error {
 		case <-time.After(poll):
 		}
 	}
+}
+
+// removeTestPod removes the Pod that helm test has left, if it was run.
+func (c *cleaner) removeTestPod(ctx context.Context) error {
+	return c.did("removed Pod "+c.config.TestPod, c.cluster.DeletePod(ctx, c.config.Namespace, c.config.TestPod))
 }
 
 // removeEndpoints disarms every endpoint of the release and then removes it. It

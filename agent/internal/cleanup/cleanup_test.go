@@ -36,6 +36,7 @@ type fake struct {
 	served    bool
 	endpoints map[string]*v3.HostEndpoint
 	felix     map[string]*v3.FelixConfiguration
+	pod       bool // that helm test has left
 	writes    []string
 	// before is asked before each call and may fail it.
 	before func(call string) error
@@ -143,6 +144,19 @@ func (f *fake) DeleteFelix(_ context.Context, configuration *v3.FelixConfigurati
 	return deleted(f.felix, configuration.Name, configuration.ResourceVersion)
 }
 
+func (f *fake) DeletePod(_ context.Context, namespace, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("remove pod "+namespace+"/"+name, true); err != nil {
+		return err
+	}
+	if !f.pod {
+		return apierrors.NewNotFound(schema.GroupResource{}, name)
+	}
+	f.pod = false
+	return nil
+}
+
 func copies[T interface{ DeepCopy() T }](objects map[string]T) (all []T) {
 	for _, object := range objects {
 		all = append(all, object.DeepCopy())
@@ -203,7 +217,7 @@ func (f *fake) run(t *testing.T) (said string, err error) {
 	synctest.Test(t, func(t *testing.T) {
 		err = cleanup.Run(t.Context(), f, cleanup.Config{
 			Release: "fw", ArmingLabels: map[string]string{"host-endpoint": "ingress"},
-			Namespace: "ns", DaemonSet: "fw", Timeout: 4 * time.Minute,
+			Namespace: "ns", DaemonSet: "fw", TestPod: "fw-test", Timeout: 4 * time.Minute,
 		}, &out)
 	})
 	return out.String(), err
@@ -235,6 +249,7 @@ func TestEverythingOfTheReleaseGoesAndNothingElse(t *testing.T) {
 	f.narrowed(t, "n2", "fw", &v3.FelixConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "node.n2", ResourceVersion: "1"}, Spec: v3.FelixConfigurationSpec{LogSeverityScreen: "Debug"}})
 	f.narrowed(t, "n3", "other", nil)
 	f.felix["default"] = &v3.FelixConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	f.pod = true
 
 	said, err := f.run(t)
 	require.NoError(t, err, said)
@@ -247,14 +262,35 @@ func TestEverythingOfTheReleaseGoesAndNothingElse(t *testing.T) {
 	for _, words := range []string{
 		"stopping DaemonSet ns/fw, 1 pods left", "DaemonSet ns/fw is gone, and its pods",
 		"disarmed HostEndpoint n1\n", "removed HostEndpoint n1-eth0\n",
-		"removed FelixConfiguration node.n1\n", "put the failsafe ports of FelixConfiguration node.n2 back\n", "done: ",
+		"removed FelixConfiguration node.n1\n", "put the failsafe ports of FelixConfiguration node.n2 back\n", "no HostEndpoint and no failsafe ports of release fw are left\n",
+		"removed Pod fw-test\n",
 	} {
 		assert.Contains(t, said, words)
 	}
 
 	said, err = f.run(t)
 	require.NoError(t, err, "a second time")
-	assert.Equal(t, "DaemonSet ns/fw is not there, so no agents run\ndone: no HostEndpoint and no failsafe ports of release fw are left\n", said)
+	assert.Equal(t, "DaemonSet ns/fw is not there, so no agents run\nno HostEndpoint and no failsafe ports of release fw are left\n", said)
+}
+
+func TestThePodOfHelmTestKeepsNobodyFromBeingOpened(t *testing.T) {
+	f := newFake()
+	f.hep("n1", "fw", "host-endpoint=ingress")
+	f.before = func(call string) error {
+		if strings.HasPrefix(call, "remove pod") {
+			return errors.New("may not")
+		}
+		return nil
+	}
+	_, err := f.run(t)
+	require.ErrorContains(t, err, "cannot remove the Pod of helm test, and the time is over: may not")
+	assert.Empty(t, f.endpoints)
+
+	f = newFake()
+	f.served, f.pod = false, true
+	said, err := f.run(t)
+	require.NoError(t, err, said)
+	assert.False(t, f.pod, "it goes without Calico, too")
 }
 
 // A node that lost its endpoint would be a stranger to the nodes that are still
@@ -278,7 +314,7 @@ func TestNoEndpointGoesBeforeAllAreDisarmedAndAllAgentsStopped(t *testing.T) {
 	for _, write := range f.writes {
 		phases = append(phases, kind(write))
 	}
-	assert.Equal(t, []string{"stop", "patch", "delete", "delete felix"}, slices.Compact(phases))
+	assert.Equal(t, []string{"stop", "patch", "delete", "delete felix", "remove"}, slices.Compact(phases))
 }
 
 func TestOneThatCannotBeDisarmedKeepsAllTheOthers(t *testing.T) {

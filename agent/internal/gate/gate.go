@@ -32,12 +32,7 @@ type Want struct {
 // release, at the wanted revision and not about to be deleted. If not, why is a
 // clause that names every policy that is missing or stale.
 func Check(want Want, have []*v3.GlobalNetworkPolicy) (open bool, why string) {
-	revisions := make(map[string]string, len(have))
-	for _, policy := range have {
-		if policy.Labels[endpoint.ReleaseLabel] == want.Release && policy.DeletionTimestamp == nil {
-			revisions[policy.Name] = policy.Annotations[RevisionAnnotation]
-		}
-	}
+	revisions := Revisions(want.Release, have)
 	var missing, stale []string
 	for _, name := range want.Policies {
 		switch revision, ok := revisions[name]; {
@@ -55,6 +50,18 @@ func Check(want Want, have []*v3.GlobalNetworkPolicy) (open bool, why string) {
 		clauses = append(clauses, fmt.Sprintf("GlobalNetworkPolicies are not at revision %q: %s", want.Revision, strings.Join(stale, ", ")))
 	}
 	return len(clauses) == 0, strings.Join(clauses, "; ")
+}
+
+// Revisions returns the revisions of the release's policies by their names, without
+// those that are about to be deleted.
+func Revisions(release string, have []*v3.GlobalNetworkPolicy) map[string]string {
+	revisions := make(map[string]string, len(have))
+	for _, policy := range have {
+		if policy.Labels[endpoint.ReleaseLabel] == release && policy.DeletionTimestamp == nil {
+			revisions[policy.Name] = policy.Annotations[RevisionAnnotation]
+		}
+	}
+	return revisions
 }
 
 // Peers returns the names, sorted, of the Ready nodes that an armed endpoint

@@ -36,10 +36,15 @@ func TestArgumentsOfTheChartAreUnderstood(t *testing.T) {
 	}
 }
 
-func TestArgumentsOfTheChartsCleanupAreUnderstood(t *testing.T) {
-	for name, arguments := range rendered(t, "cleanup-args") {
-		require.Equal(t, "cleanup", arguments[0], name)
-		_, err := settings.ParseCleanup(arguments[1:], func(string) (string, bool) { return "", false })
-		assert.NoError(t, err, name)
+func TestArgumentsOfTheChartsCommandsAreUnderstood(t *testing.T) {
+	for command, parse := range map[string]func([]string, func(string) (string, bool)) (settings.Command, error){
+		"cleanup": settings.ParseCleanup,
+		"verify":  settings.ParseVerify,
+	} {
+		for name, arguments := range rendered(t, command+"-args") {
+			require.Equal(t, command, arguments[0], name)
+			_, err := parse(arguments[1:], func(string) (string, bool) { return "", false })
+			assert.NoError(t, err, "%s of %s", command, name)
+		}
 	}
 }

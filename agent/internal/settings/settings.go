@@ -168,6 +168,7 @@ func Help(program string) string {
 Usage:
   %[1]s [--name=value ...]   keep the endpoints, until SIGTERM
   %[1]s cleanup              remove what the agents of a release have made; see %[1]s cleanup --help
+  %[1]s verify               prove a release; see %[1]s verify --help
   %[1]s version              print the version
   %[1]s --help               print this text
 

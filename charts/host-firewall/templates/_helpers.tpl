@@ -120,6 +120,104 @@ Environment variables of the agent and of the cleanup beside their own settings;
 {{- end -}}
 
 {{/*
+What the agents and the test are told alike, as items of a list of arguments.
+*/}}
+{{- define "host-firewall.wantedArguments" -}}
+{{- $policies := list -}}
+{{- range include "host-firewall.policies" . | fromYamlArray -}}
+{{- $policies = append $policies .name -}}
+{{- end -}}
+- {{ printf "--release=%s" (include "host-firewall.fullname" .) | quote }}
+- {{ printf "--mode=%s" (include "host-firewall.mode" .) | quote }}
+- {{ printf "--policies=%s" (join "," $policies) | quote }}
+- {{ printf "--policy-revision=%s" (include "host-firewall.revision" .) | quote }}
+- {{ printf "--api-group=%s" (include "host-firewall.apiGroup" .) | quote }}
+- {{ printf "--arming-labels=%s" (include "host-firewall.armingLabels" .) | quote }}
+{{- end -}}
+
+{{/*
+The spec of a pod that runs one command of the agent's program. Takes a dict of root, command, account (its service account) and
+arguments, items of a list.
+*/}}
+{{- define "host-firewall.commandPod" -}}
+{{- $agent := .root.Values.agent -}}
+restartPolicy: Never
+{{- with $agent.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+serviceAccountName: {{ .account | quote }}
+automountServiceAccountToken: true
+{{- with $agent.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+# It runs where an agent runs, for the same reasons: the way to the API server that agents have is one that is open.
+hostNetwork: true
+dnsPolicy: Default
+enableServiceLinks: false
+terminationGracePeriodSeconds: 10
+{{- with $agent.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $agent.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+tolerations:
+  - operator: Exists
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ int64 $agent.runAsUser }}
+  runAsGroup: {{ int64 $agent.runAsUser }}
+  seccompProfile:
+    type: RuntimeDefault
+containers:
+  - name: {{ .command }}
+    image: {{ include "host-firewall.image" .root | quote }}
+    imagePullPolicy: {{ $agent.image.pullPolicy }}
+    args:
+      - {{ .command }}
+      {{- .arguments | nindent 6 }}
+      - {{ printf "--namespace=%s" .root.Release.Namespace | quote }}
+      - {{ printf "--daemonset=%s" (include "host-firewall.fullname" .root) | quote }}
+      - {{ printf "--log-level=%s" $agent.log.level | quote }}
+      - {{ printf "--log-format=%s" $agent.log.format | quote }}
+    {{- with include "host-firewall.environment" .root | trim }}
+    env:
+      {{- nindent 6 . }}
+    {{- end }}
+    {{- with $agent.resources }}
+    resources:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    securityContext:
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: true
+      capabilities:
+        drop:
+          - ALL
+{{- end -}}
+
+{{/*
+Labels of such a pod: not those that the DaemonSet selects its pods by. Takes a dict of root and command.
+*/}}
+{{- define "host-firewall.commandLabels" -}}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
+app.kubernetes.io/component: {{ .command }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/*
+The name of everything that belongs to helm test.
+*/}}
+{{- define "host-firewall.testName" -}}
+{{- include "host-firewall.fullname" . -}}-test
+{{- end -}}
+
+{{/*
 The name of everything that belongs to the uninstall hook.
 */}}
 {{- define "host-firewall.cleanupName" -}}

@@ -3,28 +3,31 @@ package calico_test
 import (
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/http"
 	"testing"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
+	"github.com/host-firewall/host-firewall/agent/internal/verify"
 )
 
 const daemonSet = "/apis/apps/v1/namespaces/ns/daemonsets/fw"
 
-func newCleaner(t *testing.T, server *apiServer, group string) *calico.Cleaner {
+func newDirect(t *testing.T, server *apiServer, group string) *calico.Direct {
 	t.Helper()
-	c, err := calico.NewCleaner(&rest.Config{Host: server.URL}, calico.Options{Release: "fw", APIGroup: group, Log: slog.New(slog.DiscardHandler)})
+	c, err := calico.NewDirect(&rest.Config{Host: server.URL}, calico.Options{Release: "fw", APIGroup: group, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	return c
 }
 
-func TestCleanerFindsOutWhetherThereIsCalico(t *testing.T) {
+func TestCommandFindsOutWhetherThereIsCalico(t *testing.T) {
 	all := resources("hostendpoints", "globalnetworkpolicies")
 	for name, test := range map[string]struct {
 		group string
@@ -43,7 +46,7 @@ func TestCleanerFindsOutWhetherThereIsCalico(t *testing.T) {
 			for what, answer := range test.on {
 				server.on(what, answer)
 			}
-			served, err := newCleaner(t, server, test.group).Served(t.Context())
+			served, err := newDirect(t, server, test.group).Served(t.Context())
 			assert.Equal(t, test.want, served)
 			if test.words == "" {
 				assert.NoError(t, err)
@@ -56,7 +59,7 @@ func TestCleanerFindsOutWhetherThereIsCalico(t *testing.T) {
 
 func TestDaemonSetIsDeletedOnceAndWatchedUntilItsPodsAreGone(t *testing.T) {
 	server := newAPIServer(t)
-	c := newCleaner(t, server, calico.GroupCRD)
+	c := newDirect(t, server, calico.GroupCRD)
 	metadata := map[string]any{"name": "fw", "uid": "u1"}
 	set := map[string]any{"metadata": metadata, "status": map[string]any{"currentNumberScheduled": 3}}
 	server.on("GET "+daemonSet, object(200, set))
@@ -86,7 +89,7 @@ func TestDaemonSetIsDeletedOnceAndWatchedUntilItsPodsAreGone(t *testing.T) {
 
 func TestDaemonSetThatMayNotBeDeletedIsAnError(t *testing.T) {
 	server := newAPIServer(t)
-	c := newCleaner(t, server, calico.GroupCRD)
+	c := newDirect(t, server, calico.GroupCRD)
 	server.on("GET "+daemonSet, failure(403, metav1.StatusReasonForbidden))
 	there, _, err := c.StopDaemonSet(t.Context(), "ns", "fw")
 	assert.True(t, there)
@@ -98,11 +101,11 @@ func TestDaemonSetThatMayNotBeDeletedIsAnError(t *testing.T) {
 	assert.ErrorContains(t, err, "delete DaemonSet ns/fw: ")
 }
 
-func TestCleanerReadsTheNewestAndDeletesWhatItHasRead(t *testing.T) {
+func TestCommandReadsTheNewestAndDeletesWhatItHasRead(t *testing.T) {
 	for _, group := range []string{calico.GroupV3, calico.GroupCRD} {
 		t.Run(group, func(t *testing.T) {
 			server := newAPIServer(t)
-			c := newCleaner(t, server, group)
+			c := newDirect(t, server, group)
 			server.on("GET /apis/"+group, resources("hostendpoints", "globalnetworkpolicies"))
 			served, err := c.Served(t.Context())
 			require.NoError(t, err)
@@ -130,4 +133,73 @@ func TestCleanerReadsTheNewestAndDeletesWhatItHasRead(t *testing.T) {
 			assert.Empty(t, configurations)
 		})
 	}
+}
+
+func TestRolloutIsReadFromTheDaemonSetAndItsPods(t *testing.T) {
+	server := newAPIServer(t)
+	d := newDirect(t, server, calico.GroupCRD)
+	_, err := d.Rollout(t.Context(), "ns", "fw")
+	require.ErrorContains(t, err, "DaemonSet ns/fw is not there")
+
+	set := map[string]any{
+		"metadata": map[string]any{"name": "fw", "generation": 4},
+		"spec":     map[string]any{"selector": map[string]any{"matchLabels": map[string]any{"app": "fw", "of": "a"}}},
+		"status":   map[string]any{"observedGeneration": 3, "desiredNumberScheduled": 3, "updatedNumberScheduled": 2},
+	}
+	server.on("GET "+daemonSet, object(200, set))
+	pod := func(name, node, ready string, more map[string]any) map[string]any {
+		metadata := map[string]any{"name": name}
+		maps.Copy(metadata, more)
+		return map[string]any{
+			"metadata": metadata, "spec": map[string]any{"nodeName": node},
+			"status": map[string]any{"conditions": []any{map[string]any{"type": "PodScheduled", "status": "True"}, map[string]any{"type": "Ready", "status": ready}}},
+		}
+	}
+	const podsOf = "/api/v1/namespaces/ns/pods"
+	server.on("GET "+podsOf, list("v1", "PodList",
+		pod("p1", "n1", "True", nil), pod("p2", "n2", "False", nil), pod("p3", "", "False", nil),
+		pod("p0", "n1", "True", map[string]any{"deletionTimestamp": "2026-01-01T00:00:00Z"})))
+	rollout, err := d.Rollout(t.Context(), "ns", "fw")
+	require.NoError(t, err)
+	want := verify.Rollout{Wanted: 3, Agents: []verify.Agent{{Node: "n1", Pod: "p1", Ready: true}, {Node: "n2", Pod: "p2"}}}
+	assert.Equal(t, want, rollout, "what the controller has not seen yet nobody has")
+	assert.Equal(t, "labelSelector=app%3Dfw%2Cof%3Da", server.asked("GET " + podsOf)[0].query)
+
+	set["status"].(map[string]any)["observedGeneration"] = 4
+	rollout, err = d.Rollout(t.Context(), "ns", "fw")
+	require.NoError(t, err)
+	want.Updated = 2
+	assert.Equal(t, want, rollout)
+
+	server.on("GET "+podsOf, failure(403, metav1.StatusReasonForbidden))
+	_, err = d.Rollout(t.Context(), "ns", "fw")
+	require.ErrorContains(t, err, "list pods: ")
+}
+
+func TestNodesAndPoliciesOfTheReleaseAreRead(t *testing.T) {
+	server := newAPIServer(t)
+	d := newDirect(t, server, calico.GroupV3)
+	server.on("GET /apis/"+calico.GroupV3, resources("hostendpoints", "globalnetworkpolicies"))
+	_, err := d.Served(t.Context())
+	require.NoError(t, err)
+	server.on("GET /api/v1/nodes", list("v1", "NodeList", map[string]any{"metadata": map[string]any{"name": "n1"}}, map[string]any{"metadata": map[string]any{"name": "n2"}}))
+	nodes, err := d.Nodes(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []string{"n1", "n2"}, nodes)
+
+	const where = "/apis/" + calico.GroupV3 + "/globalnetworkpolicies"
+	server.on("GET "+where, list(calico.GroupV3, "GlobalNetworkPolicyList", v3.GlobalNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "fw-ssh"}}))
+	policies, err := d.Policies(t.Context())
+	require.NoError(t, err)
+	require.Len(t, policies, 1)
+	assert.Equal(t, "fw-ssh", policies[0].Name)
+	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%3Dfw", server.asked("GET " + where)[0].query)
+}
+
+func TestPodIsDeletedByItsName(t *testing.T) {
+	server := newAPIServer(t)
+	d := newDirect(t, server, calico.GroupCRD)
+	assert.True(t, apierrors.IsNotFound(d.DeletePod(t.Context(), "ns", "fw-test")))
+	server.on("DELETE /api/v1/namespaces/ns/pods/fw-test", object(200, metav1.Status{}))
+	require.NoError(t, d.DeletePod(t.Context(), "ns", "fw-test"))
 }

@@ -1,0 +1,100 @@
+package settings_test
+
+import (
+	"flag"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
+)
+
+func TestCleanupIsToldByFlagOrVariable(t *testing.T) {
+	environment := map[string]string{
+		"HOST_FIREWALL_NAMESPACE": "kube-system",
+		"HOST_FIREWALL_DAEMONSET": "other",
+		"HOST_FIREWALL_LOG_LEVEL": "debug",
+	}
+	c, err := settings.ParseCleanup([]string{"--release=fw", "--daemonset=fw", "--test-pod=fw-test", "--timeout=90s", "--arming-labels=a=b,c="},
+		func(name string) (string, bool) { value, ok := environment[name]; return value, ok })
+	require.NoError(t, err)
+	assert.Equal(t, "fw", c.Release)
+	assert.Equal(t, "kube-system", c.Namespace)
+	assert.Equal(t, "fw", c.DaemonSet, "the flag wins")
+	assert.Equal(t, "fw-test", c.TestPod)
+	assert.Equal(t, 90*time.Second, c.Timeout)
+	assert.Equal(t, map[string]string{"a": "b", "c": ""}, c.ArmingLabels)
+	assert.Equal(t, slog.LevelDebug, c.LogLevel)
+	assert.Equal(t, "[release=fw namespace=kube-system daemonset=fw test-pod=fw-test arming-labels=a=b,c= api-group= kubeconfig= timeout=1m30s log-level=debug log-format=text]",
+		strings.ReplaceAll(c.LogValue().String(), "=90s", "=1m30s"))
+}
+
+func TestCleanupReportsEverythingBadAtOnce(t *testing.T) {
+	_, err := settings.ParseCleanup([]string{"--timeout=soon", "--test-pod=A", "--node-name=n1", "now"}, func(string) (string, bool) { return "", false })
+	for _, words := range []string{
+		"--release (HOST_FIREWALL_RELEASE): is required",
+		"--namespace (HOST_FIREWALL_NAMESPACE): is required",
+		"--daemonset (HOST_FIREWALL_DAEMONSET): is required",
+		`--test-pod (HOST_FIREWALL_TEST_POD): "A" is not the name of a Pod`,
+		`--timeout (HOST_FIREWALL_TIMEOUT): "soon" is no time`,
+		"not defined: -node-name",
+		`argument "now" is not understood`,
+	} {
+		assert.ErrorContains(t, err, words)
+	}
+}
+
+func TestCleanupHelpNamesEverySetting(t *testing.T) {
+	_, err := settings.ParseCleanup([]string{"--help"}, func(string) (string, bool) { return "", false })
+	require.ErrorIs(t, err, flag.ErrHelp)
+	help := settings.CleanupHelp("agent")
+	for _, words := range []string{"agent cleanup", "--release", "HOST_FIREWALL_NAMESPACE", "--daemonset", "--arming-labels", "--timeout", "default: 4m"} {
+		assert.Contains(t, help, words)
+	}
+	assert.NotContains(t, help, "--node-name")
+}
+
+func TestVerifyIsToldByFlagOrVariable(t *testing.T) {
+	environment := map[string]string{"HOST_FIREWALL_POLICIES": "fw-ssh,fw-drop", "HOST_FIREWALL_MODE": "off"}
+	c, err := settings.ParseVerify([]string{"--release=fw", "--namespace=ns", "--daemonset=fw", "--policy-revision=r1"},
+		func(name string) (string, bool) { value, ok := environment[name]; return value, ok })
+	require.NoError(t, err)
+	assert.Equal(t, "fw", c.Release)
+	assert.Equal(t, []string{"fw-ssh", "fw-drop"}, c.Policies)
+	assert.Equal(t, "r1", c.PolicyRevision)
+	assert.Equal(t, settings.ModeOff, c.Mode)
+	assert.Equal(t, map[string]string{"host-endpoint": "ingress"}, c.ArmingLabels)
+	assert.Equal(t, "ns", c.Namespace)
+	assert.Equal(t, "fw", c.DaemonSet)
+	assert.Equal(t, time.Minute, c.Timeout)
+}
+
+func TestVerifyReportsEverythingBadAtOnce(t *testing.T) {
+	_, err := settings.ParseVerify([]string{"--timeout=1ms", "--mode=on", "--test-pod=fw"}, func(string) (string, bool) { return "", false })
+	for _, words := range []string{
+		"--release (HOST_FIREWALL_RELEASE): is required",
+		"--mode (HOST_FIREWALL_MODE): ",
+		"--policies (HOST_FIREWALL_POLICIES): is required",
+		"--policy-revision (HOST_FIREWALL_POLICY_REVISION): is required",
+		"--namespace (HOST_FIREWALL_NAMESPACE): is required",
+		"--daemonset (HOST_FIREWALL_DAEMONSET): is required",
+		`--timeout (HOST_FIREWALL_TIMEOUT): "1ms" is no time of at least a second: write for example 1m`,
+		"not defined: -test-pod",
+	} {
+		assert.ErrorContains(t, err, words)
+	}
+}
+
+func TestVerifyHelpNamesEverySetting(t *testing.T) {
+	_, err := settings.ParseVerify([]string{"--help"}, func(string) (string, bool) { return "", false })
+	require.ErrorIs(t, err, flag.ErrHelp)
+	help := settings.VerifyHelp("agent")
+	for _, words := range []string{"agent verify", "--release", "--mode", "--policies", "--policy-revision", "HOST_FIREWALL_NAMESPACE", "--daemonset", "--timeout", "default: 1m"} {
+		assert.Contains(t, help, words)
+	}
+	assert.NotContains(t, help, "--node-name")
+}

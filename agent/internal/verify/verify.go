@@ -1,0 +1,111 @@
+// Package verify proves a release: it looks at what is in the cluster until that
+// is what the values ask for, or says what is not.
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+)
+
+// poll is how often the cluster is looked at while something is not as it should
+// be.
+const poll = 2 * time.Second
+
+// Cluster is what the package needs of the API server.
+type Cluster interface {
+	// Served tells whether Calico's API is there at all.
+	Served(ctx context.Context) (bool, error)
+	// Rollout returns how far the agents of a DaemonSet are. Its absence is an error.
+	Rollout(ctx context.Context, namespace, daemonSet string) (Rollout, error)
+	// Nodes returns the names of all Nodes.
+	Nodes(ctx context.Context) ([]string, error)
+	// Endpoints returns all HostEndpoints, whosever they are.
+	Endpoints(ctx context.Context) ([]*v3.HostEndpoint, error)
+	// Policies returns the policies of the release.
+	Policies(ctx context.Context) ([]*v3.GlobalNetworkPolicy, error)
+}
+
+// Rollout is how far the agents are.
+type Rollout struct {
+	// Wanted is how many nodes are to have an agent, and Updated how many have the
+	// present one.
+	Wanted, Updated int
+	// Agents are those that have a node and are not about to end.
+	Agents []Agent
+}
+
+// Agent is one pod of the DaemonSet.
+type Agent struct {
+	// Node is where it runs.
+	Node string
+	// Pod is its name.
+	Pod string
+	// Ready tells that the agent itself finds everything as it should be.
+	Ready bool
+}
+
+// Config says where to look, for what, and for how long.
+type Config struct {
+	Want
+	// Namespace and DaemonSet are where the agents run.
+	Namespace, DaemonSet string
+	// Timeout is how long to wait for what is not there yet.
+	Timeout time.Duration
+}
+
+// Run looks at the release until it is as it should be, or the time is over, and
+// prints what it saw last. The error says that the release is not proven.
+func Run(ctx context.Context, cluster Cluster, config Config, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, config.Timeout)
+	defer cancel()
+	var last report
+	var broken error
+	for {
+		seen, err := look(ctx, cluster, config)
+		switch {
+		case err == nil:
+			last, broken = judge(config.Want, seen), nil
+			if len(last.problems) == 0 {
+				return last.print(out)
+			}
+		case ctx.Err() == nil || broken == nil:
+			// What comes of the end of the time says less.
+			broken = err
+		}
+		select {
+		case <-ctx.Done():
+			if broken != nil {
+				return fmt.Errorf("cannot look at release %s: %w", config.Release, broken)
+			}
+			return errors.Join(last.print(out), fmt.Errorf("release %s is not as it should be", config.Release))
+		case <-time.After(poll):
+		}
+	}
+}
+
+// look reads everything once.
+func look(ctx context.Context, cluster Cluster, config Config) (s seen, err error) {
+	served, err := cluster.Served(ctx)
+	if err != nil {
+		return s, err
+	}
+	if !served {
+		return s, errors.New("the API server does not serve Calico's objects: install Calico or its CRDs")
+	}
+	if s.Rollout, err = cluster.Rollout(ctx, config.Namespace, config.DaemonSet); err != nil {
+		return s, err
+	}
+	if s.nodes, err = cluster.Nodes(ctx); err != nil {
+		return s, err
+	}
+	if s.endpoints, err = cluster.Endpoints(ctx); err != nil {
+		return s, err
+	}
+	s.policies, err = cluster.Policies(ctx)
+	return s, err
+}

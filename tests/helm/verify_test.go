@@ -1,0 +1,147 @@
+package helm_test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"helm.sh/helm/v3/pkg/release"
+)
+
+// testPod returns the Pod of helm test.
+func (r *rendered) testPod(t testing.TB) *corev1.Pod {
+	t.Helper()
+	require.Len(t, r.testHooks, 1, "helm test --logs looks for a log of each hook")
+	pod, isPod := r.testHooks[0].object.(*corev1.Pod)
+	require.True(t, isPod)
+	return pod
+}
+
+func TestHelmTestIsWholeObjects(t *testing.T) {
+	for _, group := range []string{apiV3, apiV1} {
+		for _, names := range []struct{ release, namespace, id string }{
+			{"host-firewall", "host-firewall", "host-firewall"},
+			{"edge.eu", "kube-system", "edge-eu-host-firewall"},
+		} {
+			t.Run(group+"/"+names.release, func(t *testing.T) {
+				r := render(t, setting{release: names.release, namespace: names.namespace, served: clusterServing(group)})
+				require.Equal(t, wantTesting(names.release, names.namespace, names.id, group), r.testing)
+
+				id := names.id + "-test"
+				want := &corev1.Pod{
+					TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+					ObjectMeta: metav1.ObjectMeta{
+						Name: id, Namespace: names.namespace,
+						Labels: map[string]string{"app.kubernetes.io/instance": names.release, "app.kubernetes.io/component": "verify"},
+						Annotations: map[string]string{
+							"helm.sh/hook":                   "test",
+							"helm.sh/hook-delete-policy":     "before-hook-creation",
+							"helm.sh/hook-output-log-policy": "hook-failed",
+						},
+					},
+					// It runs as and where the cleanup runs.
+					Spec: *r.cleanup(t).Spec.Template.Spec.DeepCopy(),
+				}
+				want.Spec.ActiveDeadlineSeconds = pointer[int64](120)
+				want.Spec.ServiceAccountName = id
+				want.Spec.Containers[0].Name = "verify"
+				want.Spec.Containers[0].Args = []string{
+					"verify", "--release=" + names.id, "--mode=enforce", "--policies=" + strings.Join(r.policyNames(), ","),
+					"--policy-revision=" + r.policies[0].Annotations["host-firewall.io/revision"], "--api-group=" + group,
+					"--arming-labels=host-endpoint=ingress", "--namespace=" + names.namespace, "--daemonset=" + names.id,
+					"--log-level=info", "--log-format=text",
+				}
+				require.Equal(t, want, r.testPod(t))
+			})
+		}
+	}
+}
+
+// wantTesting is what belongs to the release for helm test, in the order in which Helm writes it.
+func wantTesting(releaseName, namespace, id, group string) []runtime.Object {
+	const rbac = "rbac.authorization.k8s.io"
+	name, apiGroup := id+"-test", strings.Split(group, "/")[0]
+	meta := func(namespace string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: objectLabels(releaseName, id)}
+	}
+	kind := func(kind string) metav1.TypeMeta { return metav1.TypeMeta{APIVersion: rbac + "/v1", Kind: kind} }
+	account := []rbacv1.Subject{{Kind: "ServiceAccount", Name: name, Namespace: namespace}}
+	rules := []rbacv1.PolicyRule{{APIGroups: []string{apiGroup}, Resources: []string{"hostendpoints", "globalnetworkpolicies"}, Verbs: []string{"list"}}}
+	if group == apiV3 {
+		rules = append(rules,
+			rbacv1.PolicyRule{APIGroups: []string{apiGroup}, Resources: []string{"tiers"}, Verbs: []string{"get"}},
+			rbacv1.PolicyRule{APIGroups: []string{apiGroup}, Resources: []string{"tier.globalnetworkpolicies"}, Verbs: []string{"list"}})
+	}
+	rules = append(rules, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list"}})
+	return []runtime.Object{
+		&corev1.ServiceAccount{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: meta(namespace), AutomountServiceAccountToken: pointer(false)},
+		&rbacv1.ClusterRole{TypeMeta: kind("ClusterRole"), ObjectMeta: meta(""), Rules: rules},
+		&rbacv1.ClusterRoleBinding{TypeMeta: kind("ClusterRoleBinding"), ObjectMeta: meta(""), Subjects: account,
+			RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "ClusterRole", Name: name}},
+		&rbacv1.Role{TypeMeta: kind("Role"), ObjectMeta: meta(namespace), Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, ResourceNames: []string{id}, Verbs: []string{"get"}},
+			{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}},
+		}},
+		&rbacv1.RoleBinding{TypeMeta: kind("RoleBinding"), ObjectMeta: meta(namespace), Subjects: account,
+			RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "Role", Name: name}},
+	}
+}
+
+// The cleanup removes the Pod. Where there is no cleanup, nothing may be left that nobody removes.
+func TestPodOfHelmTestGoesAtOnceWhereThereIsNoCleanup(t *testing.T) {
+	r := render(t, setting{values: `cleanup: {enabled: false}`})
+	require.Equal(t, "test", r.testPod(t).Annotations["helm.sh/hook"])
+	require.Equal(t, []release.HookDeletePolicy{release.HookBeforeHookCreation, release.HookSucceeded, release.HookFailed}, r.testHooks[0].DeletePolicies)
+	require.Equal(t, []release.HookOutputLogPolicy{release.HookOutputOnSucceeded, release.HookOutputOnFailed}, r.testHooks[0].OutputLogPolicies)
+}
+
+func TestPodOfHelmTestIsNoPodOfTheDaemonSet(t *testing.T) {
+	for name, values := range ciFiles(t) {
+		r := render(t, setting{values: values})
+		selector, err := metav1.LabelSelectorAsSelector(r.daemonSet(t).Spec.Selector)
+		require.NoError(t, err)
+		require.False(t, selector.Matches(labels.Set(r.testPod(t).Labels)), name)
+	}
+}
+
+// What the test asks for is what the agents were told.
+func TestHelmTestIsToldWhatTheAgentsAreTold(t *testing.T) {
+	for name, values := range ciFiles(t) {
+		r := render(t, setting{values: values})
+		arguments := r.testPod(t).Spec.Containers[0].Args
+		for _, given := range r.container(t).Args {
+			flag, _, _ := strings.Cut(given, "=")
+			for _, shared := range []string{"--release", "--mode", "--policies", "--policy-revision", "--api-group", "--arming-labels"} {
+				if flag == shared {
+					require.Contains(t, arguments, given, name)
+				}
+			}
+		}
+	}
+}
+
+func TestRightsOfHelmTestCanBeBroughtAlong(t *testing.T) {
+	r := render(t, setting{values: `rbac: {create: false}`})
+	require.Len(t, r.testing, 1, "its rights are somebody else's")
+	require.IsType(t, &corev1.ServiceAccount{}, r.testing[0])
+	require.Equal(t, "host-firewall-test", r.testPod(t).Spec.ServiceAccountName)
+}
+
+// See TestRenderedArgumentsAreTheOnesTheAgentIsTestedWith.
+func TestRenderedArgumentsOfHelmTestAreTheOnesItIsTestedWith(t *testing.T) {
+	files := ciFiles(t)
+	for name, values := range files {
+		compareWithFile(t, filepath.Join("testdata", "verify-args", name+".txt"),
+			strings.Join(render(t, setting{values: values}).testPod(t).Spec.Containers[0].Args, "\n")+"\n")
+	}
+	kept, err := filepath.Glob(filepath.Join("testdata", "verify-args", "*.txt"))
+	require.NoError(t, err)
+	require.Len(t, kept, len(files), "a file is left over from a values file that is gone")
+}
