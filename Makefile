@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 export GOFLAGS += -buildvcs=false
 
-CLUSTER := go run ./tests/cluster/cmd/cluster
+RUN     := go run ./tests/cluster/cmd/cluster
 VERSION ?= dev
 ARCH    ?= $(shell go env GOARCH)
 
@@ -24,6 +24,7 @@ lint: ## formatting, vet, static checks
 	@test -z "$$(gofmt -l agent tests)" || { echo "not formatted:"; gofmt -l agent tests; exit 1; }
 	go vet ./...
 	go tool -modfile=tools/go.mod staticcheck ./...
+	go tool -modfile=tools/go.mod actionlint .github/workflows/*.yml
 
 .PHONY: unit
 unit: compiler ## tests that need neither root nor a cluster; those of concurrent code with the race detector
@@ -38,7 +39,7 @@ compiler:
 	  apt-get update >/dev/null && apt-get install --yes --no-install-recommends gcc libc6-dev >/dev/null; }
 
 .PHONY: e2e
-e2e: ## packets and lifecycle on a real cluster that is started for it (root)
+e2e: ## packets and lifecycle on a real cluster that is started for it (root; CLUSTER=kind: in Docker containers)
 	go test -count=1 -timeout=60m -v ./tests/kind/...
 
 .PHONY: bench
@@ -51,12 +52,20 @@ image: ## build the agent's image as dist/host-firewall-agent-$(ARCH).tar (ARCH=
 
 .PHONY: cluster-up
 cluster-up: ## start the test cluster (root); KUBECONFIG=.cluster/kubeconfig (CALICO_API=v3: with Calico's aggregated API server)
-	@$(CLUSTER) up $(if $(CALICO_API),--calico-api)
+	@$(RUN) up $(if $(CALICO_API),--calico-api)
 
 .PHONY: cluster-status
 cluster-status: ## show the test cluster's hosts and nodes
-	@$(CLUSTER) status
+	@$(RUN) status
 
 .PHONY: cluster-down
 cluster-down: ## remove the test cluster, also one that was cut off
-	@$(CLUSTER) down
+	@$(RUN) down
+
+.PHONY: kind-up
+kind-up: ## start a cluster of the kind project with Calico (root, docker, kind, kubectl; KUBERNETES_VERSION=, CALICO_VERSION=)
+	@go run ./tests/cluster/cmd/kind up
+
+.PHONY: kind-down
+kind-down: ## remove the cluster of kind-up
+	@go run ./tests/cluster/cmd/kind down

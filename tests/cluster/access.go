@@ -3,14 +3,24 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/host-firewall/host-firewall/tests/cluster/host"
 )
 
 // Access is a way to a cluster's API server with every right: the path of a kubeconfig, for use on the machine.
@@ -83,4 +93,93 @@ func (a Access) WatchReady(ctx context.Context) (stop func() []string, err error
 		group.Wait()
 		return unready
 	}, nil
+}
+
+// WaitNodeReady waits until a node has registered and is Ready.
+func (a Access) WaitNodeReady(ctx context.Context, name string) error {
+	return Poll(ctx, 2*time.Minute, "Node "+name+" to be Ready", func(ctx context.Context) error {
+		n, err := a.Node(ctx, name)
+		if err != nil {
+			return err
+		}
+		return NodeReady(n)
+	})
+}
+
+// NodeReady returns nil if the node's Ready condition is true, else what the node says.
+func NodeReady(n *corev1.Node) error {
+	for _, cond := range n.Status.Conditions {
+		if cond.Type == corev1.NodeReady {
+			if cond.Status == corev1.ConditionTrue {
+				return nil
+			}
+			return fmt.Errorf("node %s is not ready: %s", n.Name, cond.Message)
+		}
+	}
+	return fmt.Errorf("node %s has not reported yet", n.Name)
+}
+
+// FelixReady returns nil if the Felix on a node has programmed it, else what it says.
+func FelixReady(ctx context.Context, h *host.Host) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9099/readiness", nil)
+	if err != nil {
+		return err
+	}
+	response, err := h.HTTPClient().Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode >= http.StatusMultipleChoices {
+		body, _ := io.ReadAll(response.Body)
+		return fmt.Errorf("felix answers %s: %s", response.Status, body)
+	}
+	return nil
+}
+
+// DeleteNode deletes the Node and the pods of a machine that is gone. Kubernetes would find out about it, and send
+// connections to the pods, for another minute.
+func (a Access) DeleteNode(ctx context.Context, name string) error {
+	client, err := a.Client()
+	if err != nil {
+		return err
+	}
+	if err := client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		return fmt.Errorf("delete node: %w", err)
+	}
+	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx,
+		metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", name).String()})
+	if err != nil {
+		return fmt.Errorf("list the node's pods: %w", err)
+	}
+	for _, p := range pods.Items {
+		err := client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("delete the node's pod: %w", err)
+		}
+	}
+	return nil
+}
+
+// CollectRules writes the rules that the kernel of each node has into the node's folder below dir.
+func CollectRules(ctx context.Context, c interface {
+	Nodes() []Member
+	Command(ctx context.Context, hostName, name string, args ...string) (*exec.Cmd, error)
+}, dir string) error {
+	for _, m := range c.Nodes() {
+		for _, list := range []string{"iptables-nft-save", "ip6tables-nft-save"} {
+			cmd, err := c.Command(ctx, m.Name, list)
+			if err != nil {
+				return err
+			}
+			rules, err := cmd.Output()
+			if err != nil {
+				return fmt.Errorf("list rules of %s: %w", m.Name, err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, m.Name, list), rules, 0o644); err != nil {
+				return fmt.Errorf("collect rules: %w", err)
+			}
+		}
+	}
+	return nil
 }

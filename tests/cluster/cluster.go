@@ -16,7 +16,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,10 +24,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -347,20 +343,14 @@ func Poll(ctx context.Context, limit time.Duration, what string, check func(cont
 
 // WaitNode waits until a node has registered, is Ready, and its Felix has programmed it.
 func (c *Cluster) WaitNode(ctx context.Context, m Member) error {
-	client, err := c.Client()
-	if err != nil {
-		return err
-	}
-	if err := Poll(ctx, 2*time.Minute, "Node "+m.Name+" to be Ready", func(ctx context.Context) error {
-		n, err := client.CoreV1().Nodes().Get(ctx, m.Name, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		return NodeReady(n)
-	}); err != nil {
+	if err := c.WaitNodeReady(ctx, m.Name); err != nil {
 		return err
 	}
 	if m.Role == ControlPlane {
+		client, err := c.Client()
+		if err != nil {
+			return err
+		}
 		// What a kubelet may not say of itself, kubeadm says for it.
 		patch := []byte(`{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":""}}}`)
 		if _, err := client.CoreV1().Nodes().Patch(ctx, m.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
@@ -368,42 +358,12 @@ func (c *Cluster) WaitNode(ctx context.Context, m Member) error {
 		}
 	}
 	return Poll(ctx, 2*time.Minute, "Felix on "+m.Name+" to be ready", func(ctx context.Context) error {
-		return c.felixReady(ctx, m.Name)
-	})
-}
-
-// NodeReady returns nil if the node's Ready condition is true, else what the node says.
-func NodeReady(n *corev1.Node) error {
-	for _, cond := range n.Status.Conditions {
-		if cond.Type == corev1.NodeReady {
-			if cond.Status == corev1.ConditionTrue {
-				return nil
-			}
-			return fmt.Errorf("node %s is not ready: %s", n.Name, cond.Message)
+		h, err := c.Host(m.Name)
+		if err != nil {
+			return err
 		}
-	}
-	return fmt.Errorf("node %s has not reported yet", n.Name)
-}
-
-func (c *Cluster) felixReady(ctx context.Context, node string) error {
-	h, err := c.Host(node)
-	if err != nil {
-		return err
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9099/readiness", nil)
-	if err != nil {
-		return err
-	}
-	response, err := h.HTTPClient().Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode >= http.StatusMultipleChoices {
-		body, _ := io.ReadAll(response.Body)
-		return fmt.Errorf("felix answers %s: %s", response.Status, body)
-	}
-	return nil
+		return FelixReady(ctx, h)
+	})
 }
 
 // Open returns the running cluster of a checkout.
@@ -518,22 +478,7 @@ func (c *Cluster) Collect(ctx context.Context, dir string) error {
 	if err := os.CopyFS(dir, os.DirFS(c.Logs())); err != nil {
 		return fmt.Errorf("collect logs: %w", err)
 	}
-	for _, m := range c.Nodes() {
-		for _, list := range []string{"iptables-nft-save", "ip6tables-nft-save"} {
-			cmd, err := c.Command(ctx, m.Name, list)
-			if err != nil {
-				return err
-			}
-			rules, err := cmd.Output()
-			if err != nil {
-				return fmt.Errorf("list rules of %s: %w", m.Name, err)
-			}
-			if err := os.WriteFile(filepath.Join(dir, m.Name, list), rules, 0o644); err != nil {
-				return fmt.Errorf("collect rules: %w", err)
-			}
-		}
-	}
-	return nil
+	return CollectRules(ctx, c, dir)
 }
 
 // Members are the nodes and outsiders, in the order in which they came.
@@ -610,23 +555,8 @@ func (c *Cluster) RemoveNode(ctx context.Context, name string) error {
 	if err := h.Kill(); err != nil {
 		return err
 	}
-	client, err := c.Client()
-	if err != nil {
+	if err := c.DeleteNode(ctx, name); err != nil {
 		return err
-	}
-	if err := client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
-		return fmt.Errorf("delete node: %w", err)
-	}
-	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx,
-		metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", name).String()})
-	if err != nil {
-		return fmt.Errorf("list the node's pods: %w", err)
-	}
-	for _, p := range pods.Items {
-		err := client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)})
-		if err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("delete the node's pod: %w", err)
-		}
 	}
 	if err := os.RemoveAll(c.layout.host(name)); err != nil {
 		return fmt.Errorf("remove the node's files: %w", err)

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/kind"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
@@ -41,13 +42,29 @@ type Cluster interface {
 	Collect(ctx context.Context, dir string) error
 }
 
-// open returns the cluster that runs, or a new one, and what is to be done with it after the tests.
+// open returns the cluster that runs, or a new one, and what is to be done with it after the tests. The environment
+// variable CLUSTER says which kind of cluster, KUBERNETES_VERSION and CALICO_VERSION what is in one of Docker containers.
 func open(ctx context.Context, root string) (c Cluster, end func() error, err error) {
+	switch which := os.Getenv("CLUSTER"); which {
+	case "", "local":
+	case "kind":
+		return openKind(ctx, root)
+	default:
+		return nil, nil, fmt.Errorf("CLUSTER is %q: it can be local or kind", which)
+	}
 	if running, err := cluster.Open(root, os.Stdout); err == nil {
 		return running, func() error { return nil }, nil
 	}
 	started, err := cluster.Up(ctx, root, os.Stdout)
 	return started, func() error { return cluster.Down(root, os.Stdout) }, err
+}
+
+func openKind(ctx context.Context, root string) (c Cluster, end func() error, err error) {
+	if running, err := kind.Open(ctx, root); err == nil {
+		return running, func() error { return nil }, nil
+	}
+	started, err := kind.Up(ctx, root, os.Stdout, kind.FromEnvironment())
+	return started, func() error { return kind.Down(root) }, err
 }
 
 // local is for what only a cluster of tests/cluster can do: there a test that asks for it is never skipped.
@@ -58,6 +75,18 @@ func local(t *testing.T, what string) *cluster.Cluster {
 		t.Skipf("%s: only the local cluster can do that", what)
 	}
 	return c
+}
+
+// controlPlane is the node with the API server.
+func controlPlane(t *testing.T) cluster.Member {
+	t.Helper()
+	for _, m := range nodes.Nodes() {
+		if m.Role == cluster.ControlPlane {
+			return m
+		}
+	}
+	require.FailNow(t, "no control plane")
+	return cluster.Member{}
 }
 
 // worker is the name of a worker, counted from 1.
