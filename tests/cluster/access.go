@@ -95,9 +95,9 @@ func (a Access) WatchReady(ctx context.Context) (stop func() []string, err error
 	}, nil
 }
 
-// WaitNodeReady waits until a node has registered and is Ready.
+// WaitNodeReady waits until a node has registered and is Ready; it may have to pull the images of its network first.
 func (a Access) WaitNodeReady(ctx context.Context, name string) error {
-	return Poll(ctx, 2*time.Minute, "Node "+name+" to be Ready", func(ctx context.Context) error {
+	return Poll(ctx, 5*time.Minute, "Node "+name+" to be Ready", func(ctx context.Context) error {
 		n, err := a.Node(ctx, name)
 		if err != nil {
 			return err

@@ -361,6 +361,12 @@ func (c *Cluster) join(ctx context.Context, model cluster.Member, added string) 
 	if _, err := call(ctx, joinSettings(settings, model, m), "docker", "exec", "--interactive", container(added), "cp", "/dev/stdin", file); err != nil {
 		return m, err
 	}
+	if err := cluster.Poll(ctx, time.Minute, "containerd on "+added+" to run", func(ctx context.Context) error {
+		_, err := call(ctx, "", "docker", "exec", container(added), "systemctl", "is-active", "containerd")
+		return err
+	}); err != nil {
+		return m, err
+	}
 	for _, archive := range c.loaded {
 		if _, err := call(ctx, "", loadArgs(archive, "--nodes", container(added))...); err != nil {
 			return m, err

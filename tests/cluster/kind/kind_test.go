@@ -37,7 +37,6 @@ func member(name, v4, v6 string) cluster.Member {
 	return cluster.Member{Name: name, Role: cluster.Worker, Addresses: cluster.Addresses{V4: netip.MustParseAddr(v4), V6: netip.MustParseAddr(v6)}}
 }
 
-// The three promises that the tests build on: nodes and outsiders never get each other's addresses.
 func TestOutsidersAreInTheNetworkAndInNoRangeOfTheCluster(t *testing.T) {
 	c := newCluster(t.TempDir())
 	for _, o := range outsiders() {
