@@ -136,7 +136,7 @@ func lockWithAnothersPolicy(t *testing.T) {
 	t.Helper()
 	lockWithWrongNetworks(t)
 	_, err := calico(t, "globalnetworkpolicies").Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": release.CalicoGroup.String(), "kind": "GlobalNetworkPolicy",
+		"apiVersion": nodes.CalicoGroup().String(), "kind": "GlobalNetworkPolicy",
 		"metadata": map[string]any{"name": "close-everything"},
 		"spec": map[string]any{
 			"order": 1, "selector": "has(host-firewall.io/release)", "types": []any{"Ingress"},
@@ -189,8 +189,12 @@ func adminsShell(t *testing.T) shell {
 	host, err := nodes.Host(cluster.AdminHost)
 	require.NoError(t, err)
 	return func(ctx context.Context, commands string) error {
-		// The networks that the page has as an example are the admin's of the local cluster.
-		commands = strings.ReplaceAll(commands, strings.Join(cluster.AdminCIDRs(), ","), strings.Join(nodes.AdminCIDRs(), ","))
+		// What the page has as examples, the networks of the local cluster's admin and the group of its CRDs, is what the
+		// reader is told to replace.
+		commands = strings.NewReplacer(
+			strings.Join(cluster.AdminCIDRs(), ","), strings.Join(nodes.AdminCIDRs(), ","),
+			"crd.projectcalico.org", nodes.CalicoGroup().Group,
+		).Replace(commands)
 		cmd := exec.CommandContext(ctx, "nsenter", "--net="+host.NetNS(), "--", "sh", "-euc", commands)
 		cmd.Dir = root
 		cmd.Env = []string{

@@ -20,6 +20,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/host"
@@ -264,6 +265,11 @@ func (c *Cluster) Member(name string) (cluster.Member, error) {
 func (c *Cluster) AdminCIDRs() []string {
 	a := outsiders()[0].Addresses
 	return []string{netip.PrefixFrom(a.V4, 32).String(), netip.PrefixFrom(a.V6, 128).String()}
+}
+
+// CalicoGroup is the API group by which Calico is to be reached: its manifest installs no API server.
+func (c *Cluster) CalicoGroup() schema.GroupVersion {
+	return schema.GroupVersion{Group: "crd.projectcalico.org", Version: "v1"}
 }
 
 // ClusterCIDRs are the networks of the nodes and of the pods.
