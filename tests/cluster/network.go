@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -128,7 +129,7 @@ func connect(router, h *host.Host, s segment, a Addresses) error {
 		return fmt.Errorf("find bridge %s: %w", s.name, err)
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = fmt.Sprintf("%.6s-%d", s.name, a.V4.As4()[3])
+	attrs.Name = portName(s, a)
 	attrs.MasterIndex = bridge.Attrs().Index
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsPid(h.PID)}
 	if err := there.LinkAdd(veth); err != nil {
@@ -152,6 +153,29 @@ func connect(router, h *host.Host, s segment, a Addresses) error {
 		if err := here.RouteAdd(&netlink.Route{Gw: via.AsSlice()}); err != nil {
 			return fmt.Errorf("add default route via %s: %w", via, err)
 		}
+	}
+	return nil
+}
+
+// portName is the router's end of a host's link.
+func portName(s segment, a Addresses) string { return fmt.Sprintf("%.6s-%d", s.name, a.V4.As4()[3]) }
+
+// disconnect takes the link of a host that has ended away: the kernel would, but in its own time.
+func disconnect(router *host.Host, s segment, a Addresses) error {
+	there, err := router.Netlink()
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	link, err := there.LinkByName(portName(s, a))
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil {
+		err = there.LinkDel(link)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) { // gone meanwhile
+		return fmt.Errorf("remove link %s: %w", portName(s, a), err)
 	}
 	return nil
 }

@@ -2,17 +2,14 @@ package kind
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"strings"
 	"testing"
-	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/watch"
@@ -56,10 +53,7 @@ func TestEndpointsAreNotArmedBeforeAllPoliciesAreThereInTheWorstOrder(t *testing
 	policies, rest, err := r.Render(t.Context(), values())
 	require.NoError(t, err)
 	require.Len(t, policies, 5)
-	_, err = kubectl(t.Context(), "", "create", "namespace", namespace)
-	if err != nil {
-		require.ErrorContains(t, err, "AlreadyExists")
-	}
+	createNamespace(t)
 	stop := undisturbed(t, scene.Everything)
 	apply(t, rest...)
 	waiting := func(names []string) {
@@ -210,41 +204,6 @@ func TestAPolicyThatVanishesIsReportedAndOpensNothing(t *testing.T) {
 	_, err = r.Upgrade(t.Context(), values())
 	require.NoError(t, err)
 	requireArmed(t)
-}
-
-func TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsEndpointAway(t *testing.T) {
-	install(t)
-	stop := undisturbed(t, scene.Protected)
-	m, err := nodes.AddNode("worker-3")
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		if _, err := nodes.Member(m.Name); err == nil {
-			require.NoError(t, nodes.RemoveNode(context.WithoutCancel(t.Context()), m.Name))
-		}
-		require.NoError(t, place.Refresh(context.WithoutCancel(t.Context())))
-	})
-	closing := place.WatchClosing(t.Context(), m)
-	require.NoError(t, nodes.WaitNode(t.Context(), m))
-	require.NoError(t, place.Refresh(t.Context()))
-	select {
-	case <-closing:
-	case <-time.After(soon):
-		t.Fatalf("%s is still open to the stranger %s after it was Ready", m.Name, soon)
-	}
-	requireArmed(t)
-	requireProtected(t, "with the new node")
-	stop()
-
-	require.NoError(t, nodes.RemoveNode(t.Context(), m.Name))
-	eventually(t, "the endpoint of the node that left to be gone", func(ctx context.Context) error {
-		_, err := endpointOf(ctx, t, m.Name)
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		return errors.Join(errors.New("it is still there"), err)
-	})
-	require.NoError(t, place.Refresh(t.Context()))
-	requireProtected(t, "after the node left")
 }
 
 func TestClusterThatRunsIsNotStartedTwice(t *testing.T) {

@@ -23,7 +23,6 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
-	"github.com/host-firewall/host-firewall/tests/cluster/probe"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
@@ -87,18 +86,13 @@ func requireTable(t *testing.T, want scene.Expectation, when string) {
 // the time.
 func undisturbed(t *testing.T, want scene.Expectation) (stop func()) {
 	t.Helper()
-	watcher := probe.Watch(t.Context(), place.Select(want), pause)
+	open := reached(t, place.Select(want))
 	ready, err := nodes.WatchReady(t.Context())
 	require.NoError(t, err)
 	return func() {
 		t.Helper()
-		tally := watcher.Stop()
-		require.NotZero(t, tally.Attempts)
-		for _, f := range tally.Failures {
-			t.Errorf("%s: %v", f.At.Format(time.TimeOnly+".000"), f.Err)
-		}
+		open()
 		require.Empty(t, ready(), "nodes that were not Ready")
-		t.Logf("%d new connections, %d failed", tally.Attempts, len(tally.Failures))
 	}
 }
 

@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
@@ -21,6 +24,83 @@ func TestUninstallDisturbsNothingAndLeavesNothing(t *testing.T) {
 	requireOpen(t, "after uninstall")
 	stop()
 	requireNothingLeft(t)
+}
+
+func TestUninstallWithDeadAgentsAndASlowAPIServerLeavesNothing(t *testing.T) {
+	r := install(t)
+	requireProtected(t, "before")
+	_, err := kubectl(t.Context(), "", "patch", "daemonset", name, "--namespace", namespace, "--type", "merge",
+		"--patch", `{"spec":{"template":{"spec":{"nodeSelector":{"no":"node"}}}}}`)
+	require.NoError(t, err)
+	eventually(t, "the agents to be gone", func(ctx context.Context) error {
+		out, err := kubectl(ctx, "", "get", "pods", "--namespace", namespace, "--output", "name")
+		if err == nil && strings.Contains(out, "pod/") {
+			err = fmt.Errorf("there are %s", out)
+		}
+		return err
+	})
+	requireProtected(t, "without agents")
+
+	open := reached(t, place.Select(func(c scene.Cell) bool { return scene.Protected(c) && !apiServer(c) }))
+	recover := slowAPIServer(t)
+	require.NoError(t, r.Uninstall())
+	recover()
+	requireOpen(t, "after uninstall")
+	requireNothingLeft(t)
+	require.ErrorContains(t, r.Uninstall(), "not found", "a second time")
+	requireOpen(t, "after the second uninstall")
+	open()
+}
+
+// slowAPIServer lets the API server work a third of the time, until recover is called or the test ends.
+func slowAPIServer(t *testing.T) (recover func()) {
+	t.Helper()
+	control := hostOf(t, cluster.ControlPlaneNode)
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	group.Go(func() {
+		stopped := false
+		turn := func(signal unix.Signal) {
+			assert.NoError(t, control.Signal(cluster.APIServerProgram, signal))
+			stopped = signal == unix.SIGSTOP
+		}
+		tick := time.NewTicker(300 * time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ctx.Err() == nil; i++ {
+			switch i % 3 {
+			case 0:
+				turn(unix.SIGSTOP)
+			case 2:
+				turn(unix.SIGCONT)
+			}
+			<-tick.C
+		}
+		if stopped {
+			turn(unix.SIGCONT)
+		}
+	})
+	recover = func() { cancel(); group.Wait() }
+	t.Cleanup(recover)
+	return recover
+}
+
+// The hook needs the same image as the agents.
+func TestUninstallWithoutItsImageChangesNothingAndCanBeRepeated(t *testing.T) {
+	r := install(t)
+	stop := protected(t, nothing)
+	_, err := r.Upgrade(t.Context(), ofImage("gone"))
+	require.NoError(t, err)
+	requireBrokenAgent(t)
+	require.Error(t, r.UninstallWithin(5*time.Second))
+	requireProtected(t, "after an uninstall that failed")
+	stop()
+
+	tagImage(t, "gone")
+	open := undisturbed(t, scene.Protected)
+	require.NoError(t, r.Uninstall())
+	requireOpen(t, "after uninstall")
+	requireNothingLeft(t)
+	open()
 }
 
 // requireNothingLeft looks for every kind of object that a release ever makes.

@@ -15,6 +15,7 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // ReleaseLabel names the release that an object belongs to. The policies
@@ -106,12 +107,7 @@ func (s Shape) Desired(node *corev1.Node, iface Interface, armed bool) (hep *v3.
 			Labels: labels,
 			// Kubernetes then removes the endpoint with its Node, and with it the
 			// trust in the node's addresses.
-			OwnerReferences: []metav1.OwnerReference{{
-				APIVersion: "v1",
-				Kind:       "Node",
-				Name:       node.Name,
-				UID:        node.UID,
-			}},
+			OwnerReferences: []metav1.OwnerReference{NodeOwner(node.Name, node.UID)},
 		},
 		Spec: v3.HostEndpointSpec{
 			Node:          node.Name,
@@ -120,6 +116,11 @@ func (s Shape) Desired(node *corev1.Node, iface Interface, armed bool) (hep *v3.
 			Profiles:      slices.Clone(s.Profiles),
 		},
 	}, invalid
+}
+
+// NodeOwner is what makes Kubernetes remove an object with its Node.
+func NodeOwner(name string, uid types.UID) metav1.OwnerReference {
+	return metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: name, UID: uid}
 }
 
 // fromNode returns the labels of the Node that were asked for. What arms or owns

@@ -17,6 +17,7 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
@@ -42,6 +43,9 @@ type Want struct {
 	Ports []uint16
 	// CIDRs are the networks that they stay open to. Must not be empty.
 	CIDRs []netip.Prefix
+	// Node is the Node's UID. Kubernetes removes what we made for it, and nobody else
+	// uses, with the Node.
+	Node types.UID
 }
 
 // Change is what to do to the FelixConfiguration of a node. At most one of its
@@ -149,16 +153,26 @@ func Plan(own, def *v3.FelixConfiguration, node, release string, want *Want) (Ch
 		return Change{}, err
 	}
 	now := record{Release: release, Written: narrowed, Before: before, Filled: filled}
+	owner := endpoint.NodeOwner(node, want.Node)
 	if own == nil {
 		now.Created = true
-		return create(node, now, spec)
+		return create(node, now, spec, owner)
 	}
-	now.Created = wrote != nil && wrote.Created
-	return rewrite(own, wrote, now, spec)
+	owners := othersOwners(own)
+	if now.Created = wrote != nil && wrote.Created; now.Created {
+		ours, err := holdsNothingElse(own, wrote)
+		if err != nil {
+			return Change{}, err
+		}
+		if ours {
+			owners = append(owners, owner)
+		}
+	}
+	return rewrite(own, wrote, now, owners, spec)
 }
 
 // create returns the change that makes the object, with the other fields given.
-func create(node string, now record, others map[string]any) (Change, error) {
+func create(node string, now record, others map[string]any, owner metav1.OwnerReference) (Change, error) {
 	text, err := json.Marshal(now)
 	if err != nil {
 		return Change{}, fmt.Errorf("encode annotation %s: %w", Annotation, err)
@@ -173,28 +187,33 @@ func create(node string, now record, others map[string]any) (Change, error) {
 	}
 	return Change{Create: &v3.FelixConfiguration{
 		ObjectMeta: metav1.ObjectMeta{
-			Name:        Name(node),
-			Labels:      map[string]string{endpoint.ReleaseLabel: now.Release},
-			Annotations: map[string]string{Annotation: string(text)},
+			Name:            Name(node),
+			Labels:          map[string]string{endpoint.ReleaseLabel: now.Release},
+			Annotations:     map[string]string{Annotation: string(text)},
+			OwnerReferences: []metav1.OwnerReference{owner},
 		},
 		Spec: spec,
 	}}, nil
 }
 
 // rewrite returns the change from what the object has to the list and the record
-// of now. spec is what else changes.
-func rewrite(own *v3.FelixConfiguration, wrote *record, now record, spec map[string]any) (Change, error) {
+// of now, and to these owners. spec is what else changes.
+func rewrite(own *v3.FelixConfiguration, wrote *record, now record, owners []metav1.OwnerReference, spec map[string]any) (Change, error) {
 	if current := listOf(own); current == nil || !same(*current, now.Written) {
 		spec["failsafeInboundHostPorts"] = now.Written
 	}
-	if len(spec) == 0 && wrote != nil && wrote.equal(now) {
+	metadata := map[string]any{}
+	if !slices.EqualFunc(own.OwnerReferences, owners, sameOwner) {
+		metadata["ownerReferences"] = owners
+	}
+	if len(spec) == 0 && len(metadata) == 0 && wrote != nil && wrote.equal(now) {
 		return Change{}, nil
 	}
 	text, err := json.Marshal(now)
 	if err != nil {
 		return Change{}, fmt.Errorf("encode annotation %s: %w", Annotation, err)
 	}
-	return patch(own, string(text), nil, spec)
+	return patch(own, string(text), metadata, spec)
 }
 
 // takeBack returns the change that undoes what we wrote, and only that: a list
@@ -218,17 +237,22 @@ func takeBack(own *v3.FelixConfiguration, wrote *record) (Change, error) {
 			return Change{Delete: nothing}, err
 		}
 	}
-	labels := map[string]any{}
-	if wrote.Created && own.Labels[endpoint.ReleaseLabel] == wrote.Release {
+	metadata := map[string]any{}
+	if wrote.Created {
 		// From now on it is somebody else's.
-		labels[endpoint.ReleaseLabel] = nil
+		if own.Labels[endpoint.ReleaseLabel] == wrote.Release {
+			metadata["labels"] = map[string]any{endpoint.ReleaseLabel: nil}
+		}
+		if owners := othersOwners(own); len(owners) < len(own.OwnerReferences) {
+			metadata["ownerReferences"] = owners
+		}
 	}
-	return patch(own, nil, labels, spec)
+	return patch(own, nil, metadata, spec)
 }
 
-// patch returns the change of the object's annotation, to nil for none, of labels
-// and of fields of the spec.
-func patch(own *v3.FelixConfiguration, annotation any, labels, spec map[string]any) (Change, error) {
+// patch returns the change of the object's annotation, to nil for none, of other
+// metadata and of fields of the spec.
+func patch(own *v3.FelixConfiguration, annotation any, metadata, spec map[string]any) (Change, error) {
 	annotations := map[string]any{}
 	text, _ := annotation.(string)
 	if got, there := own.Annotations[Annotation]; there != (annotation != nil) || got != text {
@@ -237,12 +261,9 @@ func patch(own *v3.FelixConfiguration, annotation any, labels, spec map[string]a
 	if rest, shadowed := withoutOurs(own); shadowed {
 		annotations[endpoint.MetadataAnnotation] = rest
 	}
-	metadata := map[string]any{"resourceVersion": own.ResourceVersion}
+	metadata["resourceVersion"] = own.ResourceVersion
 	if len(annotations) > 0 {
 		metadata["annotations"] = annotations
-	}
-	if len(labels) > 0 {
-		metadata["labels"] = labels
 	}
 	body := map[string]any{"metadata": metadata}
 	if len(spec) > 0 {
@@ -397,6 +418,17 @@ func withoutOurs(configuration *v3.FelixConfiguration) (rest string, shadowed bo
 	return string(data), err == nil
 }
 
+// othersOwners returns the owners of an object but for its Node.
+func othersOwners(own *v3.FelixConfiguration) []metav1.OwnerReference {
+	return slices.DeleteFunc(slices.Clone(own.OwnerReferences), func(owner metav1.OwnerReference) bool {
+		return owner.Kind == "Node" && Name(owner.Name) == own.Name
+	})
+}
+
+func sameOwner(a, b metav1.OwnerReference) bool {
+	return a.APIVersion == b.APIVersion && a.Kind == b.Kind && a.Name == b.Name && a.UID == b.UID
+}
+
 // holdsNothingElse tells whether an object that we made has got nothing from
 // others since.
 func holdsNothingElse(own *v3.FelixConfiguration, wrote *record) (bool, error) {
@@ -406,7 +438,7 @@ func holdsNothingElse(own *v3.FelixConfiguration, wrote *record) (bool, error) {
 	if labels[endpoint.ReleaseLabel] == wrote.Release {
 		delete(labels, endpoint.ReleaseLabel)
 	}
-	if len(annotations) > 0 || len(labels) > 0 || len(own.Finalizers) > 0 || len(own.OwnerReferences) > 0 {
+	if len(annotations) > 0 || len(labels) > 0 || len(own.Finalizers) > 0 || len(othersOwners(own)) > 0 {
 		return false, nil
 	}
 	spec, err := fieldsOf(own)

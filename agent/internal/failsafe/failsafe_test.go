@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
@@ -185,6 +186,39 @@ func TestEntriesForSSHGiveWayToOneForEachNetwork(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestOnlyWhatWeMadeAndNobodyElseUsesGoesWithItsNode(t *testing.T) {
+	bothAPIs(t, func(t *testing.T, asV3 bool) {
+		of := func(uid types.UID) *failsafe.Want {
+			w := admins()
+			w.Node = uid
+			return w
+		}
+		owners := func(uid types.UID) []metav1.OwnerReference {
+			return []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node, UID: uid}}
+		}
+		made := settle(t, nil, nil, of("1"), asV3)
+		assert.Equal(t, owners("1"), made.OwnerReferences)
+		assert.Equal(t, owners("2"), settle(t, made, nil, of("2"), asV3).OwnerReferences, "the Node has registered again")
+
+		earlier := made.DeepCopy()
+		earlier.OwnerReferences = nil
+		assert.Equal(t, owners("1"), settle(t, earlier, nil, of("1"), asV3).OwnerReferences, "made before we cared")
+
+		used := made.DeepCopy()
+		used.Spec.LogSeverityScreen = "Debug"
+		used = settle(t, used, nil, of("1"), asV3)
+		assert.Empty(t, used.OwnerReferences, "somebody else uses it")
+		used.Spec.LogSeverityScreen = ""
+		assert.Equal(t, owners("1"), settle(t, used, nil, of("1"), asV3).OwnerReferences, "not any more")
+
+		given := made.DeepCopy()
+		given.Labels["team"] = "network"
+		assert.Empty(t, settle(t, given, nil, nil, asV3).OwnerReferences, "taken back, it is somebody else's")
+
+		assert.Empty(t, settle(t, configuration("node.n1", "-"), nil, of("1"), asV3).OwnerReferences, "made by somebody else")
+	})
 }
 
 func TestNothingElseOfTheObjectIsTouched(t *testing.T) {

@@ -196,6 +196,9 @@ func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *St
 	if want == nil && k.felixClean || want != nil && !(d.arm && status.Armed) {
 		return
 	}
+	if want != nil {
+		want = &failsafe.Want{Ports: want.Ports, CIDRs: want.CIDRs, Node: f.node.UID}
+	}
 	k.api.FollowFelix(true, want != nil)
 	own, forAll, problem := k.api.Felix()
 	var change failsafe.Change

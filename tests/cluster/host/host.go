@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -102,32 +101,7 @@ func Running(dir string) ([]*Host, error) {
 
 // Kill ends the host and everything on it, and returns when the kernel is done with it. A host that has ended already
 // is no error.
-func (h *Host) Kill() error {
-	fd, err := unix.PidfdOpen(h.PID, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("end host %s: %w", h.Name, err)
-	}
-	defer unix.Close(fd)
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("end host %s: %w", h.Name, err)
-	}
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(deadline).Milliseconds()))
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return fmt.Errorf("wait for the end of host %s: %w", h.Name, err)
-		case n == 0:
-			return fmt.Errorf("host %s (process %d) has not ended within 30 seconds of SIGKILL", h.Name, h.PID)
-		}
-		return nil
-	}
-}
+func (h *Host) Kill() error { return kill(h.PID, "host "+h.Name) }
 
 // Command is a command that will run on the host, in all its namespaces.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
@@ -194,23 +168,6 @@ func ProcessesOf(containerID string) ([]int, error) {
 	return processes(func(_ int, proc string) bool {
 		groups, err := os.ReadFile(filepath.Join(proc, "cgroup"))
 		return err == nil && bytes.Contains(groups, id)
-	})
-}
-
-// Processes returns the ids, on the machine, of the host's processes that were started as this program.
-func (h *Host) Processes(program string) ([]int, error) {
-	const namespace = "ns/pid"
-	own, err := os.Readlink(fmt.Sprintf("/proc/%d/%s", h.PID, namespace))
-	if err != nil {
-		return nil, fmt.Errorf("list processes of %s: %w", h.Name, err)
-	}
-	return processes(func(_ int, proc string) bool {
-		cmdline, err := os.ReadFile(filepath.Join(proc, "cmdline"))
-		if err != nil || !bytes.HasPrefix(cmdline, []byte(program+"\x00")) {
-			return false
-		}
-		its, err := os.Readlink(filepath.Join(proc, namespace))
-		return err == nil && its == own
 	})
 }
 

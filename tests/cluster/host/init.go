@@ -65,7 +65,7 @@ func Init(dir string) error {
 		}
 		go forward(console, spec.Console)
 	}
-	s := supervisor{running: map[int]Component{}, logs: logs}
+	s := supervisor{dir: dir, running: map[int]Component{}, logs: logs}
 	for _, c := range spec.Components {
 		s.start(c)
 	}
@@ -140,6 +140,7 @@ func forward(l net.Listener, to string) {
 // supervisor runs the components. Being the host's first process it also inherits the orphans of everything that runs
 // there (containerd's shims leave some), so one loop waits for all children, which rules out exec.Cmd.
 type supervisor struct {
+	dir     string
 	mu      sync.Mutex
 	running map[int]Component
 	logs    map[string]*os.File
@@ -148,6 +149,10 @@ type supervisor struct {
 func (s *supervisor) start(c Component) {
 	s.mu.Lock() // a component that ends at once is looked up only after it was entered
 	defer s.mu.Unlock()
+	if _, err := os.Stat(stoppedMark(s.dir, c.Name)); err == nil {
+		time.AfterFunc(restartAfter, func() { s.start(c) })
+		return
+	}
 	out := s.logs[c.Name].Fd()
 	path, err := exec.LookPath(c.Args[0])
 	if err == nil {

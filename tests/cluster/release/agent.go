@@ -45,10 +45,13 @@ type Cluster interface {
 	Load(ctx context.Context, archive string) error
 }
 
+// AgentImage is the agent's image with a tag.
+func AgentImage(tag string) string { return agentRepository + ":" + tag }
+
 // LoadAgent builds the agent's image and imports it on every node.
 func LoadAgent(ctx context.Context, root string, c Cluster, out io.Writer) error {
 	archive := filepath.Join(cluster.Folder(root), "agent.tar")
-	if err := image.Agent(ctx, root, agentRepository+":"+agentTag, archive, "", agentTag, out); err != nil {
+	if err := image.Agent(ctx, root, AgentImage(agentTag), archive, "", agentTag, out); err != nil {
 		return err
 	}
 	return c.Load(ctx, archive)

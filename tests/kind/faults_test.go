@@ -1,0 +1,138 @@
+package kind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/host"
+	"github.com/host-firewall/host-firewall/tests/cluster/release"
+	"github.com/host-firewall/host-firewall/tests/cluster/scene"
+)
+
+// away is how long the API server is away.
+const away = time.Minute
+
+func apiServer(c scene.Cell) bool { return c.Column == scene.APIServer }
+
+func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
+	install(t)
+	requireProtected(t, "before any fault")
+
+	t.Run("agents, Felix and etcd crash", func(t *testing.T) {
+		stop := protected(t, nothing)
+		crashAgent(t, "worker-1")
+		for _, node := range nodeNames() {
+			crash(t, node, cluster.Felix)
+		}
+		crash(t, cluster.ControlPlaneNode, cluster.Etcd)
+		requireArmed(t)
+		requireProtected(t, "after the crashes")
+		stop()
+		requireRepairs(t)
+	})
+
+	t.Run("the API server is away for a minute", func(t *testing.T) {
+		// Kubernetes may take nodes for lost when the API server is back, so this looks at packets alone.
+		open := reached(t, place.Select(func(c scene.Cell) bool { return scene.Protected(c) && !apiServer(c) }))
+		closed := unreached(t, place.Select(func(c scene.Cell) bool { return !scene.Protected(c) }))
+		control := hostOf(t, cluster.ControlPlaneNode)
+		killed := agentProcess(t, "worker-2")
+		require.NoError(t, control.Stop(cluster.APIServerProgram))
+		t.Cleanup(func() { require.NoError(t, control.Resume(cluster.APIServerProgram)) })
+		back := time.Now().Add(away)
+		crash(t, "worker-1", cluster.Felix)
+		require.NoError(t, unix.Kill(killed, unix.SIGKILL))
+		require.NoError(t, cluster.Poll(t.Context(), away, "the agents to say that they can't follow", func(ctx context.Context) error {
+			for _, node := range nodeNames() {
+				got, err := agentOn(ctx, node)
+				if err != nil {
+					return fmt.Errorf("%s: %w", node, err)
+				}
+				if got.Ready || got.Reason == "" {
+					return fmt.Errorf("%s: %+v", node, got)
+				}
+			}
+			return nil
+		}))
+		<-time.After(time.Until(back))
+		require.NoError(t, control.Resume(cluster.APIServerProgram))
+		requireArmed(t)
+		requireProtected(t, "after the API server came back")
+		open()
+		closed()
+		requireRepairs(t)
+		requireKubeletServes(t)
+	})
+}
+
+func hostOf(t *testing.T, name string) *host.Host {
+	t.Helper()
+	h, err := nodes.Host(name)
+	require.NoError(t, err)
+	return h
+}
+
+// crash ends a program of a node; the node starts it again.
+func crash(t *testing.T, node, program string) {
+	t.Helper()
+	require.NoError(t, hostOf(t, node).Crash(program))
+}
+
+// crashAgent ends the agent on a node as the kernel would for want of memory.
+func crashAgent(t *testing.T, node string) {
+	t.Helper()
+	require.NoError(t, unix.Kill(agentProcess(t, node), unix.SIGKILL))
+}
+
+// agentProcess is the id, on the machine, of the agent on a node.
+func agentProcess(t *testing.T, node string) int {
+	t.Helper()
+	client, err := nodes.Client()
+	require.NoError(t, err)
+	pods, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + node, LabelSelector: "app.kubernetes.io/name=host-firewall"})
+	require.NoError(t, err)
+	for _, p := range pods.Items {
+		if p.Status.Phase == corev1.PodRunning {
+			pid, err := host.ProcessOf(p.Status.ContainerStatuses[0].ContainerID)
+			require.NoError(t, err)
+			return pid
+		}
+	}
+	t.Fatalf("no agent runs on %s", node)
+	return 0
+}
+
+// requireRepairs deletes every node's endpoint and waits until all are back and armed.
+func requireRepairs(t *testing.T) {
+	t.Helper()
+	for _, node := range nodeNames() {
+		var before metav1.Object
+		eventually(t, "the endpoint of "+node+" to be deleted", func(ctx context.Context) error {
+			hep, err := endpointOf(ctx, t, node)
+			if err != nil {
+				return err
+			}
+			before = hep
+			return calico(t, "hostendpoints").Delete(ctx, node, metav1.DeleteOptions{})
+		})
+		eventually(t, "the endpoint of "+node+" to be back", func(ctx context.Context) error {
+			hep, err := endpointOf(ctx, t, node)
+			if err != nil {
+				return err
+			}
+			if hep.UID == before.GetUID() {
+				return errors.New("it has not been deleted yet")
+			}
+			return release.Armed(hep)
+		})
+	}
+}

@@ -1,0 +1,135 @@
+package kind
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/binaries"
+	"github.com/host-firewall/host-firewall/tests/cluster/image"
+	"github.com/host-firewall/host-firewall/tests/cluster/release"
+	"github.com/host-firewall/host-firewall/tests/cluster/scene"
+)
+
+func TestEndpointsOfOthersAreReportedAndNeverMakeUsOpenANode(t *testing.T) {
+	r := prepare(t)
+	v := values()
+	// No event tells of them.
+	v["agent"].(map[string]any)["resync"] = "1s"
+	_, err := r.Install(t.Context(), v)
+	require.NoError(t, err)
+	requireArmed(t)
+	requireProtected(t, "before")
+	const node = "worker-1"
+
+	t.Run("one that ours wins over", func(t *testing.T) {
+		stop := protected(t, nothing)
+		remove := createEndpoint(t, node+"-other", node)
+		requireConflict(t, node, node+"-other")
+		requireProtected(t, "beside it")
+		remove()
+		requireArmed(t)
+		stop()
+	})
+
+	t.Run("Calico's own", func(t *testing.T) {
+		stop := protected(t, nothing)
+		remove := startKubeControllers(t)
+		for _, node := range nodeNames() {
+			requireConflict(t, node, node+"-auto-hep")
+		}
+		requireProtected(t, "beside Calico's own endpoints")
+		stop()
+		requireRepairs(t)
+		requireProtected(t, "repaired beside Calico's own endpoints")
+		remove()
+		requireArmed(t)
+	})
+
+	// Calico takes the one whose name comes first. That opens the node, and nobody but its owner may take it away.
+	t.Run("one that wins over ours", func(t *testing.T) {
+		open := undisturbed(t, scene.Protected)
+		remove := createEndpoint(t, "a-"+node, node)
+		requireConflict(t, node, "a-"+node)
+		remove()
+		requireArmed(t)
+		requireProtected(t, "without it")
+		open()
+	})
+}
+
+// requireConflict waits until the agent says whose endpoint is in the way, and that its node stays armed.
+func requireConflict(t *testing.T, node, rival string) {
+	t.Helper()
+	eventually(t, "the agent on "+node+" to report "+rival, func(ctx context.Context) error {
+		got, err := agentOn(ctx, node)
+		if err != nil {
+			return err
+		}
+		if got.Ready || got.State != "Conflict" || !strings.Contains(got.Reason, rival) {
+			return fmt.Errorf("%+v", got)
+		}
+		hep, err := endpointOf(ctx, t, node)
+		if err != nil {
+			return err
+		}
+		return release.Armed(hep)
+	})
+}
+
+// createEndpoint makes an endpoint of somebody else, that no policy applies to, until remove is called or the test ends.
+func createEndpoint(t *testing.T, endpoint, node string) (remove func()) {
+	t.Helper()
+	_, err := calico(t, "hostendpoints").Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": release.CalicoGroup.String(), "kind": "HostEndpoint",
+		"metadata": map[string]any{"name": endpoint},
+		"spec":     map[string]any{"node": node, "interfaceName": "*", "profiles": []any{"projectcalico-default-allow"}},
+	}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	remove = func() {
+		err := calico(t, "hostendpoints").Delete(context.WithoutCancel(t.Context()), endpoint, metav1.DeleteOptions{})
+		require.True(t, err == nil || apierrors.IsNotFound(err), "%v", err)
+	}
+	t.Cleanup(remove)
+	return remove
+}
+
+// startKubeControllers runs Calico's kube-controllers with automatic host endpoints, until remove is called or the test ends.
+func startKubeControllers(t *testing.T) (remove func()) {
+	t.Helper()
+	const namespace, path = "bench", "/usr/bin/kube-controllers"
+	programs, err := binaries.Ensure(t.Context(), filepath.Join(root, "tests", "cluster", "modules"), t.Output(), binaries.KubeControllers)
+	require.NoError(t, err)
+	archive := filepath.Join(cluster.Folder(root), "kube-controllers.tar")
+	require.NoError(t, image.PackFiles([]image.File{{Path: path, Source: programs[binaries.KubeControllers]}},
+		"host-firewall.test/kube-controllers:dev", archive, image.Config{Entrypoint: path}))
+	require.NoError(t, nodes.Load(t.Context(), archive))
+	manifest, err := os.ReadFile(filepath.Join(root, "tests", "cluster", "bench", "manifests", "kube-controllers.yaml"))
+	require.NoError(t, err)
+	_, err = kubectl(t.Context(), "", "create", "namespace", namespace)
+	require.NoError(t, err)
+	remove = func() {
+		ctx := context.WithoutCancel(t.Context())
+		_, err := kubectl(ctx, string(manifest), "delete", "--ignore-not-found", "--namespace", namespace, "--filename", "-")
+		require.NoError(t, err)
+		_, err = kubectl(ctx, "", "delete", "--ignore-not-found", "namespace", namespace)
+		require.NoError(t, err)
+		for _, node := range nodeNames() {
+			err := calico(t, "hostendpoints").Delete(ctx, node+"-auto-hep", metav1.DeleteOptions{})
+			require.True(t, err == nil || apierrors.IsNotFound(err), "%v", err)
+		}
+	}
+	t.Cleanup(remove)
+	_, err = kubectl(t.Context(), string(manifest), "apply", "--namespace", namespace, "--filename", "-")
+	require.NoError(t, err)
+	return remove
+}

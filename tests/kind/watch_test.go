@@ -1,0 +1,99 @@
+package kind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/host-firewall/host-firewall/tests/cluster/probe"
+	"github.com/host-firewall/host-firewall/tests/cluster/release"
+	"github.com/host-firewall/host-firewall/tests/cluster/scene"
+)
+
+// closing is how long packets may still come through once an endpoint carries the arming label.
+const closing = 5 * time.Second
+
+// requireClosesInTime waits until the last endpoint is armed, and then for what is to be closed to be closed.
+func requireClosesInTime(t *testing.T) {
+	t.Helper()
+	for _, node := range nodeNames() {
+		eventually(t, node+" to be armed", func(ctx context.Context) error {
+			hep, err := endpointOf(ctx, t, node)
+			if err != nil {
+				return err
+			}
+			return release.Armed(hep)
+		})
+	}
+	table := place.MeasureUntil(t.Context(), scene.Protected, closing)
+	require.Empty(t, table.Surprises(scene.Protected), "%s after arming:\n%s", closing, table)
+}
+
+// protected watches both sides until stop is called: what is to be open is reached all the time, what is to be closed never.
+// either says of which cells nothing is promised meanwhile.
+func protected(t *testing.T, either scene.Expectation) (stop func()) {
+	t.Helper()
+	open := undisturbed(t, func(c scene.Cell) bool { return scene.Protected(c) && !either(c) })
+	closed := unreached(t, place.Select(func(c scene.Cell) bool { return !scene.Protected(c) && !either(c) }))
+	return func() { t.Helper(); open(); closed() }
+}
+
+func nothing(scene.Cell) bool { return false }
+
+// reached watches, until stop is called, that new connections come about along these paths all the time.
+func reached(t *testing.T, paths []probe.Path) (stop func()) {
+	t.Helper()
+	watcher := probe.Watch(t.Context(), paths, pause)
+	return func() {
+		t.Helper()
+		tally := watcher.Stop()
+		require.NotZero(t, tally.Attempts)
+		for _, f := range tally.Failures {
+			t.Errorf("%s: %v", f.At.Format(time.TimeOnly+".000"), f.Err)
+		}
+		t.Logf("%d new connections, %d failed", tally.Attempts, len(tally.Failures))
+	}
+}
+
+// unreached watches, until stop is called, that nothing ever answers along these paths. A refused connection is an answer.
+func unreached(t *testing.T, paths []probe.Path) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var mu sync.Mutex
+	var tries int
+	var answers []string
+	var group sync.WaitGroup
+	for _, p := range paths {
+		for _, to := range p.To {
+			group.Go(func() {
+				tick := time.NewTicker(pause)
+				defer tick.Stop()
+				for ctx.Err() == nil {
+					start := time.Now()
+					err := probe.Connect(p.From, to)
+					mu.Lock()
+					tries++
+					if err == nil || errors.Is(err, unix.ECONNREFUSED) {
+						answers = append(answers, fmt.Sprintf("%s: %s reached %s (%s): %v", start.Format(time.TimeOnly+".000"), p.From.Name, to, p.What, err))
+					}
+					mu.Unlock()
+					<-tick.C
+				}
+			})
+		}
+	}
+	return func() {
+		t.Helper()
+		cancel()
+		group.Wait()
+		require.NotZero(t, tries)
+		require.Empty(t, answers)
+		t.Logf("%d new connections that are to be closed, none answered", tries)
+	}
+}
