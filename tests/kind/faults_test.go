@@ -24,12 +24,13 @@ const away = time.Minute
 func apiServer(c scene.Cell) bool { return c.Column == scene.APIServer }
 
 func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
+	local(t, "end programs of a node")
 	install(t)
 	requireProtected(t, "before any fault")
 
 	t.Run("agents, Felix and etcd crash", func(t *testing.T) {
 		stop := protected(t, nothing)
-		crashAgent(t, "worker-1")
+		crashAgent(t, worker(t, 1))
 		for _, node := range nodeNames() {
 			crash(t, node, cluster.Felix)
 		}
@@ -45,11 +46,11 @@ func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
 		open := reached(t, place.Select(func(c scene.Cell) bool { return scene.Protected(c) && !apiServer(c) }))
 		closed := unreached(t, place.Select(func(c scene.Cell) bool { return !scene.Protected(c) }))
 		control := hostOf(t, cluster.ControlPlaneNode)
-		killed := agentProcess(t, "worker-2")
+		killed := agentProcess(t, worker(t, 2))
 		require.NoError(t, control.Stop(cluster.APIServerProgram))
 		t.Cleanup(func() { require.NoError(t, control.Resume(cluster.APIServerProgram)) })
 		back := time.Now().Add(away)
-		crash(t, "worker-1", cluster.Felix)
+		crash(t, worker(t, 1), cluster.Felix)
 		require.NoError(t, unix.Kill(killed, unix.SIGKILL))
 		require.NoError(t, cluster.Poll(t.Context(), away, "the agents to say that they can't follow", func(ctx context.Context) error {
 			for _, node := range nodeNames() {

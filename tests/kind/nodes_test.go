@@ -22,6 +22,7 @@ import (
 )
 
 func TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsTrustAway(t *testing.T) {
+	machines := local(t, "give the address of a node that has left to another host")
 	install(t)
 	stop := protected(t, nothing)
 	m, err := nodes.AddNode("worker-3")
@@ -53,7 +54,7 @@ func TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsTrustAway(t *testing.T)
 	requireCollected(t, m.Name, "")
 	require.NoError(t, place.Refresh(t.Context()))
 	// Whoever gets the address next was trusted a moment ago: the table said so of the node.
-	next, err := nodes.TakeOver("taken-over", m.Addresses)
+	next, err := machines.TakeOver("taken-over", m.Addresses)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, next.Kill()) }()
 	from := probe.Source{Name: "whoever has the address now", NetNS: next.NetNS()}
@@ -117,7 +118,8 @@ func requireCollected(t *testing.T, node string, now types.UID) {
 }
 
 func TestNodeThatRebootsStaysArmedAndOneThatRegistersAgainIsProtectedAgain(t *testing.T) {
-	const node = "worker-2"
+	machines := local(t, "reboot a node, end its kubelet")
+	node := worker(t, 2)
 	install(t)
 	requireProtected(t, "before")
 	m, err := nodes.Member(node)
@@ -141,7 +143,7 @@ func TestNodeThatRebootsStaysArmedAndOneThatRegistersAgainIsProtectedAgain(t *te
 	t.Run("reboot", func(t *testing.T) {
 		heps, err := calico(t, "hostendpoints").Watch(t.Context(), metav1.ListOptions{})
 		require.NoError(t, err)
-		require.NoError(t, nodes.Reboot(node))
+		require.NoError(t, machines.Reboot(node))
 		require.NoError(t, nodes.WaitNode(t.Context(), m))
 		requireArmed(t)
 		require.NoError(t, place.Refresh(t.Context()))
