@@ -29,7 +29,7 @@ func TestEndpointsOfOthersAreReportedAndNeverMakeUsOpenANode(t *testing.T) {
 	require.NoError(t, err)
 	requireArmed(t)
 	requireProtected(t, "before")
-	const node = "worker-1"
+	node := worker(t, 1)
 
 	t.Run("one that ours wins over", func(t *testing.T) {
 		stop := protected(t, nothing)

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
@@ -27,6 +28,7 @@ func TestUninstallDisturbsNothingAndLeavesNothing(t *testing.T) {
 }
 
 func TestUninstallWithDeadAgentsAndASlowAPIServerLeavesNothing(t *testing.T) {
+	local(t, "stop the API server")
 	r := install(t)
 	requireProtected(t, "before")
 	_, err := kubectl(t.Context(), "", "patch", "daemonset", name, "--namespace", namespace, "--type", "merge",
@@ -86,6 +88,7 @@ func slowAPIServer(t *testing.T) (recover func()) {
 
 // The hook needs the same image as the agents.
 func TestUninstallWithoutItsImageChangesNothingAndCanBeRepeated(t *testing.T) {
+	local(t, "give an image another tag")
 	r := install(t)
 	stop := protected(t, nothing)
 	_, err := r.Upgrade(t.Context(), ofImage("gone"))

@@ -22,9 +22,12 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
-// strangersToo are the networks of values() and the stranger's.
-func strangersToo() []string {
-	return append(cluster.AdminCIDRs(), "203.0.113.0/24", "2001:db8:3::/64")
+// strangersToo are the networks of values() and the stranger's addresses.
+func strangersToo(t *testing.T) []string {
+	t.Helper()
+	m, err := nodes.Member(cluster.StrangerHost)
+	require.NoError(t, err)
+	return append(nodes.AdminCIDRs(), m.Addresses.V4.String()+"/32", m.Addresses.V6.String()+"/128")
 }
 
 func strangersSSH(c scene.Cell) bool { return c.Row == scene.Stranger && c.Column == scene.SSH }
@@ -61,6 +64,7 @@ func tagImage(t *testing.T, tag string) {
 
 // Every moment of a release's life, under watch the whole time.
 func TestReleaseIsInstalledChangedAndRolledBackWithoutAMomentOfWeakness(t *testing.T) {
+	local(t, "give an image another tag")
 	r := prepare(t)
 	open := undisturbed(t, scene.Protected)
 	_, err := r.Install(t.Context(), values()) // revision 1
@@ -77,7 +81,7 @@ func TestReleaseIsInstalledChangedAndRolledBackWithoutAMomentOfWeakness(t *testi
 		requireTable(t, want, what)
 	}
 	change("with another network in ssh.cidrs", func(c scene.Cell) bool { return scene.Protected(c) || strangersSSH(c) },
-		with(map[string]any{"ssh": map[string]any{"cidrs": strangersToo()}}))
+		with(map[string]any{"ssh": map[string]any{"cidrs": strangersToo(t)}}))
 	change("with another order", scene.Protected, with(map[string]any{"policies": map[string]any{"dropOther": map[string]any{"order": 40}}}))
 	tagImage(t, "next")
 	change("with another image", scene.Protected, ofImage("next"))
@@ -105,7 +109,7 @@ func TestReleaseIsInstalledChangedAndRolledBackWithoutAMomentOfWeakness(t *testi
 	})
 	t.Run("upgrade --atomic that fails", func(t *testing.T) {
 		v := ofImage("missing")
-		v["ssh"] = map[string]any{"cidrs": strangersToo()}
+		v["ssh"] = map[string]any{"cidrs": strangersToo(t)}
 		require.ErrorContains(t, r.UpgradeAtomic(t.Context(), v, 10*time.Second), "rolled back")
 		requireArmed(t)
 		requireProtected(t, "after the failed upgrade")
