@@ -28,9 +28,15 @@ func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
 	install(t)
 	requireProtected(t, "before any fault")
 
-	t.Run("agents, Felix and etcd crash", func(t *testing.T) {
+	t.Run("agents, Felix and etcd end", func(t *testing.T) {
 		stop := protected(t, nothing)
+		armed := stayArmed(t)
+		_, err := kubectl(t.Context(), "", "delete", "pods", "--namespace", namespace, "--selector", "app.kubernetes.io/name=host-firewall")
+		require.NoError(t, err)
+		requireArmed(t)
 		crashAgent(t, worker(t, 1))
+		requireArmed(t)
+		armed()
 		for _, node := range nodeNames() {
 			crash(t, node, cluster.Felix)
 		}
@@ -91,7 +97,15 @@ func crash(t *testing.T, node, program string) {
 // crashAgent ends the agent on a node as the kernel would for want of memory.
 func crashAgent(t *testing.T, node string) {
 	t.Helper()
-	require.NoError(t, unix.Kill(agentProcess(t, node), unix.SIGKILL))
+	killed := agentProcess(t, node)
+	require.NoError(t, unix.Kill(killed, unix.SIGKILL))
+	eventually(t, "the agent on "+node+" to be back", func(ctx context.Context) error {
+		got, err := agentOn(ctx, node)
+		if err == nil && !got.Ready {
+			err = fmt.Errorf("%+v", got)
+		}
+		return err
+	})
 }
 
 // agentProcess is the id, on the machine, of the agent on a node.

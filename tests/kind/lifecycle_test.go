@@ -11,31 +11,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
-
-func TestInstallClosesWhatItShouldAndNothingElseForAMoment(t *testing.T) {
-	r := prepare(t)
-	stop := undisturbed(t, scene.Protected)
-	notes, err := r.Install(t.Context(), values())
-	require.NoError(t, err)
-	assert.NotEmpty(t, notes)
-	requireArmed(t)
-	requireProtected(t, "after install")
-	stop()
-
-	logs, err := kubectl(t.Context(), "", "logs", "--namespace", namespace, "daemonset/"+name)
-	require.NoError(t, err)
-	assert.Contains(t, logs, "Armed", "kubectl logs works and shows the state")
-
-	require.NoError(t, r.Uninstall())
-	requireOpen(t, "after uninstall")
-}
 
 func TestInstallWithoutValuesIsSafeAndUseful(t *testing.T) {
 	r := prepare(t)
@@ -161,24 +141,6 @@ func essence(hep *v3.HostEndpoint) map[string]any {
 		annotations[state] = "there"
 	}
 	return map[string]any{"labels": hep.Labels, "annotations": annotations, "owners": hep.OwnerReferences, "spec": hep.Spec}
-}
-
-func TestAgentsThatRestartNeverOpenTheirNodes(t *testing.T) {
-	install(t)
-	heps, err := calico(t, "hostendpoints").Watch(t.Context(), metav1.ListOptions{})
-	require.NoError(t, err)
-	stop := undisturbed(t, scene.Protected)
-	_, err = kubectl(t.Context(), "", "delete", "pods", "--namespace", namespace, "--selector", "app.kubernetes.io/name=host-firewall")
-	require.NoError(t, err)
-	requireArmed(t)
-	requireProtected(t, "after the restart")
-	stop()
-	heps.Stop()
-	for e := range heps.ResultChan() {
-		hep := &unstructured.Unstructured{Object: e.Object.(*unstructured.Unstructured).Object}
-		require.NotEqual(t, watch.Deleted, e.Type, "endpoint %s", hep.GetName())
-		require.Equal(t, "ingress", hep.GetLabels()["host-endpoint"], "endpoint %s", hep.GetName())
-	}
 }
 
 func TestAPolicyThatVanishesIsReportedAndOpensNothing(t *testing.T) {

@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/probe"
@@ -141,19 +140,13 @@ func TestNodeThatRebootsStaysArmedAndOneThatRegistersAgainIsProtectedAgain(t *te
 	open, closed := reached(t, others(true)), unreached(t, others(false))
 
 	t.Run("reboot", func(t *testing.T) {
-		heps, err := calico(t, "hostendpoints").Watch(t.Context(), metav1.ListOptions{})
-		require.NoError(t, err)
+		armed := stayArmed(t)
 		require.NoError(t, machines.Reboot(node))
 		require.NoError(t, nodes.WaitNode(t.Context(), m))
 		requireArmed(t)
 		require.NoError(t, place.Refresh(t.Context()))
 		requireProtected(t, "after the reboot")
-		heps.Stop()
-		for e := range heps.ResultChan() {
-			hep := e.Object.(*unstructured.Unstructured)
-			require.NotEqual(t, watch.Deleted, e.Type, "endpoint %s", hep.GetName())
-			require.Equal(t, "ingress", hep.GetLabels()["host-endpoint"], "endpoint %s", hep.GetName())
-		}
+		armed()
 	})
 
 	t.Run("registered again", func(t *testing.T) {

@@ -41,7 +41,7 @@ func TestReleaseWaitsForItsRights(t *testing.T) {
 	}
 	require.Len(t, rights, 2)
 	apply(t, others...)
-	requireWaiting(t, "forbidden")
+	requireWaiting(t, "ClusterRole")
 	requireOpen(t, "without rights")
 	apply(t, rights...)
 	requireClosesInTime(t)

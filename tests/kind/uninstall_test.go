@@ -17,16 +17,6 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
-func TestUninstallDisturbsNothingAndLeavesNothing(t *testing.T) {
-	r := install(t)
-	requireProtected(t, "before")
-	stop := undisturbed(t, scene.Protected)
-	require.NoError(t, r.Uninstall())
-	requireOpen(t, "after uninstall")
-	stop()
-	requireNothingLeft(t)
-}
-
 func TestUninstallWithDeadAgentsAndASlowAPIServerLeavesNothing(t *testing.T) {
 	local(t, "stop the API server")
 	r := install(t)

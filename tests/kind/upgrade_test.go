@@ -67,8 +67,9 @@ func TestReleaseIsInstalledChangedAndRolledBackWithoutAMomentOfWeakness(t *testi
 	local(t, "give an image another tag")
 	r := prepare(t)
 	open := undisturbed(t, scene.Protected)
-	_, err := r.Install(t.Context(), values()) // revision 1
+	notes, err := r.Install(t.Context(), values()) // revision 1
 	require.NoError(t, err)
+	require.NotEmpty(t, notes)
 	requireClosesInTime(t)
 	closed := unreached(t, place.Select(func(c scene.Cell) bool { return !scene.Protected(c) && !strangersSSH(c) }))
 	requireArmed(t)

@@ -10,6 +10,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/host-firewall/host-firewall/tests/cluster/probe"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
@@ -42,6 +45,37 @@ func protected(t *testing.T, either scene.Expectation) (stop func()) {
 	open := undisturbed(t, func(c scene.Cell) bool { return scene.Protected(c) && !either(c) })
 	closed := unreached(t, place.Select(func(c scene.Cell) bool { return !scene.Protected(c) && !either(c) }))
 	return func() { t.Helper(); open(); closed() }
+}
+
+// stayArmed watches, until stop is called, that no endpoint is deleted or disarmed for a moment.
+func stayArmed(t *testing.T) (stop func()) {
+	t.Helper()
+	heps, err := calico(t, "hostendpoints").Watch(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	var seen int
+	var lapses []string
+	var group sync.WaitGroup
+	group.Go(func() {
+		for e := range heps.ResultChan() {
+			hep, ok := e.Object.(*unstructured.Unstructured)
+			switch {
+			case !ok:
+				lapses = append(lapses, fmt.Sprint(e.Object))
+			case e.Type == watch.Deleted:
+				lapses = append(lapses, hep.GetName()+" was deleted")
+			case release.Armed(hep) != nil:
+				lapses = append(lapses, release.Armed(hep).Error())
+			}
+			seen++
+		}
+	})
+	return func() {
+		t.Helper()
+		heps.Stop()
+		group.Wait()
+		require.NotZero(t, seen)
+		require.Empty(t, lapses)
+	}
 }
 
 func nothing(scene.Cell) bool { return false }
