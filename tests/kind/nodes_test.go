@@ -157,6 +157,7 @@ func TestNodeThatRebootsStaysArmedAndOneThatRegistersAgainIsProtectedAgain(t *te
 		require.NoError(t, client.CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}))
 		requireCollected(t, node, "")
 		crash(t, node, cluster.Kubelet)
+		crash(t, node, cluster.Felix) // what comes before it writes Calico's annotations on a new Node
 		require.NoError(t, nodes.WaitNode(t.Context(), m))
 		now, err := nodes.Node(t.Context(), node)
 		require.NoError(t, err)

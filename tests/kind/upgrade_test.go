@@ -111,7 +111,7 @@ func TestReleaseIsInstalledChangedAndRolledBackWithoutAMomentOfWeakness(t *testi
 	t.Run("upgrade --atomic that fails", func(t *testing.T) {
 		v := ofImage("missing")
 		v["ssh"] = map[string]any{"cidrs": strangersToo(t)}
-		require.ErrorContains(t, r.UpgradeAtomic(t.Context(), v, 10*time.Second), "rolled back")
+		require.ErrorContains(t, r.UpgradeAtomic(t.Context(), v, 20*time.Second), "rolled back")
 		requireArmed(t)
 		requireProtected(t, "after the failed upgrade")
 	})
