@@ -50,7 +50,7 @@ func protected(t *testing.T, either scene.Expectation) (stop func()) {
 // stayArmed watches, until stop is called, that no endpoint is deleted or disarmed for a moment.
 func stayArmed(t *testing.T) (stop func()) {
 	t.Helper()
-	heps, err := calico(t, "hostendpoints").Watch(t.Context(), metav1.ListOptions{})
+	heps, err := calico(t, "hostendpoints").Watch(t.Context(), metav1.ListOptions{ResourceVersion: "0"})
 	require.NoError(t, err)
 	var seen int
 	var lapses []string
