@@ -58,20 +58,10 @@ func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
 		back := time.Now().Add(away)
 		crash(t, worker(t, 1), cluster.Felix)
 		require.NoError(t, unix.Kill(killed, unix.SIGKILL))
-		require.NoError(t, cluster.Poll(t.Context(), away, "the agents to say that they can't follow", func(ctx context.Context) error {
-			for _, node := range nodeNames() {
-				got, err := agentOn(ctx, node)
-				if err != nil {
-					return fmt.Errorf("%s: %w", node, err)
-				}
-				if got.Ready || got.Reason == "" {
-					return fmt.Errorf("%s: %+v", node, got)
-				}
-			}
-			return nil
-		}))
+		requireAgents(t, false)
 		<-time.After(time.Until(back))
 		require.NoError(t, control.Resume(cluster.APIServerProgram))
+		requireAgents(t, true)
 		requireArmed(t)
 		requireProtected(t, "after the API server came back")
 		open()
@@ -79,6 +69,24 @@ func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
 		requireRepairs(t)
 		requireKubeletServes(t)
 	})
+}
+
+// requireAgents waits until every agent is ready, or says that it can't follow. An agent tries again after half a minute at most, and
+// an API server that has just started may not know its rights yet.
+func requireAgents(t *testing.T, ready bool) {
+	t.Helper()
+	require.NoError(t, cluster.Poll(t.Context(), 2*time.Minute, fmt.Sprintf("every agent to be ready: %t", ready), func(ctx context.Context) error {
+		for _, node := range nodeNames() {
+			got, err := agentOn(ctx, node)
+			if err != nil {
+				return fmt.Errorf("%s: %w", node, err)
+			}
+			if got.Ready != ready || got.Reason == "" {
+				return fmt.Errorf("%s: %+v", node, got)
+			}
+		}
+		return nil
+	}))
 }
 
 func hostOf(t *testing.T, name string) *host.Host {
