@@ -23,7 +23,8 @@ import (
 func TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsTrustAway(t *testing.T) {
 	machines := local(t, "give the address of a node that has left to another host")
 	install(t)
-	stop := protected(t, nothing)
+	open := reached(t, place.Select(scene.Protected))
+	shut := unreached(t, place.Select(func(c scene.Cell) bool { return !scene.Protected(c) }))
 	m, err := nodes.AddNode("worker-3")
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -49,6 +50,8 @@ func TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsTrustAway(t *testing.T)
 	_, err = felixOf(t.Context(), t, m.Name)
 	require.NoError(t, err, "its failsafe is narrowed")
 
+	open() // a NodePort may lead to the pod of a node that is switched off
+
 	require.NoError(t, nodes.RemoveNode(t.Context(), m.Name))
 	requireCollected(t, m.Name, "")
 	require.NoError(t, place.Refresh(t.Context()))
@@ -59,7 +62,7 @@ func TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsTrustAway(t *testing.T)
 	from := probe.Source{Name: "whoever has the address now", NetNS: next.NetNS()}
 	requireStranger(t, from)
 	requireProtected(t, "after the node left")
-	stop()
+	shut()
 }
 
 // requireStranger waits until a host reaches what every stranger reaches, and nothing else, of every node.
