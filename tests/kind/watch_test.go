@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,12 +54,14 @@ func stayArmed(t *testing.T) (stop func()) {
 	heps, err := calico(t, "hostendpoints").Watch(t.Context(), metav1.ListOptions{ResourceVersion: "0"})
 	require.NoError(t, err)
 	var seen int
+	var stopped atomic.Bool // the end of a watch can look like a failure of it
 	var lapses []string
 	var group sync.WaitGroup
 	group.Go(func() {
 		for e := range heps.ResultChan() {
 			hep, ok := e.Object.(*unstructured.Unstructured)
 			switch {
+			case !ok && stopped.Load():
 			case !ok:
 				lapses = append(lapses, fmt.Sprint(e.Object))
 			case e.Type == watch.Deleted:
@@ -71,6 +74,7 @@ func stayArmed(t *testing.T) (stop func()) {
 	})
 	return func() {
 		t.Helper()
+		stopped.Store(true)
 		heps.Stop()
 		group.Wait()
 		require.NotZero(t, seen)
