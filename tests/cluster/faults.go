@@ -11,7 +11,6 @@ import (
 const (
 	Etcd             = "etcd"
 	APIServerProgram = "kube-apiserver"
-	Kubelet          = "kubelet"
 	Felix            = "felix"
 )
 
