@@ -173,7 +173,7 @@ func kubectl(ctx context.Context, stdin string, args ...string) (string, error) 
 func clean(t *testing.T, r *release.Release) {
 	ctx := context.WithoutCancel(t.Context())
 	_ = r.Uninstall() // not every test has installed it
-	for _, what := range []string{"daemonsets,serviceaccounts --all --namespace " + namespace, "clusterroles,clusterrolebindings --selector app.kubernetes.io/name=host-firewall"} {
+	for _, what := range []string{"daemonsets,serviceaccounts --all --namespace " + namespace, "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings --selector app.kubernetes.io/name=host-firewall"} {
 		_, err := kubectl(ctx, "", append([]string{"delete", "--ignore-not-found"}, strings.Fields(what)...)...)
 		require.NoError(t, err)
 	}

@@ -102,7 +102,7 @@ func requireNothingLeft(t *testing.T) {
 	left, err := release.Leftovers(t.Context(), nodes)
 	require.NoError(t, err)
 	assert.Empty(t, left)
-	for _, kind := range []string{"clusterroles,clusterrolebindings", "daemonsets,jobs,pods,serviceaccounts,roles,rolebindings,configmaps,secrets --all-namespaces"} {
+	for _, kind := range []string{"clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings", "daemonsets,jobs,pods,serviceaccounts,roles,rolebindings,configmaps,secrets --all-namespaces"} {
 		eventually(t, kind+" to be gone", func(ctx context.Context) error {
 			out, err := kubectl(ctx, "", append([]string{"get", "--output", "name", "--selector", "app.kubernetes.io/instance=" + name}, strings.Fields(kind)...)...)
 			if err != nil {
