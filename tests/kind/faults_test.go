@@ -48,8 +48,10 @@ func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
 	})
 
 	t.Run("the API server is away for a minute", func(t *testing.T) {
-		// Kubernetes may take nodes for lost when the API server is back, so this looks at packets alone.
-		open := reached(t, place.Select(func(c scene.Cell) bool { return scene.Protected(c) && !apiServer(c) }))
+		// Kubernetes takes nodes for lost when the API server is back, and pods out of Services until their nodes have reported.
+		service := func(c scene.Cell) bool { return c.Column == scene.NodePort }
+		services := reached(t, place.Select(func(c scene.Cell) bool { return scene.Protected(c) && service(c) }))
+		open := reached(t, place.Select(func(c scene.Cell) bool { return scene.Protected(c) && !apiServer(c) && !service(c) }))
 		closed := unreached(t, place.Select(func(c scene.Cell) bool { return !scene.Protected(c) }))
 		control := hostOf(t, cluster.ControlPlaneNode)
 		killed := agentProcess(t, worker(t, 2))
@@ -60,6 +62,7 @@ func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
 		require.NoError(t, unix.Kill(killed, unix.SIGKILL))
 		requireAgents(t, false)
 		<-time.After(time.Until(back))
+		services()
 		require.NoError(t, control.Resume(cluster.APIServerProgram))
 		requireAgents(t, true)
 		requireArmed(t)
