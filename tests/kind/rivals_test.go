@@ -90,7 +90,7 @@ func requireConflict(t *testing.T, node, rival string) {
 func createEndpoint(t *testing.T, endpoint, node string) (remove func()) {
 	t.Helper()
 	_, err := calico(t, "hostendpoints").Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": release.CalicoGroup.String(), "kind": "HostEndpoint",
+		"apiVersion": nodes.CalicoGroup().String(), "kind": "HostEndpoint",
 		"metadata": map[string]any{"name": endpoint},
 		"spec":     map[string]any{"node": node, "interfaceName": "*", "profiles": []any{"projectcalico-default-allow"}},
 	}}, metav1.CreateOptions{})
