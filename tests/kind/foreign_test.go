@@ -19,7 +19,7 @@ func TestPolicyOfSomebodyElseThatWouldCutNodesKeepsThemWaiting(t *testing.T) {
 	r := prepare(t)
 	const foreign = "deny-all-but-dns"
 	_, err := calico(t, "globalnetworkpolicies").Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "crd.projectcalico.org/v1", "kind": "GlobalNetworkPolicy",
+		"apiVersion": nodes.CalicoGroup().String(), "kind": "GlobalNetworkPolicy",
 		"metadata": map[string]any{"name": foreign},
 		// Behind everything of the pods' own, and of ours.
 		"spec": map[string]any{"order": 5000, "selector": "all() && !has(app)", "types": []any{"Ingress", "Egress"}},

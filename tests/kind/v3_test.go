@@ -1,0 +1,182 @@
+package kind
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/release"
+	"github.com/host-firewall/host-firewall/tests/cluster/scene"
+)
+
+// withCalicoAPI adds Calico's aggregated API server to the cluster until the test ends.
+func withCalicoAPI(t *testing.T) *cluster.Cluster {
+	t.Helper()
+	c := local(t, "add Calico's API server")
+	if c.CalicoGroup().Group == groupV3 {
+		return c
+	}
+	require.NoError(t, c.AddCalicoAPI(t.Context(), root))
+	t.Cleanup(func() { require.NoError(t, c.RemoveCalicoAPI(context.WithoutCancel(t.Context()))) })
+	return c
+}
+
+// withoutCalicoAPI is for a cluster that was started with it.
+func withoutCalicoAPI(t *testing.T) {
+	t.Helper()
+	c := local(t, "remove Calico's API server")
+	if c.CalicoGroup().Group != groupV3 {
+		return
+	}
+	require.NoError(t, c.RemoveCalicoAPI(t.Context()))
+	t.Cleanup(func() { require.NoError(t, c.AddCalicoAPI(context.WithoutCancel(t.Context()), root)) })
+}
+
+// groupV3 is the group of Calico's own API server.
+const groupV3 = "projectcalico.org"
+
+// stored is the API for what Calico has stored of a resource, by whichever API it was written.
+func stored(t *testing.T, resource string) dynamic.ResourceInterface {
+	t.Helper()
+	config, err := nodes.RESTConfig()
+	require.NoError(t, err)
+	client, err := dynamic.NewForConfig(config)
+	require.NoError(t, err)
+	return client.Resource(schema.GroupVersionResource{Group: "crd.projectcalico.org", Version: "v1", Resource: resource})
+}
+
+// What is promised doesn't depend on the API by which it is kept.
+func TestPromisesHoldThroughCalicosAPIServer(t *testing.T) {
+	withCalicoAPI(t)
+	for _, promise := range []struct {
+		name string
+		test func(*testing.T)
+	}{
+		{"install and uninstall", installAndUninstall},
+		{"repair", TestEndpointComesBackAsItWas},
+		{"failsafe", TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff},
+		{"foreign policy", TestPolicyOfSomebodyElseThatWouldCutNodesKeepsThemWaiting},
+		{"lost policy and upgrade", TestAPolicyThatVanishesIsReportedAndOpensNothing},
+		{"nodes that join and leave", TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsTrustAway},
+	} {
+		t.Run(promise.name, promise.test)
+	}
+}
+
+func installAndUninstall(t *testing.T) {
+	r := prepare(t)
+	stop := undisturbed(t, scene.Protected)
+	_, err := r.Install(t.Context(), values())
+	require.NoError(t, err)
+	requireArmed(t)
+	requireProtected(t, "after install")
+	for _, policy := range policyNames(t) {
+		require.True(t, strings.HasPrefix(policy, "default."), "%s was not written by Calico's API server", policy)
+	}
+	require.NoError(t, r.Uninstall())
+	requireOpen(t, "after uninstall")
+	stop()
+	requireNothingLeft(t)
+}
+
+func TestCalicosAPIServerMayGoAwayAndReturn(t *testing.T) {
+	c := withCalicoAPI(t)
+	install(t)
+	requireProtected(t, "before")
+	node := worker(t, 1)
+	stop := undisturbed(t, scene.Protected)
+	require.NoError(t, c.StopCalicoAPI(t.Context()))
+	t.Cleanup(func() {
+		if t.Failed() {
+			require.NoError(t, c.StartCalicoAPI(context.WithoutCancel(t.Context())))
+		}
+	})
+	require.NoError(t, cluster.Poll(t.Context(), 2*soon, "every agent to say that it is blind", func(ctx context.Context) error {
+		for _, n := range nodeNames() {
+			got, err := agentOn(ctx, n)
+			if err != nil {
+				return err
+			}
+			if got.State != "Armed" || got.Ready || !strings.Contains(got.Reason, "as it was left, but cannot") {
+				return fmt.Errorf("%s: %+v", n, got)
+			}
+		}
+		return nil
+	}))
+	stop()
+
+	// An agent can neither see this nor mend it now.
+	require.NoError(t, stored(t, "hostendpoints").Delete(t.Context(), node, metav1.DeleteOptions{}))
+	require.NoError(t, c.StartCalicoAPI(t.Context()))
+	require.NoError(t, cluster.Poll(t.Context(), 2*soon, "the agents to have caught up", func(ctx context.Context) error {
+		for _, n := range nodeNames() {
+			if got, err := agentOn(ctx, n); err != nil || !got.Ready {
+				return fmt.Errorf("%s: %+v (%w)", n, got, err)
+			}
+		}
+		return nil
+	}))
+	requireArmed(t)
+	requireProtected(t, "afterwards")
+}
+
+// Somebody installs Calico's API server under a release that has been written without it, and upgrades the release later.
+func TestReleaseMovesToCalicosAPIServerWithItsNextUpgrade(t *testing.T) {
+	withoutCalicoAPI(t)
+	r := install(t)
+	requireProtected(t, "before")
+	stop := undisturbed(t, scene.Protected)
+	old := policyNames(t)
+	require.Contains(t, old, name+"-drop-other")
+	withCalicoAPI(t)
+
+	// Until then the agents stay with the API that they were told to use, and with what is written through the other one.
+	patchEndpoint(t, worker(t, 1), `{"metadata":{"labels":{"host-endpoint":null,"team":"blue"}}}`)
+	eventually(t, "the endpoint to be armed again", func(ctx context.Context) error {
+		hep, err := endpointOf(ctx, t, worker(t, 1))
+		if err != nil {
+			return err
+		}
+		require.Equal(t, "blue", hep.Labels["team"])
+		return release.Armed(hep)
+	})
+
+	// Helm asks a cluster once what it serves.
+	r, err := release.New(root, nodes.Kubeconfig(), namespace, name)
+	require.NoError(t, err)
+	_, err = r.Upgrade(t.Context(), values())
+	require.NoError(t, err)
+	requireArmed(t)
+	requireProtected(t, "after the upgrade")
+	moved := []string{}
+	for _, policy := range old {
+		moved = append(moved, "default."+policy) // as Calico's API server stores them
+	}
+	require.ElementsMatch(t, moved, policyNames(t), "each policy is there once")
+	stop()
+
+	stop = undisturbed(t, scene.Protected)
+	require.NoError(t, r.Uninstall())
+	requireOpen(t, "after uninstall")
+	stop()
+	requireNothingLeft(t)
+}
+
+// policyNames lists the policies that Calico has stored.
+func policyNames(t *testing.T) []string {
+	t.Helper()
+	list, err := stored(t, "globalnetworkpolicies").List(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	names := []string{}
+	for _, p := range list.Items {
+		names = append(names, p.GetName())
+	}
+	return names
+}
