@@ -20,7 +20,7 @@ type store struct {
 
 	mu       sync.Mutex
 	complete bool                     // all objects were read once
-	objects  map[string]metav1.Object // by name: none of them has a namespace
+	objects  map[string]metav1.Object // by keyOf
 	version  string                   // up to which the store has followed
 }
 
@@ -36,7 +36,7 @@ func (s *store) Update(object any) error { return s.change(object, s.put) }
 
 // Delete drops an object.
 func (s *store) Delete(object any) error {
-	return s.change(object, func(o metav1.Object) { delete(s.objects, o.GetName()) })
+	return s.change(object, func(o metav1.Object) { delete(s.objects, keyOf(o)) })
 }
 
 // Replace puts all objects there are in the place of those that were.
@@ -88,7 +88,13 @@ func (s *store) change(object any, do func(metav1.Object)) error {
 	return nil
 }
 
-func (s *store) put(o metav1.Object) { s.objects[o.GetName()] = o }
+func (s *store) put(o metav1.Object) { s.objects[keyOf(o)] = o }
+
+// keyOf tells objects apart. The name alone doesn't: Calico's own API server shows
+// a policy x that was written through it, and one that was written underneath it,
+// both as x. That is so while a release moves from one API to the other, and when
+// the second one goes, the first one is still there.
+func keyOf(o metav1.Object) string { return o.GetName() + "/" + string(o.GetUID()) }
 
 func (s *store) accept(object any) (metav1.Object, error) {
 	object, err := s.transform(object)

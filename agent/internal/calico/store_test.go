@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 func TestStoreWakesWithObjectsAndVersionThatBelongTogether(t *testing.T) {
@@ -38,4 +39,18 @@ func TestStoreWakesWithObjectsAndVersionThatBelongTogether(t *testing.T) {
 	_, version := s.read()
 	assert.Equal(t, "9", version)
 	require.Error(t, s.Add("no object"))
+}
+
+// As while a release moves to Calico's own API server: x is the old policy x and
+// the new policy default.x.
+func TestObjectsOfOneNameAreToldApart(t *testing.T) {
+	s := newStore(strip(GroupV3), func() {})
+	policy := func(uid string) *v3.GlobalNetworkPolicy {
+		return &v3.GlobalNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "x", UID: types.UID(uid), ResourceVersion: "1"}}
+	}
+	require.NoError(t, s.Replace([]any{policy("new"), policy("old")}, "1"))
+	require.NoError(t, s.Delete(policy("old")))
+	left, _ := s.read()
+	require.Len(t, left, 1)
+	assert.Equal(t, types.UID("new"), left[0].GetUID())
 }
