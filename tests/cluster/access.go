@@ -144,7 +144,8 @@ func (a Access) DeleteNode(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+	// A node that never came so far has no Node.
+	if err := client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete node: %w", err)
 	}
 	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx,
