@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"helm.sh/helm/v3/pkg/chartutil"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -30,6 +31,9 @@ const (
 
 // Labels of a host endpoint that is armed, with the chart's own values.
 var armingLabels = map[string]string{"host-endpoint": "ingress"}
+
+// releaseLabel is on every endpoint that an agent has made.
+const releaseLabel = "host-firewall.io/release"
 
 // The FelixConfiguration that Calico's own installation makes.
 const calicosOwn = "default"
@@ -59,13 +63,9 @@ func LoadAgent(ctx context.Context, root string, c Cluster, out io.Writer) error
 
 // Values are a user's values, and those that make a release use the image of LoadAgent.
 func Values(values map[string]any) map[string]any {
-	merged := map[string]any{"agent": map[string]any{"image": map[string]any{
+	return chartutil.CoalesceTables(map[string]any{"agent": map[string]any{"image": map[string]any{
 		"repository": agentRepository, "tag": agentTag, "pullPolicy": string(corev1.PullNever),
-	}}}
-	for k, v := range values {
-		merged[k] = v
-	}
-	return merged
+	}}}, values)
 }
 
 // Calico is the API for one of Calico's resources, such as hostendpoints, in the group that a release would use too.
@@ -104,18 +104,33 @@ func Leftovers(ctx context.Context, c Cluster) ([]string, error) {
 }
 
 // Armed returns nil if the endpoint carries the arming labels, else what it has instead.
-func Armed(endpoint metav1.Object) error {
+func Armed(endpoint metav1.Object) error { return armedBy(endpoint, armingLabels) }
+
+func armedBy(endpoint metav1.Object, arming map[string]string) error {
 	labels := endpoint.GetLabels()
-	for k, v := range armingLabels {
-		if labels[k] != v {
+	for k, v := range arming {
+		if got, ok := labels[k]; !ok || got != v {
 			return fmt.Errorf("host endpoint %s is not armed: its labels are %v", endpoint.GetName(), labels)
 		}
 	}
 	return nil
 }
 
-// WaitArmed waits until every node has an armed endpoint and a ready agent.
+// WaitArmed waits until every node has a ready agent and endpoints that are armed, with the chart's own labels.
 func WaitArmed(ctx context.Context, c Cluster, namespace string) error {
+	return Wait(ctx, c, namespace, Wanted{Armed: true, Labels: armingLabels})
+}
+
+// Wanted is what a release is to make of every node.
+type Wanted struct {
+	// Armed is false in mode off: then no endpoint is to be armed.
+	Armed bool
+	// Labels arm an endpoint.
+	Labels map[string]string
+}
+
+// Wait waits until every node has a ready agent, of the newest template, and endpoints that are all as wanted.
+func Wait(ctx context.Context, c Cluster, namespace string, want Wanted) error {
 	client, err := c.Client()
 	if err != nil {
 		return err
@@ -124,23 +139,38 @@ func WaitArmed(ctx context.Context, c Cluster, namespace string) error {
 	if err != nil {
 		return err
 	}
-	return cluster.Poll(ctx, time.Minute, "every node to be armed", func(ctx context.Context) error {
-		for _, m := range c.Nodes() {
-			e, err := heps.Get(ctx, m.Name, metav1.GetOptions{})
-			if err != nil {
-				return err
-			}
-			if err := Armed(e); err != nil {
-				return err
-			}
-		}
+	return cluster.Poll(ctx, time.Minute, "every node to be as wanted", func(ctx context.Context) error {
 		sets, err := client.AppsV1().DaemonSets(namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
 		}
 		for _, ds := range sets.Items {
-			if ds.Status.NumberReady != int32(len(c.Nodes())) || ds.Status.ObservedGeneration != ds.Generation {
-				return fmt.Errorf("%d of %d agents of %s are ready", ds.Status.NumberReady, len(c.Nodes()), ds.Name)
+			nodes, s := int32(len(c.Nodes())), ds.Status
+			if s.ObservedGeneration != ds.Generation || s.UpdatedNumberScheduled != nodes || s.NumberReady != nodes {
+				return fmt.Errorf("of %d agents of %s %d are updated and %d ready", nodes, ds.Name, s.UpdatedNumberScheduled, s.NumberReady)
+			}
+		}
+		list, err := heps.List(ctx, metav1.ListOptions{LabelSelector: releaseLabel})
+		if err != nil {
+			return err
+		}
+		covered := map[string]bool{}
+		for _, e := range list.Items {
+			switch err := armedBy(&e, want.Labels); {
+			case want.Armed && err != nil:
+				return err
+			case !want.Armed && err == nil:
+				return fmt.Errorf("host endpoint %s is armed: its labels are %v", e.GetName(), e.GetLabels())
+			}
+			node, _, err := unstructured.NestedString(e.Object, "spec", "node")
+			if err != nil {
+				return fmt.Errorf("read host endpoint %s: %w", e.GetName(), err)
+			}
+			covered[node] = true
+		}
+		for _, m := range c.Nodes() {
+			if !covered[m.Name] {
+				return fmt.Errorf("node %s has no host endpoint", m.Name)
 			}
 		}
 		return nil

@@ -2,8 +2,11 @@
 package release
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -96,6 +99,33 @@ func (r *Release) Upgrade(ctx context.Context, values map[string]any) (notes str
 	}
 	done, err := upgrade.RunWithContext(ctx, r.Name, r.chart, values)
 	return notesOf(done), wrap("upgrade", err)
+}
+
+// Test does what `helm test --logs` does, and returns the log of the test's pod. Where the pod is gone already its log is what
+// Helm printed before.
+func (r *Release) Test() (log string, err error) {
+	var printed bytes.Buffer
+	r.config.SetHookOutputFunc(func(_, _, _ string) io.Writer { return &printed })
+	test := action.NewReleaseTesting(r.config)
+	test.Namespace, test.Timeout = r.Namespace, patience
+	done, err := test.Run(r.Name)
+	if printed.Len() == 0 && done != nil {
+		err = errors.Join(err, test.GetPodLogs(&printed, done))
+	}
+	return printed.String(), wrap("test", err)
+}
+
+// Effective returns the values as the templates see them: the chart's own under those that are given.
+func (r *Release) Effective(values map[string]any) (map[string]any, error) {
+	values, err := asFile(values)
+	if err != nil {
+		return nil, err
+	}
+	effective, err := chartutil.CoalesceValues(r.chart, values)
+	if err != nil {
+		return nil, fmt.Errorf("merge values: %w", err)
+	}
+	return effective, nil
 }
 
 // Uninstall does what `helm uninstall --wait` does.

@@ -1,0 +1,127 @@
+package kind
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+)
+
+// Whoever takes over a node has its agent's token. With it only that node may be opened.
+func TestAgentsTokenWritesItsOwnNodesObjectsAndNoOthers(t *testing.T) {
+	r := prepare(t)
+	v := values()
+	// With names of interfaces agents may delete endpoints.
+	v["hostEndpoint"] = map[string]any{"interfaces": []any{"*", "none0"}}
+	_, err := r.Install(t.Context(), v)
+	require.NoError(t, err)
+	requireArmed(t)
+
+	own, other := worker(t, 1), worker(t, 2)
+	const note, endpointOnly = `{"metadata":{"annotations":{"note":"mine"}}}`, "writes host endpoints of that node only"
+	felixOnly := "writes the FelixConfiguration node." + own + " only"
+	agent := asAgent(t, podOn(t, own))
+	endpoints, felix := agent("hostendpoints"), agent("felixconfigurations")
+	patch := func(client dynamic.ResourceInterface, name, patch string) error {
+		_, err := client.Patch(t.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+		return err
+	}
+	create := func(client dynamic.ResourceInterface, kind, name string, spec map[string]any) error {
+		_, err := client.Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": nodes.CalicoGroup().String(), "kind": kind, "metadata": map[string]any{"name": name}, "spec": spec,
+		}}, metav1.CreateOptions{})
+		return err
+	}
+	of := func(node string) map[string]any { return map[string]any{"node": node, "interfaceName": "none1"} }
+
+	for _, node := range []string{own, other} {
+		eventually(t, "the Felix configuration of "+node, func(ctx context.Context) error {
+			_, err := calico(t, "felixconfigurations").Get(ctx, "node."+node, metav1.GetOptions{})
+			return err
+		})
+	}
+	// The API server needs a moment to read a new policy.
+	eventually(t, "the policy to be enforced", func(context.Context) error {
+		if err := patch(endpoints, other, note); !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) {
+			return errors.Join(errors.New("the endpoint of another node may be written"), err)
+		}
+		return nil
+	})
+	for what, refused := range map[string]struct {
+		err   error
+		words string
+	}{
+		"another node's endpoint":                       {patch(endpoints, other, note), endpointOnly},
+		"an endpoint of another node":                   {create(endpoints, "HostEndpoint", other+"-none1", of(other)), endpointOnly},
+		"an endpoint of another node by one's own name": {create(endpoints, "HostEndpoint", own+"-none1", of(other)), endpointOnly},
+		"an endpoint by another node's name":            {create(endpoints, "HostEndpoint", other+"-none1", of(own)), endpointOnly},
+		"the own endpoint given to another node":        {patch(endpoints, own, `{"spec":{"node":"`+other+`"}}`), endpointOnly},
+		"another node's endpoint deleted":               {endpoints.Delete(t.Context(), other, metav1.DeleteOptions{}), endpointOnly},
+		"another node's Felix configuration":            {patch(felix, "node."+other, note), felixOnly},
+		"another node's Felix configuration deleted":    {felix.Delete(t.Context(), "node."+other, metav1.DeleteOptions{}), felixOnly},
+		"a Felix configuration of another node":         {create(felix, "FelixConfiguration", "node.elsewhere", map[string]any{}), felixOnly},
+		"the Felix configuration of all nodes":          {create(felix, "FelixConfiguration", "default", map[string]any{}), felixOnly},
+	} {
+		assertRefused(t, refused.err, "the agent of node "+own, what)
+		assert.ErrorContains(t, refused.err, refused.words, what)
+	}
+
+	require.NoError(t, patch(endpoints, own, note))
+	require.NoError(t, patch(felix, "node."+own, note))
+	require.NoError(t, create(endpoints, "HostEndpoint", own+"-none1", of(own)))
+	require.NoError(t, endpoints.Delete(t.Context(), own+"-none1", metav1.DeleteOptions{}))
+
+	unbound := asAgent(t, nil)
+	assertRefused(t, patch(unbound("hostendpoints"), own, note), "has to be bound to a pod on a node", "a token that is bound to no node")
+}
+
+// assertRefused holds that it was the admission policy which refused a write.
+func assertRefused(t *testing.T, err error, words, what string) {
+	t.Helper()
+	if assert.Error(t, err, what) {
+		assert.ErrorContains(t, err, "ValidatingAdmissionPolicy '"+name+"'", what)
+		assert.ErrorContains(t, err, words, what)
+	}
+}
+
+// podOn is the agent's pod on a node, as a token is bound to it.
+func podOn(t *testing.T, node string) *authenticationv1.BoundObjectReference {
+	t.Helper()
+	client, err := nodes.Client()
+	require.NoError(t, err)
+	pods, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String(), LabelSelector: "app.kubernetes.io/name=host-firewall",
+	})
+	require.NoError(t, err)
+	require.Len(t, pods.Items, 1)
+	return &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pods.Items[0].Name, UID: pods.Items[0].UID}
+}
+
+// asAgent is Calico's API by a token of the agents' account, bound to a pod as a kubelet asks for it, or to nothing.
+func asAgent(t *testing.T, pod *authenticationv1.BoundObjectReference) func(resource string) dynamic.ResourceInterface {
+	t.Helper()
+	client, err := nodes.Client()
+	require.NoError(t, err)
+	token, err := client.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), name,
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: pod}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	config, err := nodes.RESTConfig()
+	require.NoError(t, err)
+	config = rest.AnonymousClientConfig(config)
+	config.BearerToken = token.Status.Token
+	calico, err := dynamic.NewForConfig(config)
+	require.NoError(t, err)
+	return func(resource string) dynamic.ResourceInterface {
+		return calico.Resource(nodes.CalicoGroup().WithResource(resource))
+	}
+}
