@@ -5,6 +5,7 @@ SHELL := /bin/bash
 export GOFLAGS += -buildvcs=false
 
 RUN     := go run ./tests/cluster/cmd/cluster
+HELM_DOCS := go tool -modfile=tools/go.mod helm-docs --chart-search-root=charts --sort-values-order=file --log-level=warning
 VERSION ?= dev
 ARCH    ?= $(shell go env GOARCH)
 
@@ -20,11 +21,16 @@ demo: ## start a real cluster, protect it, measure who reaches what, take it all
 test: lint unit e2e ## every check and every test (root)
 
 .PHONY: lint
-lint: ## formatting, vet, static checks
+lint: ## formatting, vet, static checks, the chart's README
 	@test -z "$$(gofmt -l agent tests)" || { echo "not formatted:"; gofmt -l agent tests; exit 1; }
 	go vet ./...
 	go tool -modfile=tools/go.mod staticcheck ./...
 	go tool -modfile=tools/go.mod actionlint .github/workflows/*.yml
+	@$(HELM_DOCS) --dry-run | diff charts/host-firewall/README.md - || { echo "the chart's README is not what its values say: make docs"; exit 1; }
+
+.PHONY: docs
+docs: ## write the chart's README anew, from README.md.gotmpl and values.yaml
+	@$(HELM_DOCS)
 
 .PHONY: unit
 unit: compiler ## tests that need neither root nor a cluster; those of concurrent code with the race detector

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/yaml"
 )
 
 func TestEveryValuesFileRendersOnEveryKubernetesAndCalico(t *testing.T) {
@@ -66,6 +67,34 @@ func TestLintFindsNothing(t *testing.T) {
 	}
 }
 
+// What Artifact Hub shows has to be what is there.
+func TestAnnotationsOfTheChartAreTrue(t *testing.T) {
+	metadata := loadChart(t).Metadata
+	read := func(key string, into any) {
+		t.Helper()
+		require.NoError(t, yaml.UnmarshalStrict([]byte(metadata.Annotations["artifacthub.io/"+key]), into))
+	}
+	var images []struct {
+		Name, Image string
+		Platforms   []string
+	}
+	read("images", &images)
+	require.Len(t, images, 1)
+	require.Equal(t, render(t, setting{}).container(t).Image, images[0].Image)
+	var changes []struct{ Kind, Description string }
+	read("changes", &changes)
+	require.NotEmpty(t, changes)
+	for _, change := range changes {
+		require.Contains(t, []string{"added", "changed", "deprecated", "removed", "fixed", "security"}, change.Kind)
+		require.NotEmpty(t, change.Description)
+	}
+	var links []struct{ Name, URL string }
+	read("links", &links)
+	require.NotEmpty(t, links)
+	require.Equal(t, "security", metadata.Annotations["artifacthub.io/category"])
+	require.Equal(t, metadata.Version, metadata.AppVersion, "chart and agent have one version")
+}
+
 // The release id names objects of the whole cluster, and everything of a release is found by it.
 func TestNamesFitWhateverTheRelease(t *testing.T) {
 	long := strings.Repeat("x", 53)
@@ -110,7 +139,7 @@ func TestNamesCanBeOverridden(t *testing.T) {
 }
 
 func TestCommonLabelsAndAnnotationsAreOnEveryObject(t *testing.T) {
-	r := render(t, setting{values: `{commonLabels: {team: network}, commonAnnotations: {example.org/owner: network}}`})
+	r := render(t, setting{values: `{commonLabels: {team: network}, commonAnnotations: {example.org/owner: network}, agent: {metrics: {enabled: true}}, podMonitor: {enabled: true}}`})
 	for _, object := range r.all() {
 		accessor, err := meta.Accessor(object)
 		require.NoError(t, err)
@@ -123,6 +152,8 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 	always := []string{
 		"179, 2379, 2380, 5473, 6443, 6666, 6667 and udp 68",
 		"kubectl get hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall -L host-endpoint\n",
+		"-o custom-columns='NODE:.spec.node,INTERFACE:.spec.interfaceName,STATE:.metadata.annotations.host-firewall\\.io/state'\n",
+		"helm test host-firewall -n host-firewall --logs\n",
 		"kubectl delete globalnetworkpolicies.projectcalico.org -l host-firewall.io/release=host-firewall\n",
 		"helm uninstall host-firewall -n host-firewall\n",
 	}
@@ -169,9 +200,30 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		},
 		"off": {
 			`mode: off`,
-			[]string{"ATTENTION: mode is off", "protects nothing", "What follows is what `mode: enforce` would do."},
+			[]string{"ATTENTION: mode is off", "protects nothing", "An admission policy lets each agent write", "What follows is what `mode: enforce` would do."},
 			[]string{"protects the nodes"},
 		},
+		"audit": {
+			`mode: audit`,
+			[]string{"ATTENTION: mode is audit", "drops nothing", "journalctl --dmesg --grep calico-packet", "helm upgrade host-firewall CHART -n host-firewall --reuse-values --set mode=enforce\n", "What follows is what `mode: enforce` would do."},
+			[]string{"protects the nodes", "protects nothing"},
+		},
+		"further connections": {
+			`ingress: [{name: web, cidrs: [0.0.0.0/0, "::/0"], protocol: TCP, ports: [443, "30000:32767"]}, {name: vrrp, cidrs: [192.0.2.0/24], protocol: 112}]`,
+			[]string{"  - to 0.0.0.0/0, ::/0: web, TCP 443, 30000:32767\n", "  - to 192.0.2.0/24: vrrp, protocol 112\n"},
+			nil,
+		},
+		"ssh for everybody": {
+			`ssh: {cidrs: [0.0.0.0/0, "::1/128"], allowEverywhere: true}`,
+			[]string{"ssh.cidrs leaves nobody out: SSH is open to everybody"},
+			nil,
+		},
+		"ssh for some, although everybody might": {
+			`ssh: {cidrs: [192.0.2.0/24, "::1/128"], allowEverywhere: true}`,
+			nil,
+			[]string{"leaves nobody out"},
+		},
+		"no admission policy wanted": {`admissionPolicy: {enabled: false}`, nil, []string{"admission policy", "token of its agent"}},
 		"interfaces": {
 			`hostEndpoint: {interfaces: [eth0, "bond?"], acceptPolicies: ["*"]}`,
 			[]string{"host endpoints for the interfaces eth0, bond? of its node", "Other interfaces are not protected."},

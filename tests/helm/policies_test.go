@@ -73,6 +73,20 @@ func essentialRules() []projectcalico.Rule {
 	)
 }
 
+// entryRule is what an entry of ingress becomes for one of its networks.
+func entryRule(name string, protocol numorstring.Protocol, cidr string, to ...numorstring.Port) projectcalico.Rule {
+	rule := projectcalico.Rule{
+		Action:   projectcalico.Allow,
+		Metadata: &projectcalico.RuleMetadata{Annotations: map[string]string{"host-firewall.io/ingress": name}},
+		Protocol: &protocol,
+		Source:   nets(cidr),
+	}
+	if len(to) > 0 {
+		rule.Destination = ports(to...)
+	}
+	return rule
+}
+
 func outboundSpec() projectcalico.GlobalNetworkPolicySpec {
 	return projectcalico.GlobalNetworkPolicySpec{
 		Order:    pointer(10.0),
@@ -189,6 +203,46 @@ func TestPoliciesSayWhatTheValuesSay(t *testing.T) {
 		"nodes without pods": {
 			`cluster: {trustPods: false}`,
 			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-cluster": pointer(ingressSpec(10, trustedNodes()))},
+		},
+		"further connections, an entry at a time": {
+			`
+ingress:
+  - {name: web, cidrs: [0.0.0.0/0, "::/0"], protocol: TCP, ports: [443, "30000:32767", 443]}
+  - {name: bfd, cidrs: ["2001:DB8::/32"], protocol: UDP, ports: [3784]}
+  - {name: signalling, cidrs: [192.0.2.0/24, 192.0.2.0/24], protocol: SCTP, ports: [36412]}
+  - {name: pmtu, cidrs: [192.0.2.0/24], protocol: ICMP}
+  - {name: pmtu-6, cidrs: ["2001:db8::/32"], protocol: ICMPv6, ports: []}
+  - {name: vrrp, cidrs: [192.0.2.0/24], protocol: 112}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-ingress": pointer(ingressSpec(10,
+				entryRule("web", numorstring.ProtocolFromString("TCP"), "0.0.0.0/0", port(443), portRange(t, 30000, 32767)),
+				entryRule("web", numorstring.ProtocolFromString("TCP"), "::/0", port(443), portRange(t, 30000, 32767)),
+				entryRule("bfd", numorstring.ProtocolFromString("UDP"), "2001:db8::/32", port(3784)),
+				entryRule("signalling", numorstring.ProtocolFromString("SCTP"), "192.0.2.0/24", port(36412)),
+				entryRule("pmtu", numorstring.ProtocolFromString("ICMP"), "192.0.2.0/24"),
+				entryRule("pmtu-6", numorstring.ProtocolFromString("ICMPv6"), "2001:db8::/32"),
+				entryRule("vrrp", numorstring.ProtocolFromInt(112), "192.0.2.0/24"),
+			))},
+		},
+		"further connections to the hosts' own ports": {
+			`
+ingress: [{name: web, cidrs: [192.0.2.0/24], protocol: TCP, ports: [443]}]
+policies: {allowIngress: {order: 3, preDNAT: false, applyOnForward: true}, dropOther: {preDNAT: false}}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{
+				"allow-ingress": func() *projectcalico.GlobalNetworkPolicySpec {
+					spec := ingressSpec(3, entryRule("web", numorstring.ProtocolFromString("TCP"), "192.0.2.0/24", port(443)))
+					spec.PreDNAT = false
+					return &spec
+				}(),
+				"drop-other": func() *projectcalico.GlobalNetworkPolicySpec {
+					spec := dropSpec()
+					spec.PreDNAT = false
+					return &spec
+				}(),
+			},
+		},
+		"audit drops nothing": {
+			`mode: audit`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"drop-other": pointer(ingressSpec(20, projectcalico.Rule{Action: projectcalico.Log}))},
 		},
 		"a cluster policy with nothing to say": {
 			`cluster: {trustNodes: false, trustPods: false}`,
@@ -322,6 +376,9 @@ func requireEnforceable(t *testing.T, policy projectcalico.GlobalNetworkPolicy) 
 	require.Len(t, spec.Types, 1, "%s: without types a policy governs both directions on v1", name)
 	require.Equal(t, spec.Types[0] == projectcalico.PolicyTypeIngress, len(spec.Ingress) > 0, name)
 	require.Equal(t, spec.Types[0] == projectcalico.PolicyTypeEgress, len(spec.Egress) > 0, name)
+	for _, rule := range spec.Ingress {
+		require.True(t, rule.Action != projectcalico.Log || spec.PreDNAT, "%s would drop what it says it logs", name)
+	}
 	if spec.PreDNAT {
 		require.True(t, spec.ApplyOnForward, name)
 		require.Empty(t, spec.Egress, name)
@@ -348,6 +405,7 @@ func requireEnforceableRule(t *testing.T, name string, rule projectcalico.Rule) 
 	}
 	if len(rule.Source.Ports)+len(rule.Destination.Ports) > 0 {
 		require.NotNil(t, rule.Protocol, "%s has ports without a protocol in %+v", name, rule)
+		require.Contains(t, []string{"TCP", "UDP", "SCTP"}, rule.Protocol.String(), "%s has ports that its protocol has not in %+v", name, rule)
 	}
 	if rule.ICMP != nil {
 		require.NotNil(t, rule.Protocol, name)
@@ -394,6 +452,8 @@ func TestRevisionChangesWithThePoliciesOnly(t *testing.T) {
 		{values: `cluster: {cidrs: [10.0.0.0/8]}`},
 		{values: `cluster: {trustPods: false}`},
 		{values: `essential: {dhcp: false}`},
+		{values: `mode: audit`},
+		{values: `ingress: [{name: web, cidrs: [192.0.2.0/24], protocol: TCP, ports: [443]}]`},
 		{values: `policies: {dropOther: {order: 30}}`},
 		{values: `policies: {allowOutbound: {enabled: false}}`},
 		{values: `hostEndpoint: {labels: {host-endpoint: armed}}`},

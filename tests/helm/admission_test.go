@@ -1,0 +1,109 @@
+package helm_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"helm.sh/helm/v3/pkg/chartutil"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func TestAdmissionPolicyIsWholeObjects(t *testing.T) {
+	for _, group := range []string{apiV3, apiV1} {
+		for _, names := range []struct{ release, namespace, id, values, account string }{
+			{"host-firewall", "host-firewall", "host-firewall", ``, "host-firewall"},
+			{"edge.eu", "kube-system", "edge-eu-host-firewall", `serviceAccount: {name: firewall}`, "firewall"},
+		} {
+			t.Run(group+"/"+names.release, func(t *testing.T) {
+				r := render(t, setting{release: names.release, namespace: names.namespace, values: names.values, served: clusterServing(group)})
+				kind := func(kind string) metav1.TypeMeta {
+					return metav1.TypeMeta{APIVersion: "admissionregistration.k8s.io/v1", Kind: kind}
+				}
+				meta := metav1.ObjectMeta{Name: names.id, Labels: objectLabels(names.release, names.id)}
+				require.Equal(t, []admissionv1.ValidatingAdmissionPolicy{{
+					TypeMeta: kind("ValidatingAdmissionPolicy"), ObjectMeta: meta, Spec: admissionSpec(names.namespace, names.account),
+				}}, r.admissionPolicies)
+				require.Equal(t, []admissionv1.ValidatingAdmissionPolicyBinding{{
+					TypeMeta: kind("ValidatingAdmissionPolicyBinding"), ObjectMeta: meta,
+					Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
+						PolicyName: names.id, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
+					},
+				}}, r.admissionBindings)
+				require.Equal(t, names.account, r.daemonSet(t).Spec.Template.Spec.ServiceAccountName, "the account that is held to it")
+			})
+		}
+	}
+}
+
+func admissionSpec(namespace, account string) admissionv1.ValidatingAdmissionPolicySpec {
+	return admissionv1.ValidatingAdmissionPolicySpec{
+		FailurePolicy: pointer(admissionv1.Fail),
+		MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{
+			RuleWithOperations: admissionv1.RuleWithOperations{
+				Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update, admissionv1.Delete},
+				Rule: admissionv1.Rule{
+					APIGroups:   []string{"projectcalico.org", "crd.projectcalico.org"},
+					APIVersions: []string{"*"},
+					Resources:   []string{"hostendpoints", "felixconfigurations"},
+				},
+			},
+		}}},
+		MatchConditions: []admissionv1.MatchCondition{{
+			Name: "by-an-agent", Expression: "request.userInfo.username == 'system:serviceaccount:" + namespace + ":" + account + "'",
+		}},
+		Variables: []admissionv1.Variable{
+			{Name: "node", Expression: "request.userInfo.extra[?'authentication.kubernetes.io/node-name'][?0].orValue('')"},
+			{Name: "objects", Expression: "[object, oldObject].filter(o, o != null)"},
+		},
+		Validations: []admissionv1.Validation{
+			{
+				Expression: "variables.node != ''",
+				Message:    "an agent's token has to be bound to a pod on a node, and this one is not",
+			},
+			{
+				Expression: "size(variables.objects) > 0",
+				Message:    "agents write one object at a time",
+			},
+			{
+				Expression: "request.resource.resource != 'hostendpoints' || variables.objects.all(o, o.?spec.?node.orValue('') == variables.node" +
+					" && (o.metadata.name == variables.node || o.metadata.name.startsWith(variables.node + '-')))",
+				MessageExpression: "'the agent of node ' + variables.node + ' writes host endpoints of that node only'",
+			},
+			{
+				Expression:        "request.resource.resource != 'felixconfigurations' || variables.objects.all(o, o.metadata.name == 'node.' + variables.node)",
+				MessageExpression: "'the agent of node ' + variables.node + ' writes the FelixConfiguration node.' + variables.node + ' only'",
+			},
+		},
+	}
+}
+
+func TestAdmissionPolicyIsThereWhereTheClusterServesIt(t *testing.T) {
+	without := chartutil.VersionSet{"v1", "v1/Node", apiV1 + "/GlobalNetworkPolicy"}
+	for name, test := range map[string]struct {
+		setting
+		want int
+	}{
+		"served":                     {setting{kubernetes: "v1.30.0", served: clusterServing(apiV1)}, 1},
+		"served by a vendor's build": {setting{kubernetes: "v1.30.1-gke.5", served: clusterServing(apiV1)}, 1},
+		"served, tokens do not name their node yet": {setting{kubernetes: "v1.29.9", served: clusterServing(apiV1)}, 0},
+		"not served":                            {setting{kubernetes: newestKubernetes, served: without}, 0},
+		"no cluster to ask, new Kubernetes":     {setting{kubernetes: newestKubernetes}, 1},
+		"no cluster to ask, old Kubernetes":     {setting{kubernetes: oldestKubernetes}, 0},
+		"switched off":                          {setting{served: clusterServing(apiV1), values: `admissionPolicy: {enabled: false}`}, 0},
+		"switched off, and no cluster to ask":   {setting{values: `admissionPolicy: {enabled: false}`}, 0},
+		"with rights that somebody else grants": {setting{served: clusterServing(apiV1), values: `rbac: {create: false}`}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := render(t, test.setting)
+			require.Len(t, r.admissionPolicies, test.want)
+			require.Len(t, r.admissionBindings, test.want, "one without the other says nothing")
+			if wanted := !strings.Contains(test.values, "admissionPolicy"); wanted && test.want == 0 {
+				require.Contains(t, r.notes, "ATTENTION: who takes over one node can open all others", "a promise that is not kept is owned up to")
+			} else {
+				require.NotContains(t, r.notes, "ATTENTION")
+			}
+		})
+	}
+}

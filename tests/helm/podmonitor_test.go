@@ -1,0 +1,49 @@
+package helm_test
+
+import (
+	"testing"
+
+	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+func TestPodMonitorIsAWholeObjectAndFindsTheAgents(t *testing.T) {
+	r := render(t, setting{release: "edge", namespace: "kube-system", values: `
+agent: {metrics: {enabled: true, port: 9198}}
+podMonitor: {enabled: true, labels: {release: prometheus}, interval: 30s}`})
+	want := objectLabels("edge", "edge-host-firewall")
+	want["release"] = "prometheus"
+	require.Equal(t, []monitoring.PodMonitor{{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "monitoring.coreos.com/v1", Kind: "PodMonitor"},
+		ObjectMeta: metav1.ObjectMeta{Name: "edge-host-firewall", Namespace: "kube-system", Labels: want},
+		Spec: monitoring.PodMonitorSpec{
+			Selector: metav1.LabelSelector{MatchLabels: selectorLabels("edge")},
+			PodMetricsEndpoints: []monitoring.PodMetricsEndpoint{{
+				Port:     pointer("metrics"),
+				Interval: "30s",
+				RelabelConfigs: []monitoring.RelabelConfig{{
+					SourceLabels: []monitoring.LabelName{"__meta_kubernetes_pod_node_name"}, TargetLabel: "node",
+				}},
+			}},
+		},
+	}}, r.podMonitors)
+
+	monitor := r.podMonitors[0].Spec
+	selector, err := metav1.LabelSelectorAsSelector(&monitor.Selector)
+	require.NoError(t, err)
+	require.True(t, selector.Matches(labels.Set(r.daemonSet(t).Spec.Template.Labels)))
+	require.False(t, selector.Matches(labels.Set(r.cleanup(t).Spec.Template.Labels)))
+	port := r.container(t).Ports[0]
+	require.Equal(t, *monitor.PodMetricsEndpoints[0].Port, port.Name)
+	require.Equal(t, int32(9198), port.ContainerPort)
+	require.Equal(t, ":9198", argumentsOf(t, r)["metrics-address"])
+}
+
+func TestPodMonitorIsThereWhenAskedForOnly(t *testing.T) {
+	require.Empty(t, render(t, setting{values: `agent: {metrics: {enabled: true}}`}).podMonitors)
+	r := render(t, setting{values: "agent: {metrics: {enabled: true}}\npodMonitor: {enabled: true}"})
+	require.Len(t, r.podMonitors, 1)
+	require.Empty(t, r.podMonitors[0].Spec.PodMetricsEndpoints[0].Interval, "Prometheus' own")
+}
