@@ -36,7 +36,7 @@ func controlPlane(l layout, bin binaries.Set, m Member, o Options) []host.Compon
 	pki := func(name string) string { return filepath.Join(l.pki(), name) }
 	const etcd = "http://127.0.0.1:2379"
 	return []host.Component{
-		{Name: "etcd", Args: []string{"etcd",
+		{Name: "etcd", Args: []string{bin["etcd"],
 			"--data-dir=/var/lib/etcd", "--unsafe-no-fsync",
 			"--listen-client-urls=" + etcd, "--advertise-client-urls=" + etcd,
 			"--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",

@@ -11,7 +11,6 @@ import (
 
 // needed is everything that a cluster takes from Debian: a program, and the package that has it.
 var needed = []struct{ program, pkg string }{
-	{"etcd", "etcd-server"},
 	{"runc", "runc"},
 	{"iptables", "iptables"},
 	{"ipset", "ipset"},

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,6 +42,7 @@ var (
 		const x = " -X k8s.io/component-base/version."
 		return plain(version) + x + "gitVersion=" + version + x + "gitMajor=" + major + x + "gitMinor=" + minor
 	}}
+	etcd       = module{dir: "etcd", path: "go.etcd.io/etcd/server/v3", ldflags: plain}
 	containerd = module{dir: "containerd", path: "github.com/containerd/containerd/v2", tags: "no_btrfs,no_devmapper", ldflags: plain}
 	calico     = module{dir: "calico", path: "github.com/projectcalico/calico", ldflags: plain}
 )
@@ -54,6 +56,7 @@ type program struct {
 
 // Programs of a cluster, in the order in which they are built.
 var programs = []program{
+	{"etcd", etcd, ""},
 	{"kube-apiserver", kubernetes, "cmd/kube-apiserver"},
 	{"kube-controller-manager", kubernetes, "cmd/kube-controller-manager"},
 	{"kube-scheduler", kubernetes, "cmd/kube-scheduler"},
@@ -107,7 +110,7 @@ func Names() []string {
 // Versions are those of the modules that the programs are built from, by the name of the project.
 func Versions(modules string) (map[string]string, error) {
 	versions := map[string]string{}
-	for name, m := range map[string]module{"Kubernetes": kubernetes, "containerd": containerd, "Calico": calico} {
+	for name, m := range map[string]module{"Kubernetes": kubernetes, "etcd": etcd, "containerd": containerd, "Calico": calico} {
 		version, err := m.version(modules)
 		if err != nil {
 			return nil, err
@@ -268,7 +271,7 @@ func (p program) build(ctx context.Context, modules, target, count string, out i
 	}
 	half := target + ".part" // a build that was cut off leaves no binary that looks whole
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", p.module.tags, "-ldflags", p.module.ldflags(version),
-		"-o", half, p.module.path+"/"+p.pkg)
+		"-o", half, path.Join(p.module.path, p.pkg))
 	cmd.Dir = filepath.Join(modules, p.module.dir)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-mod=readonly -buildvcs=false")
 	done := progress(out, fmt.Sprintf("%s %s %s", count, p.name, version))
