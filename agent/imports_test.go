@@ -70,8 +70,8 @@ func TestAgentImportsNoMoreOfClientGoThanItNeeds(t *testing.T) {
 
 func TestDependenciesPointOneWay(t *testing.T) {
 	want := map[string][]string{
-		"": {"/internal/calico", "/internal/cleanup", "/internal/endpoint", "/internal/failsafe", "/internal/gate", "/internal/health",
-			"/internal/keeper", "/internal/links", "/internal/metrics", "/internal/settings", "/internal/verify"},
+		"": {"/internal/calico", "/internal/cleanup", "/internal/gate", "/internal/health",
+			"/internal/keeper", "/internal/links", "/internal/metrics", "/internal/settings", "/internal/verify", "/internal/wiring"},
 		"/internal/calico":   {"/internal/endpoint", "/internal/failsafe", "/internal/verify"},
 		"/internal/cleanup":  {"/internal/endpoint", "/internal/failsafe"},
 		"/internal/endpoint": {},
@@ -82,9 +82,10 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/links":    {"/internal/endpoint"},
 		"/internal/metrics":  {},
 		// The bench at scale: it is no part of the agent, but drives its packages.
-		"/internal/scalebench": {"/internal/calico", "/internal/keeper", "/internal/settings"},
+		"/internal/scalebench": {"/internal/calico", "/internal/keeper", "/internal/settings", "/internal/wiring"},
 		"/internal/settings":   {"/internal/endpoint"},
 		"/internal/verify":     {"/internal/endpoint", "/internal/gate"},
+		"/internal/wiring":     {"/internal/calico", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/settings"},
 	}
 	got := map[string][]string{}
 	for _, pkg := range list(t, "./...") {

@@ -13,7 +13,6 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -23,12 +22,11 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
-	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
-	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/health"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
 	"github.com/host-firewall/host-firewall/agent/internal/links"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
+	"github.com/host-firewall/host-firewall/agent/internal/wiring"
 )
 
 const program = "host-firewall-agent"
@@ -103,20 +101,13 @@ func serve(ctx context.Context, s settings.Settings, log *slog.Logger) error {
 		return fmt.Errorf("read access to the API server: %w", err)
 	}
 	meter := newMeter(buildVersion(), s.Mode, s.PolicyRevision)
-	named := !slices.Equal(s.Interfaces, []string{endpoint.AllInterfaces})
-	cluster, err := calico.New(config, calico.Options{
-		Node:      s.NodeName,
-		Release:   s.Release,
-		APIGroup:  s.APIGroup,
-		ByLabel:   named,
-		UserAgent: program + "/" + buildVersion(),
-		Count:     meter.request,
-		Log:       log,
-	})
+	options := wiring.Options(s)
+	options.UserAgent, options.Count, options.Log = program+"/"+buildVersion(), meter.request, log
+	cluster, err := calico.New(config, options)
 	if err != nil {
 		return err
 	}
-	keep := keeper.New(keeperConfig(s, named, meter, log), cluster, log)
+	keep := keeper.New(wiring.Keeper(s, meter, log), cluster, log)
 	probes, err := health.Listen(s.HealthPort, health.Checks{
 		Alive: keep.Alive,
 		Report: func() health.Report {
@@ -140,7 +131,7 @@ func serve(ctx context.Context, s settings.Settings, log *slog.Logger) error {
 	var parts sync.WaitGroup
 	parts.Go(func() { cluster.Run(ctx, keep.Wake) })
 	parts.Go(func() { keep.Run(ctx) })
-	if named {
+	if wiring.Named(s) {
 		parts.Go(func() {
 			if err := links.Watch(ctx, keep.LinksChanged); err != nil {
 				cancel(err)
@@ -171,56 +162,6 @@ func settle(ctx context.Context) {
 		case <-time.After(settleEvery):
 			debug.FreeOSMemory()
 		}
-	}
-}
-
-// keeperConfig is what the settings say to the keeper.
-func keeperConfig(s settings.Settings, named bool, meter keeper.Meter, log *slog.Logger) keeper.Config {
-	config := keeper.Config{
-		Node:           s.NodeName,
-		Release:        s.Release,
-		Off:            s.Mode == settings.ModeOff,
-		Audit:          s.Mode == settings.ModeAudit,
-		ArmingLabels:   s.ArmingLabels,
-		NodeLabels:     s.NodeLabels,
-		Profiles:       s.Profiles,
-		Adopt:          s.Adopt,
-		AcceptPolicies: s.AcceptPolicies,
-		Policies:       s.Policies,
-		Revision:       s.PolicyRevision,
-		AwaitNodes:     s.AwaitNodes,
-		TrustedCIDRs:   s.ClusterCIDRs,
-		Resync:         s.Resync,
-		Meter:          meter,
-	}
-	if s.NarrowFailsafe && len(s.SSHCIDRs) > 0 {
-		config.Failsafe = &failsafe.Want{Ports: s.SSHPorts, CIDRs: s.SSHCIDRs}
-	}
-	if named {
-		config.Interfaces = interfacesOf(s.Interfaces, log)
-	}
-	return config
-}
-
-// interfacesOf returns a function that reads which of the node's interfaces are
-// meant. It is called by one goroutine.
-func interfacesOf(patterns []string, log *slog.Logger) func() ([]endpoint.Interface, []string, error) {
-	var told []string
-	return func() (selected []endpoint.Interface, present []string, err error) {
-		all, err := links.List()
-		if err != nil {
-			return nil, nil, err
-		}
-		selected, invalid := endpoint.Select(patterns, all)
-		if len(invalid) > 0 && !slices.Equal(invalid, told) {
-			log.Warn("interfaces left out, Calico does not take their names", "invalid", invalid)
-		}
-		told = invalid
-		present = make([]string, 0, len(all))
-		for _, link := range all {
-			present = append(present, link.Name)
-		}
-		return selected, present, nil
 	}
 }
 

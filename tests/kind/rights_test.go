@@ -51,7 +51,12 @@ func TestAgentAsksForWhatItsRoleListsAndNothingElse(t *testing.T) {
 			}
 		}
 		for _, call := range allowed {
-			if !slices.Contains(made, call) {
+			// Where the API server can't stream a list with a watch, it is asked for one.
+			streamed := call
+			if call.Verb == "list" {
+				streamed.Verb = "watch"
+			}
+			if !slices.Contains(made, call) && !slices.Contains(made, streamed) {
 				return fmt.Errorf("in the role, but not needed: %+v", call)
 			}
 		}

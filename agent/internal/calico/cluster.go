@@ -48,7 +48,7 @@ const (
 
 	// What a pass of the keeper may wait for. It calls itself stuck after two
 	// minutes of one pass.
-	writeTimeout = 10 * time.Second
+	writeTimeout = 20 * time.Second
 	listTimeout  = 20 * time.Second
 
 	// firstRead is what the caches wait for when nothing is wrong.
@@ -98,6 +98,7 @@ func New(config *rest.Config, options Options) (*Cluster, error) {
 	if options.Count != nil {
 		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counter{next, options.Count} })
 	}
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &patience{RoundTripper: next} })
 	config.NegotiatedSerializer = serializer.NewCodecFactory(newScheme()).WithoutConversion()
 	// Custom resources are served as JSON only.
 	config.ContentType = runtime.ContentTypeJSON
@@ -166,9 +167,9 @@ func (c *Cluster) ofRelease() string { return endpoint.ReleaseLabel + "=" + c.op
 // notOfRelease is the label selector for everything else.
 func (c *Cluster) notOfRelease() string { return endpoint.ReleaseLabel + "!=" + c.options.Release }
 
-// ofNode is the label selector for the release's endpoints of the agent's Node.
-func (c *Cluster) ofNode() string {
-	return c.ofRelease() + "," + endpoint.NodeLabel + "=" + endpoint.NodeLabelValue(c.options.Node)
+// ofNode is the label selector for the release's endpoints of a Node.
+func (c *Cluster) ofNode(name string) string {
+	return c.ofRelease() + "," + endpoint.NodeLabel + "=" + endpoint.NodeLabelValue(name)
 }
 
 // resourcePath is where the API server serves a cluster-scoped resource.

@@ -353,6 +353,11 @@ func TestCachesHoldWhatTheAgentLooksAtInBothGroups(t *testing.T) {
 			assert.Empty(t, a.endpoints()[0].ManagedFields)
 			_, shadowed := a.endpoints()[0].Annotations["projectcalico.org/metadata"]
 			assert.Equal(t, group == calico.GroupCRD, shadowed, "it means something in the CRD group only")
+			for _, what := range []string{nodesPath, "/apis/" + group + "/hostendpoints", "/apis/" + group + "/globalnetworkpolicies"} {
+				first := s.asked("watch " + what)[0].query
+				assert.Contains(t, first, "resourceVersion=0&", "etcd is spared")
+				assert.Contains(t, first, "sendInitialEvents=true")
+			}
 			var names []string
 			for _, p := range a.Policies() {
 				names = append(names, p.Name)
@@ -586,7 +591,7 @@ func TestListsAreReadAsTheyArriveAndFromTheAPIServersCache(t *testing.T) {
 	}
 
 	s.on("GET "+nodesPath, list("v1", "Node", node("n1"), node("n2")))
-	nodes, err := a.ListNodes(t.Context())
+	nodes, err := a.ListNodes(t.Context(), "")
 	require.NoError(t, err)
 	require.Len(t, nodes, 2)
 	for i, name := range []string{"n1", "n2"} {
@@ -602,10 +607,17 @@ func TestListsAreReadAsTheyArriveAndFromTheAPIServersCache(t *testing.T) {
 	other := hep(calico.GroupCRD, "2")
 	other.Name, other.Spec.Node = "n2", "n2"
 	s.on("GET "+path, list(calico.GroupCRD, "HostEndpoint", hep(calico.GroupCRD, "1"), other))
-	endpoints, err := a.ListEndpoints(t.Context())
+	endpoints, err := a.ListEndpoints(t.Context(), "")
 	require.NoError(t, err)
 	assert.Len(t, endpoints, 2)
 	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%3Dfw&resourceVersion=0", last("GET "+path))
+
+	_, err = a.ListNodes(t.Context(), "n2")
+	require.NoError(t, err)
+	assert.Equal(t, "fieldSelector=metadata.name%3Dn2&resourceVersion=0", last("GET "+nodesPath))
+	_, err = a.ListEndpoints(t.Context(), "n2")
+	require.NoError(t, err)
+	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-firewall.io%2Fnode%3Dn2&resourceVersion=0", last("GET "+path))
 
 	here, all, err := a.ListForeignEndpoints(t.Context())
 	require.NoError(t, err)
@@ -620,11 +632,40 @@ func TestListsAreReadAsTheyArriveAndFromTheAPIServersCache(t *testing.T) {
 	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-firewall.io%2Fnode%3Dn1&resourceVersion=0", last("GET "+path))
 
 	s.on("GET "+path, failure(403, metav1.StatusReasonForbidden))
-	_, err = a.ListEndpoints(t.Context())
+	_, err = a.ListEndpoints(t.Context(), "")
 	assert.ErrorContains(t, err, `list hostendpoints: the agent's ClusterRole lacks the right "list"`)
 	s.on("GET "+path, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"items":[{"spec":{}},`)) })
-	_, err = a.ListEndpoints(t.Context())
+	_, err = a.ListEndpoints(t.Context(), "")
 	assert.ErrorContains(t, err, "list hostendpoints: ", "half a list is none")
+}
+
+func TestOneArmedEndpointIsEnoughToTell(t *testing.T) {
+	t.Parallel()
+	for group, selection := range map[string]string{
+		calico.GroupCRD: "labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-endpoint%3Dingress&limit=1&resourceVersion=1&resourceVersionMatch=NotOlderThan",
+		calico.GroupV3:  "labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-endpoint%3Dingress&resourceVersion=0",
+	} {
+		s := newAPIServer(t)
+		s.serveAll(group)
+		a := run(t, s, group)
+		a.awaitComplete(t)
+		path := "/apis/" + group + "/hostendpoints"
+		s.on("GET "+path, list(group, "HostEndpoint"))
+		armed, err := a.AnyArmed(t.Context(), map[string]string{"host-endpoint": "ingress"})
+		require.NoError(t, err)
+		assert.False(t, armed)
+		asked := s.asked("GET " + path)
+		assert.Equal(t, selection, asked[len(asked)-1].query)
+
+		s.on("GET "+path, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"items":[{"spec":{}},nonsense`)) })
+		armed, err = a.AnyArmed(t.Context(), map[string]string{"host-endpoint": "ingress"})
+		require.NoError(t, err, "what follows is not read")
+		assert.True(t, armed)
+		s.on("GET "+path, failure(403, metav1.StatusReasonForbidden))
+		armed, err = a.AnyArmed(t.Context(), map[string]string{"host-endpoint": "ingress"})
+		assert.ErrorContains(t, err, `lacks the right "list"`)
+		assert.False(t, armed)
+	}
 }
 
 func TestCountingReadsOneObjectAndBelievesTheAPIServer(t *testing.T) {
@@ -637,9 +678,8 @@ func TestCountingReadsOneObjectAndBelievesTheAPIServer(t *testing.T) {
 		metadata map[string]any
 		want     int
 	}{
-		"all there are":               {map[string]any{}, 1},
-		"many more":                   {map[string]any{"continue": "more", "remainingItemCount": 4999}, 5000},
-		"more, but it is not told so": {map[string]any{"continue": "more"}, -1},
+		"all there are": {map[string]any{}, 1},
+		"many more":     {map[string]any{"continue": "more", "remainingItemCount": 4999}, 5000},
 	} {
 		s.on("GET "+nodesPath, object(200, map[string]any{"metadata": test.metadata, "items": []any{node("n1")}}))
 		got, err := a.CountNodes(t.Context())
@@ -648,6 +688,9 @@ func TestCountingReadsOneObjectAndBelievesTheAPIServer(t *testing.T) {
 	}
 	asked := s.asked("GET " + nodesPath)
 	assert.Equal(t, "limit=1", asked[len(asked)-1].query)
+	s.on("GET "+nodesPath, object(200, map[string]any{"metadata": map[string]any{"continue": "more"}, "items": []any{node("n1")}}))
+	_, err := a.CountNodes(t.Context())
+	assert.ErrorContains(t, err, "does not say how many")
 }
 
 func TestCachesThatAreNotAlwaysNeededAreKeptOnlyThen(t *testing.T) {
@@ -665,14 +708,6 @@ func TestCachesThatAreNotAlwaysNeededAreKeptOnlyThen(t *testing.T) {
 		}
 		list(calico.GroupCRD, "GlobalNetworkPolicy")(w, r)
 	})
-	begun, gone := make(chan struct{}), make(chan struct{})
-	s.on("watch "+felix, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Query().Get("sendInitialEvents") == "" {
-			close(begun)
-			defer close(gone)
-		}
-		stream(nil)(w, r)
-	})
 	a := run(t, s, calico.GroupCRD)
 	a.awaitComplete(t)
 	_, problem := a.Foreign()
@@ -689,18 +724,16 @@ func TestCachesThatAreNotAlwaysNeededAreKeptOnlyThen(t *testing.T) {
 	_, problem = a.Foreign()
 	assert.NotEmpty(t, problem)
 
-	a.FollowFelix(true, false)
-	a.await(t, "the configuration is known", func() bool { _, _, problem := a.Felix(); return problem == "" })
-	for _, r := range s.asked("GET " + felix) {
-		assert.Contains(t, r.query, "fieldSelector=metadata.name%3Dnode.n1")
-	}
-	<-begun
-	a.FollowFelix(false, false)
-	select {
-	case <-gone:
-	case <-time.After(deadline):
-		t.Error("the watch has not ended")
-	}
+	_, _, problem = a.Felix()
+	assert.NotEmpty(t, problem)
+	own, err := a.ReadFelix(t.Context())
+	require.NoError(t, err)
+	assert.Nil(t, own)
+	asked := s.asked("GET " + felix)
+	require.Len(t, asked, 1)
+	assert.Equal(t, "fieldSelector=metadata.name%3Dnode.n1&resourceVersion=0", asked[0].query)
+	a.FollowFelix()
+	a.await(t, "the configurations are known", func() bool { _, _, problem := a.Felix(); return problem == "" })
 }
 
 func TestDatastoreIsReadyUnlessItSaysNot(t *testing.T) {

@@ -82,7 +82,10 @@ func newest[T any](ctx context.Context, d *Direct, where, labels string) (object
 	body, err := d.client.Get().AbsPath(where).VersionedParams(&options, metav1.ParameterCodec).MaxRetries(0).Stream(ctx)
 	if err == nil {
 		defer body.Close()
-		err = decodeItems(body, func(object *T) { objects = append(objects, object) })
+		err = decodeItems(body, func(object *T) error {
+			objects = append(objects, object)
+			return nil
+		})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", resource, explain(err, "list", resource))

@@ -10,6 +10,7 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
@@ -25,32 +26,60 @@ func (c *Cluster) CountNodes(ctx context.Context) (int, error) {
 }
 
 // CountEndpoints returns how many endpoints there are, whosever they are, at the
-// price of one of them; -1: the API server does not say.
+// price of one of them.
 func (c *Cluster) CountEndpoints(ctx context.Context) (int, error) {
 	return c.count(ctx, c.known().group, hostEndpoints)
 }
 
-// ListNodes returns all Nodes, each with its name, conditions and addresses only.
-func (c *Cluster) ListNodes(ctx context.Context) ([]corev1.Node, error) {
+// AnyArmed tells whether any endpoint of the release has these labels too, on
+// whichever Node. It reads no more than the first of them.
+func (c *Cluster) AnyArmed(ctx context.Context, arming map[string]string) (armed bool, err error) {
+	selection := metav1.ListOptions{ResourceVersion: fromCache, LabelSelector: c.ofRelease() + "," + labels.Set(arming).String()}
+	if c.known().group == GroupCRD {
+		// A list from the cache ends after Limit objects only when it asks for a version,
+		// and any is as new as this one. Calico's own API server may take a version at its
+		// word, and has no limits.
+		selection.ResourceVersion, selection.ResourceVersionMatch, selection.Limit = "1", metav1.ResourceVersionMatchNotOlderThan, 1
+	}
+	err = list(ctx, c, c.known().group, hostEndpoints, selection, func(*v3.HostEndpoint) error {
+		armed = true
+		return errEnough
+	})
+	return armed, err
+}
+
+// ListNodes returns the Node with that name, or all when it is empty, each with its
+// name, conditions and addresses only.
+func (c *Cluster) ListNodes(ctx context.Context, name string) ([]corev1.Node, error) {
+	selection := metav1.ListOptions{ResourceVersion: fromCache}
+	if name != "" {
+		selection.FieldSelector = byName(name).FieldSelector
+	}
 	var nodes []corev1.Node
-	err := list(ctx, c, "v1", "nodes", "", func(node *corev1.Node) {
+	err := list(ctx, c, "v1", "nodes", selection, func(node *corev1.Node) error {
 		nodes = append(nodes, corev1.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: node.Name},
 			Status:     corev1.NodeStatus{Conditions: node.Status.Conditions, Addresses: node.Status.Addresses},
 		})
+		return nil
 	})
 	return nodes, err
 }
 
-// ListEndpoints returns all endpoints of the release, each with its node,
-// addresses and the label of the release only.
-func (c *Cluster) ListEndpoints(ctx context.Context) ([]v3.HostEndpoint, error) {
+// ListEndpoints returns the endpoints of the release on that Node, or on all when
+// it is empty, each with its node, addresses and the label of the release only.
+func (c *Cluster) ListEndpoints(ctx context.Context, node string) ([]v3.HostEndpoint, error) {
+	selector := c.ofRelease()
+	if node != "" {
+		selector = c.ofNode(node)
+	}
 	var endpoints []v3.HostEndpoint
-	err := list(ctx, c, c.known().group, hostEndpoints, c.ofRelease(), func(hep *v3.HostEndpoint) {
+	err := list(ctx, c, c.known().group, hostEndpoints, byLabel(selector), func(hep *v3.HostEndpoint) error {
 		endpoints = append(endpoints, v3.HostEndpoint{
 			ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{endpoint.ReleaseLabel: c.options.Release}},
 			Spec:       v3.HostEndpointSpec{Node: hep.Spec.Node, ExpectedIPs: hep.Spec.ExpectedIPs},
 		})
+		return nil
 	})
 	return endpoints, err
 }
@@ -58,8 +87,9 @@ func (c *Cluster) ListEndpoints(ctx context.Context) ([]v3.HostEndpoint, error) 
 // ListOwnEndpoints returns the endpoints of the release on the agent's Node.
 func (c *Cluster) ListOwnEndpoints(ctx context.Context) (own []*v3.HostEndpoint, err error) {
 	group := c.known().group
-	err = list(ctx, c, group, hostEndpoints, c.ofNode(), func(hep *v3.HostEndpoint) {
+	err = list(ctx, c, group, hostEndpoints, byLabel(c.ofNode(c.options.Node)), func(hep *v3.HostEndpoint) error {
 		own = append(own, stripped(group, hep))
+		return nil
 	})
 	return own, err
 }
@@ -68,13 +98,27 @@ func (c *Cluster) ListOwnEndpoints(ctx context.Context) (own []*v3.HostEndpoint,
 // labelled as the release's, and how many there are of all nodes.
 func (c *Cluster) ListForeignEndpoints(ctx context.Context) (here []*v3.HostEndpoint, all int, err error) {
 	group := c.known().group
-	err = list(ctx, c, group, hostEndpoints, c.notOfRelease(), func(hep *v3.HostEndpoint) {
+	err = list(ctx, c, group, hostEndpoints, byLabel(c.notOfRelease()), func(hep *v3.HostEndpoint) error {
 		all++
 		if hep.Spec.Node == c.options.Node {
 			here = append(here, stripped(group, hep))
 		}
+		return nil
 	})
 	return here, all, err
+}
+
+// ReadFelix returns the FelixConfiguration of the Node, nil when there is none.
+func (c *Cluster) ReadFelix(ctx context.Context) (own *v3.FelixConfiguration, err error) {
+	group := c.known().group
+	selection := byName(c.felixName())
+	selection.ResourceVersion = fromCache
+	err = list(ctx, c, group, felixConfigurations, selection, func(configuration *v3.FelixConfiguration) error {
+		_, _ = strip(group)(configuration)
+		own = configuration
+		return nil
+	})
+	return own, err
 }
 
 // stripped is an endpoint as the caches hold it.
@@ -98,21 +142,32 @@ func (c *Cluster) count(ctx context.Context, group, resource string) (int, error
 	case page.Continue == "":
 		return len(page.Items), nil
 	case page.RemainingItemCount == nil:
-		return -1, nil
+		return 0, fmt.Errorf("count %s: the API server does not say how many there are", resource)
 	}
 	return len(page.Items) + int(*page.RemainingItemCount), nil
 }
 
+// fromCache is the version that asks for a list from the API server's cache.
+const fromCache = "0"
+
+// byLabel selects from the API server's cache.
+func byLabel(selector string) metav1.ListOptions {
+	return metav1.ListOptions{LabelSelector: selector, ResourceVersion: fromCache}
+}
+
+// errEnough ends a list before its end.
+var errEnough = errors.New("enough")
+
 // list passes on the selected objects, one by one.
-func list[T any](ctx context.Context, c *Cluster, group, resource, labels string, each func(*T)) error {
+func list[T any](ctx context.Context, c *Cluster, group, resource string, selection metav1.ListOptions, each func(*T) error) error {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	body, err := c.get(group, resource, metav1.ListOptions{LabelSelector: labels, ResourceVersion: "0"}).Stream(ctx)
+	body, err := c.get(group, resource, selection).Stream(ctx)
 	if err == nil {
 		defer body.Close()
 		err = decodeItems(body, each)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errEnough) {
 		return fmt.Errorf("list %s: %w", resource, explain(err, "list", resource))
 	}
 	return nil
@@ -123,8 +178,9 @@ func (c *Cluster) get(group, resource string, options metav1.ListOptions) *rest.
 	return c.client.Get().AbsPath(resourcePath(group, resource)).VersionedParams(&options, metav1.ParameterCodec).MaxRetries(0)
 }
 
-// decodeItems reads a list in JSON and passes on its items as they come.
-func decodeItems[T any](body io.Reader, each func(*T)) error {
+// decodeItems reads a list in JSON and passes on its items as they come, until
+// there is an error.
+func decodeItems[T any](body io.Reader, each func(*T) error) error {
 	decoder := json.NewDecoder(body)
 	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
 		return errors.Join(errors.New("the answer is not a list"), err)
@@ -148,7 +204,9 @@ func decodeItems[T any](body io.Reader, each func(*T)) error {
 			if err := decoder.Decode(item); err != nil {
 				return err
 			}
-			each(item)
+			if err := each(item); err != nil {
+				return err
+			}
 		}
 		if _, err := decoder.Token(); err != nil {
 			return err

@@ -71,22 +71,22 @@ func (c *Cluster) Foreign() (policies []*v3.GlobalNetworkPolicy, problem string)
 	return objectsOf[*v3.GlobalNetworkPolicy](s), ""
 }
 
-// FollowFelix starts or ends the caches of the FelixConfiguration of the Node and
-// of the one for all nodes.
-func (c *Cluster) FollowFelix(own, forAll bool) {
-	c.known().felix.follow(own)
-	c.known().felixDefault.follow(forAll)
+// FollowFelix starts the caches of the FelixConfiguration of the Node and of the
+// one for all nodes, once.
+func (c *Cluster) FollowFelix() {
+	c.known().felix.follow(true)
+	c.known().felixDefault.follow(true)
 }
 
-// Felix returns the FelixConfiguration of the Node and the one for all nodes from
-// the caches that are followed, nil where there is none, or why they are not known.
+// Felix returns from those caches the FelixConfiguration of the Node and the one for
+// all nodes, nil where there is none, or why they are not known.
 func (c *Cluster) Felix() (own, forAll *v3.FelixConfiguration, problem string) {
 	for _, read := range []struct {
 		from *source
 		into **v3.FelixConfiguration
 	}{{c.known().felix.current(), &own}, {c.known().felixDefault.current(), &forAll}} {
 		if read.from == nil {
-			continue
+			return nil, nil, firstRead
 		}
 		if problem := problemOf([]*source{read.from}); problem != "" {
 			return nil, nil, problem

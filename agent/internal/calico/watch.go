@@ -63,7 +63,7 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 	endpoints := newSource("HostEndpoint "+c.options.Node, group, hostEndpoints, byName(c.options.Node), &v3.HostEndpoint{}, &v3.HostEndpointList{})
 	if c.options.ByLabel {
 		endpoints = newSource("HostEndpoints of Node "+c.options.Node, group, hostEndpoints,
-			metav1.ListOptions{LabelSelector: c.ofNode()}, &v3.HostEndpoint{}, &v3.HostEndpointList{})
+			metav1.ListOptions{LabelSelector: c.ofNode(c.options.Node)}, &v3.HostEndpoint{}, &v3.HostEndpointList{})
 	}
 	policies := func(subject, selector string) *source {
 		return newSource("GlobalNetworkPolicies "+subject, group, globalNetworkPolicies,
@@ -224,6 +224,11 @@ func (s *source) watchObjects(ctx context.Context, options metav1.ListOptions) (
 		return nil, apierrors.NewResourceExpired("a list comes before the next watch")
 	}
 	options.Watch = true
+	if streamsList && options.ResourceVersion == "" && !s.store.synced() {
+		// As for a plain list at the start, the API server's cache is new enough, and etcd
+		// is spared thousands of agents.
+		options.ResourceVersion = fromCache
+	}
 	stream, err := s.watchLimited(ctx, options)
 	switch {
 	case streamsList && apierrors.IsInvalid(err):

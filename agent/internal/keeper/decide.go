@@ -73,8 +73,10 @@ type decision struct {
 	change, create bool
 	// askRivals and askPeers tell that only such an answer is missing.
 	askRivals, askPeers bool
-	// blockers are policies of others for which the node waits.
-	blockers []string
+	// blockers are policies of others for which the node waits, and unreadable says of
+	// which of them it can't be told whom they select.
+	blockers   []string
+	unreadable string
 	// again is when to look again without an event; zero: not before the resync.
 	again time.Duration
 }
@@ -196,15 +198,15 @@ func (c Config) mayArm(f facts, m memory, missing bool) decision {
 		waiting.again, waiting.reason = 0, "the endpoint has to be there before it is armed"
 	case !f.peers.asked:
 		waiting.reason = "policies are complete, asking for nodes that would be shut out"
+	case f.peers.nobody():
+		return armed
 	case f.peers.err != nil:
 		waiting.reason = "cannot tell which nodes would be shut out: " + f.peers.err.Error()
-	case f.peers.uncertain != "":
-		waiting.reason = f.peers.uncertain
 	case len(f.peers.strangers) > 0:
 		waiting.reason = fmt.Sprintf("Ready nodes without an endpoint of this release would be shut out: %s. "+
 			"Start an agent there, list their addresses in cluster.cidrs, or set cluster.trustNodes: false", some(f.peers.strangers))
 	default:
-		return armed
+		waiting.reason = fmt.Sprintf("no node is armed yet, waiting until one of the agents has looked at all %d Nodes for some that would be shut out", f.peers.nodes)
 	}
 	return waiting
 }
@@ -218,7 +220,9 @@ func (c Config) mayCreate(f facts, m memory, armed bool, d decision) decision {
 		d.create = d.arm || !armed
 		return d
 	}
-	blockers, reason := c.blockers(f), ""
+	blockers, unreadable := c.blockers(f)
+	reason := ""
+	d.unreadable = unreadable
 	switch {
 	case d.state == Conflict || c.rival(f) != "":
 		// What is there may be what protects the node now.
@@ -246,12 +250,11 @@ func (c Config) mayCreate(f facts, m memory, armed bool, d decision) decision {
 
 // blockers returns the policies of others that would select an endpoint of ours,
 // armed or not, and are not accepted. Those that select an endpoint that is taken
-// over do so already.
-func (c Config) blockers(f facts) []string {
+// over do so already. It says, too, which policies it can't read.
+func (c Config) blockers(f facts) (blockers []string, unreadable string) {
 	if f.foreign.problem != "" || len(f.interfaces) == 0 {
-		return nil
+		return nil, ""
 	}
-	var blockers []string
 	for _, iface := range f.interfaces {
 		desired, _ := c.shape().Desired(f.node, iface, false)
 		before := map[string]string{}
@@ -267,7 +270,10 @@ func (c Config) blockers(f facts) []string {
 		maps.Copy(unarmed, desired.Labels)
 		maps.Copy(armed, desired.Labels)
 		maps.Copy(armed, c.ArmingLabels)
-		names, _ := gate.Foreign(f.foreign.policies, c.Release, []map[string]string{unarmed, armed}, c.AcceptPolicies)
+		names, err := gate.Foreign(f.foreign.policies, c.Release, []map[string]string{unarmed, armed}, c.AcceptPolicies)
+		if err != nil {
+			unreadable = err.Error()
+		}
 		for _, name := range names {
 			if !already[name] {
 				blockers = append(blockers, name)
@@ -278,7 +284,7 @@ func (c Config) blockers(f facts) []string {
 			break
 		}
 	}
-	return blockers
+	return blockers, unreadable
 }
 
 // rival says which endpoint of somebody else would win or fight; empty: none.

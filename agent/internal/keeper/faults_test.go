@@ -280,6 +280,22 @@ func TestFailsafeIsNarrowedAfterTheNodeIsArmedAndWidenedWhenNothingIsToBeClosed(
 	}
 }
 
+func TestFailsafeIsNotNarrowedTwiceBecauseTheCacheIsBehind(t *testing.T) {
+	config := testConfig()
+	config.Failsafe = sshOnly()
+	playWith(t, config, func(c *cluster) { withArmed(c); c.felixLag = time.Second }, func(s *scene) {
+		for range 10 {
+			s.change(func() {})
+			s.pass(time.Second / 10)
+		}
+		s.pass(time.Minute)
+		assert.Equal(t, []string{"create felix"}, s.take())
+		s.change(func() { delete(s.felix, "node.n1") })
+		s.pass(cacheDelay + time.Second)
+		assert.Equal(t, []string{"create felix"}, s.take(), "but when it is gone again")
+	})
+}
+
 func TestFailsafeThatCannotBeNarrowedMakesTheNodeNotReadyAndDelaysNoRepair(t *testing.T) {
 	config := testConfig()
 	config.Failsafe = sshOnly()
@@ -323,6 +339,17 @@ func TestPolicyOfSomebodyElseIsWaitedForAndSeenToGo(t *testing.T) {
 		s.change(func() { s.foreign = []*v3.GlobalNetworkPolicy{foreignPolicy("deny-all", "all()")}; s.remove("n1") })
 		s.pass(0)
 		assert.Equal(t, []string{"create armed"}, s.take(), "only a first creation waits")
+	})
+}
+
+func TestPolicyOfSomebodyElseThatNobodyCanReadIsToldOnceAndStopsNothing(t *testing.T) {
+	play(t, func(c *cluster) {
+		withPolicies(c)
+		c.foreign = []*v3.GlobalNetworkPolicy{foreignPolicy("broken", "has(")}
+	}, func(s *scene) {
+		s.pass(time.Minute)
+		assert.True(t, s.isArmed(), "Felix ignores it, too")
+		assert.Equal(t, 1, s.log.count("GlobalNetworkPolicy broken has a selector that cannot be read"))
 	})
 }
 
@@ -405,48 +432,136 @@ func TestNoteIsWrittenWithOtherChangesOrSeldom(t *testing.T) {
 	})
 }
 
-// Five thousand agents that each list five thousand nodes are too much.
-func TestManyNodesAreCountedBeforeTheyAreListed(t *testing.T) {
-	surveyed := func(s *scene) []string {
-		return read(s.cluster, func() []string { r := s.requests; s.requests = nil; return r })
-	}
+func TestNodeIsArmedSoonAfterAnotherOneOfTheRelease(t *testing.T) {
 	for name, test := range map[string]struct {
-		nodes, heps int
-		foreign     bool
-		armedSoon   bool
-		lists       bool
+		labels map[string]string
+		want   bool
 	}{
-		"as many endpoints as nodes":         {nodes: 5000, heps: 5000, armedSoon: true},
-		"an endpoint is missing":             {nodes: 5000, heps: 4999},
-		"one more than nodes":                {nodes: 5000, heps: 5001},
-		"as many, but not all are ours":      {nodes: 5000, heps: 5000, foreign: true},
-		"so few that listing costs nothing":  {nodes: 250, heps: 1, armedSoon: true, lists: true},
-		"the API server does not count them": {nodes: 5000, heps: -1},
+		"armed":                           {map[string]string{"host-firewall.io/release": "fw", "host-endpoint": "ingress"}, true},
+		"not armed":                       {map[string]string{"host-firewall.io/release": "fw"}, false},
+		"armed with a label of before":    {map[string]string{"host-firewall.io/release": "fw", "host-endpoint": "old"}, false},
+		"armed by another release's rule": {map[string]string{"host-firewall.io/release": "other", "host-endpoint": "ingress"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			play(t, func(c *cluster) {
 				withPolicies(c)
-				c.nodes, c.heps = test.nodes, test.heps
-				if test.foreign {
-					c.put(&v3.HostEndpoint{ObjectMeta: metav1.ObjectMeta{Name: "theirs"}, Spec: v3.HostEndpointSpec{Node: "n2"}})
-				}
+				c.others = []corev1.Node{*testNode("n2"), *testNode("n3")}
 			}, func(s *scene) {
-				s.pass(settle)
-				assert.Equal(t, test.armedSoon, s.isArmed())
-				assert.Equal(t, test.lists, slices.Contains(surveyed(s), "list nodes"))
-				s.pass(2*5000*perObject + 2*time.Minute)
-				assert.True(t, s.isArmed(), "in the end each node is looked at")
-				if !test.armedSoon {
-					lists := 0
-					for _, r := range surveyed(s) {
-						if r == "list nodes" {
-							lists++
-						}
+				s.pass(time.Hour)
+				require.False(t, s.isArmed())
+				s.take()
+				s.change(func() {
+					if hep := (v3.HostEndpoint{ObjectMeta: metav1.ObjectMeta{Labels: test.labels}, Spec: v3.HostEndpointSpec{Node: "n2"}}); test.labels["host-firewall.io/release"] == "fw" {
+						s.theirs = []v3.HostEndpoint{hep}
 					}
-					assert.Equal(t, 1, lists)
-				}
+				})
+				s.pass(37 * time.Second)
+				assert.Equal(t, test.want, s.isArmed(), "n3 has no endpoint, and is shut out by n2 if that is armed")
 			})
 		})
+	}
+}
+
+// surveyed returns how often each request has been made since the last call.
+func (s *scene) surveyed() map[string]int {
+	return read(s.cluster, func() map[string]int {
+		counts := map[string]int{}
+		for _, r := range s.requests {
+			counts[r]++
+		}
+		s.requests = nil
+		return counts
+	})
+}
+
+func TestAgentsOfManyNodesTakeTurnsInLookingAtEach(t *testing.T) {
+	const nodes = 5000
+	polls := func(d time.Duration) int { return int(d/(nodes*perPoll)) + 1 }
+	for name, test := range map[string]struct {
+		found bool
+		turn  time.Duration // the longest
+	}{
+		"all start together":  {false, nodes * 2 * nodes * perObject},
+		"in a rolling update": {true, (1 + nodes/rolledAtOnce) * 2 * nodes * perObject},
+	} {
+		t.Run(name, func(t *testing.T) {
+			play(t, func(c *cluster) {
+				withPolicies(c)
+				c.nodes, c.heps = nodes, nodes
+				c.others = []corev1.Node{*testNode("n2"), *testNode("n3")}
+				if test.found {
+					c.put(testEndpoint(false))
+				}
+			}, func(s *scene) {
+				s.pass(test.turn + settle + time.Minute)
+				asked := s.surveyed()
+				assert.Equal(t, 1, asked["list nodes"], "each agent looks once")
+				assert.Positive(t, asked["list nodes n2"], "and then at the node that it has found")
+				assert.LessOrEqual(t, asked["any armed"], polls(test.turn)+6)
+				assert.Contains(t, s.keeper.Status().Reason, "shut out: n2, n3.")
+
+				endpoint := func(node string) v3.HostEndpoint {
+					theirs := testEndpoint(false)
+					theirs.Spec.Node = node
+					return *theirs
+				}
+				s.change(func() { s.theirs = []v3.HostEndpoint{endpoint("n2")} })
+				s.pass(time.Hour)
+				asked = s.surveyed()
+				assert.Equal(t, 1, asked["list nodes"], "one that is there means another look")
+				assert.Positive(t, asked["list nodes n3"])
+				assert.LessOrEqual(t, asked["any armed"], polls(time.Hour))
+				assert.False(t, s.isArmed())
+
+				s.change(func() { s.theirs = append(s.theirs, endpoint("n3")) })
+				s.pass(time.Minute)
+				assert.True(t, s.isArmed())
+				assert.Equal(t, 1, s.surveyed()["list nodes"])
+			})
+		})
+	}
+}
+
+func TestNobodyLooksAtEachNodeWhileEndpointsAreStillComing(t *testing.T) {
+	play(t, func(c *cluster) {
+		withPolicies(c)
+		c.nodes, c.heps = 5000, 10
+		c.fail = func(verb string) error {
+			if verb == "count endpoints" {
+				c.change(func() { c.heps++ })
+			}
+			return nil
+		}
+	}, func(s *scene) {
+		s.pass(4 * time.Hour)
+		asked := s.surveyed()
+		assert.Greater(t, asked["count endpoints"], 10)
+		assert.Zero(t, asked["list nodes"])
+		s.change(func() { s.fail = nil })
+		s.pass(5000 * 10000 * perObject)
+		assert.True(t, s.isArmed())
+	})
+}
+
+func TestFewAgentsLookAtOnce(t *testing.T) {
+	for _, test := range []struct {
+		nodes, endpoints int
+		found            bool
+		longest          time.Duration
+	}{
+		{1, 1, false, 0},
+		{22, 22, false, 0},
+		{23, 23, false, 23 * 46 * time.Millisecond},
+		{5000, 5000, false, 5000 * 10 * time.Second},
+		{5000, 50, false, 50 * 5050 * time.Millisecond},
+		{200, 200, true, 3 * 400 * time.Millisecond},
+		{150, 150, true, 0},
+	} {
+		for range 100 {
+			turn := turnIn(test.nodes, test.endpoints, test.found)
+			assert.GreaterOrEqual(t, turn, time.Duration(0))
+			assert.LessOrEqual(t, turn, test.longest, "%+v", test)
+		}
 	}
 }
 
@@ -512,7 +627,7 @@ func TestEndpointsOfNamedInterfacesGoWhenThereIsOneForAll(t *testing.T) {
 	}, func(s *scene) {
 		assert.Equal(t, []string{"create unarmed"}, s.take())
 		s.pass(settle)
-		assert.Equal(t, []string{"list nodes", "list endpoints", "patch armed", "delete n1-eth0"}, s.take(), "not before its successor is armed")
+		assert.Equal(t, []string{"patch armed", "delete n1-eth0"}, s.take(), "not before its successor is armed")
 		assert.Equal(t, 1, s.keeper.Status().Endpoints)
 	})
 }
@@ -520,7 +635,8 @@ func TestEndpointsOfNamedInterfacesGoWhenThereIsOneForAll(t *testing.T) {
 func TestEventsAreAboutTheNodeAndFewOfAKind(t *testing.T) {
 	play(t, withPolicies, func(s *scene) {
 		s.pass(time.Minute)
-		assert.ElementsMatch(t, []string{"EndpointCreated", "Armed"}, s.said())
+		assert.Equal(t, []string{"Armed"}, s.said())
+		assert.Equal(t, "HostEndpoint n1 created and armed: 2 policies at revision r2", s.events[0].Message, "what comes together is said together")
 		for i := range 20 {
 			s.change(func() { s.policies = s.policies[:1] })
 			s.pass(time.Minute)
@@ -539,6 +655,17 @@ func TestEventsAreAboutTheNodeAndFewOfAKind(t *testing.T) {
 		}
 		assert.LessOrEqual(t, len(s.events), 2+40/5+1)
 		assert.Equal(t, 20, lost, "each is counted")
+	})
+}
+
+func TestEndpointThatIsNotArmedSoonIsAnEventToo(t *testing.T) {
+	play(t, func(*cluster) {}, func(s *scene) {
+		s.pass(2 * newsDelay)
+		assert.Equal(t, []string{"EndpointCreated"}, s.said())
+		s.change(func() { withPolicies(s.cluster) })
+		s.pass(settle + 2*newsDelay)
+		assert.Equal(t, []string{"EndpointCreated", "Armed"}, s.said())
+		assert.Equal(t, "2 policies at revision r2", s.events[1].Message)
 	})
 }
 

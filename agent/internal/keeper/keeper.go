@@ -54,12 +54,13 @@ type API interface {
 	Policies() []*v3.GlobalNetworkPolicy
 	// DatastoreReady tells whether Calico lets its datastore be written to.
 	DatastoreReady() bool
-	// FollowForeign and FollowFelix start and end caches that are not always needed.
+	// FollowForeign starts and ends a cache, FollowFelix starts one, that are not always
+	// needed.
 	FollowForeign(on bool)
-	FollowFelix(own, forAll bool)
+	FollowFelix()
 	// Foreign returns the policies that are not the release's, or why not.
 	Foreign() (policies []*v3.GlobalNetworkPolicy, problem string)
-	// Felix returns the FelixConfigurations that are followed, or why not.
+	// Felix returns the FelixConfigurations of the Node and for all nodes, or why not.
 	Felix() (own, forAll *v3.FelixConfiguration, problem string)
 
 	// Endpoints are created, changed by a JSON merge patch, and deleted in the
@@ -73,12 +74,18 @@ type API interface {
 	// CreateEvent creates an Event about the Node.
 	CreateEvent(ctx context.Context, event *corev1.Event) error
 
+	// ReadFelix returns the FelixConfiguration of the Node, nil when there is none.
+	ReadFelix(ctx context.Context) (*v3.FelixConfiguration, error)
+	// AnyArmed tells whether any endpoint of the release, of whichever Node, has these
+	// labels too.
+	AnyArmed(ctx context.Context, arming map[string]string) (bool, error)
 	// CountNodes and CountEndpoints return how many there are of anybody.
 	CountNodes(ctx context.Context) (int, error)
 	CountEndpoints(ctx context.Context) (int, error)
-	// ListNodes returns all Nodes, ListEndpoints all endpoints of the release.
-	ListNodes(ctx context.Context) ([]corev1.Node, error)
-	ListEndpoints(ctx context.Context) ([]v3.HostEndpoint, error)
+	// ListNodes returns the Node with that name, ListEndpoints the endpoints of the
+	// release on that Node; all of them where the name is empty.
+	ListNodes(ctx context.Context, name string) ([]corev1.Node, error)
+	ListEndpoints(ctx context.Context, node string) ([]v3.HostEndpoint, error)
 	// ListOwnEndpoints returns those of the release on the Node.
 	ListOwnEndpoints(ctx context.Context) ([]*v3.HostEndpoint, error)
 	// ListForeignEndpoints returns those of others on the Node, and how many others
@@ -133,6 +140,9 @@ type Meter interface {
 // Named tells whether there may be other endpoints than the one of all interfaces.
 func (c Config) Named() bool { return c.Interfaces != nil }
 
+// narrows tells whether the failsafe is to be narrowed.
+func (c Config) narrows() bool { return c.Failsafe != nil && !c.Off && !c.Audit }
+
 func (c Config) shape() endpoint.Shape {
 	return endpoint.Shape{Release: c.Release, ArmingLabels: c.ArmingLabels, Profiles: c.Profiles, NodeLabels: c.NodeLabels}
 }
@@ -154,23 +164,34 @@ type Keeper struct {
 	memory       memory
 	peers        peers
 	rivals       rivals
+	sweeping     question
 	links        links
 	holdEndpoint hold
 	holdFelix    hold
 	fights       fights
 	wrote        map[string]*v3.HostEndpoint // as they should be when last looked at, by name
 	fresh        map[string]*v3.HostEndpoint // as they came back and the cache has not shown yet
+	created      bool                        // no endpoint was there before this process
 	noteAt       time.Time                   // when a note may be written alone; zero: none waits
-	felixClean   bool                        // nothing of ours is in the failsafe, and nothing shall be
-	failure      string                      // why endpoints are held back
-	contested    string                      // field of the last fight
+	felixWrote   felixWrote
+	felixClean   bool   // nothing of ours is in the failsafe, and nothing shall be
+	failure      string // why endpoints are held back
+	contested    string // field of the last fight
 	invalid      []string
+	unreadable   string // what was last said of policies of others
 	events       events
 	eventsFail   bool
 
 	mu        sync.Mutex
 	status    Status
 	busySince time.Time // zero between passes
+}
+
+// felixWrote is the last change of the node's FelixConfiguration: when it was made,
+// and of which version; empty: of none.
+type felixWrote struct {
+	at time.Time
+	of string
 }
 
 // links is what was last read of the node's interfaces.
@@ -256,7 +277,7 @@ func (k *Keeper) turn(ctx context.Context) {
 func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 	f := k.look()
 	d, m := k.config.decide(f, k.memory)
-	if k.ask(ctx, f, d) {
+	if k.ask(ctx, f, d, m) {
 		f.rivals, f.peers, f.endpoints = k.rivals, k.peers, k.endpoints()
 		d, m = k.config.decide(f, k.memory)
 	}
@@ -268,6 +289,7 @@ func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 		k.tell(f.now, status, nil)
 		return alarm.next
 	}
+	k.tellUnreadable(d.unreadable)
 	k.api.FollowForeign(len(m.ours) == 0)
 	if err := k.writeEndpoints(ctx, f, d, &status, &alarm); err != nil {
 		if !k.failed(ctx, f, err, &status, &alarm) {
@@ -291,21 +313,26 @@ func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 
 // ask puts the questions that the decision needs answered, and are due. It tells
 // whether there is a new answer.
-func (k *Keeper) ask(ctx context.Context, f facts, d decision) (asked bool) {
+func (k *Keeper) ask(ctx context.Context, f facts, d decision, m memory) (asked bool) {
 	if f.problem != "" || f.node == nil {
 		return false
 	}
 	// Who else is here is asked at the start and now and then, too.
 	overdue := !k.rivals.asked || k.rivals.again || f.now.Sub(k.rivals.last) >= k.config.Resync
 	if (overdue || d.askRivals) && k.rivals.due(f.now) {
-		k.askRivals(ctx, f.now)
+		k.askRivals(ctx)
+		asked = true
+	}
+	if !k.config.Named() && !k.rivals.swept && (m.armed || d.state == Off) && k.sweeping.due(f.now) {
+		k.sweep(ctx)
 		asked = true
 	}
 	switch {
 	case d.askPeers && k.peers.due(f.now):
 		k.askPeers(ctx, f.now)
 		asked = true
-	case !d.askPeers:
+	case !d.askPeers && (!d.arm || m.armed || f.now.Sub(k.peers.last) >= askMost):
+		// What was found out counts until the node is armed, but not for long.
 		k.peers = peers{}
 	}
 	return asked

@@ -19,6 +19,7 @@ import (
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -40,9 +41,10 @@ type cluster struct {
 	notReady bool                              // the datastore
 	stored   map[string]*v3.HostEndpoint       // whosever they are
 	cached   map[string]*v3.HostEndpoint       // as the cache has them
-	felix    map[string]*v3.FelixConfiguration // the cache is never behind
-	noFelix  string                            // why there is no cache of it
-	byLabel  bool                              // as Config.Named asks for
+	felix    map[string]*v3.FelixConfiguration // as the cache has them, behind by felixLag
+	felixLag time.Duration
+	noFelix  string // why there is no cache of it
+	byLabel  bool   // as Config.Named asks for
 	version  int
 	seen     int               // up to which version the cache has followed
 	others   []corev1.Node     // Nodes besides node
@@ -89,19 +91,13 @@ func (c *cluster) Foreign() ([]*v3.GlobalNetworkPolicy, string) {
 func (c *cluster) Felix() (own, forAll *v3.FelixConfiguration, problem string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if slices.Contains(c.follows, "felix") {
-		own = c.felix["node.n1"]
+	if !slices.Contains(c.follows, "felix") {
+		return nil, nil, "not followed"
 	}
-	if slices.Contains(c.follows, "felix default") {
-		forAll = c.felix["default"]
-	}
-	return own, forAll, c.noFelix
+	return c.felix["node.n1"], c.felix["default"], c.noFelix
 }
 func (c *cluster) FollowForeign(on bool) { c.follow("foreign", on) }
-func (c *cluster) FollowFelix(own, forAll bool) {
-	c.follow("felix", own)
-	c.follow("felix default", forAll)
-}
+func (c *cluster) FollowFelix()          { c.follow("felix", true) }
 
 // follow wakes the keeper when a cache is read that was not before.
 func (c *cluster) follow(what string, on bool) {
@@ -291,7 +287,12 @@ func (c *cluster) putFelix(configuration *v3.FelixConfiguration) {
 	c.version++
 	configuration = configuration.DeepCopy()
 	configuration.ResourceVersion = strconv.Itoa(c.version)
-	c.felix[configuration.Name] = configuration
+	put := func() { c.felix[configuration.Name] = configuration }
+	if c.felixLag > 0 {
+		time.AfterFunc(c.felixLag, func() { c.change(put) })
+		return
+	}
+	put()
 	c.wake()
 }
 
@@ -300,6 +301,35 @@ func (c *cluster) CreateEvent(_ context.Context, event *corev1.Event) error {
 	defer c.mu.Unlock()
 	c.events = append(c.events, event)
 	return nil
+}
+
+func (c *cluster) ReadFelix(context.Context) (*v3.FelixConfiguration, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.felix["node.n1"], c.request("read felix")
+}
+
+func (c *cluster) AnyArmed(_ context.Context, arming map[string]string) (armed bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.request("any armed"); err != nil {
+		return false, err
+	}
+	for _, hep := range c.ofRelease() {
+		armed = armed || labels.SelectorFromSet(arming).Matches(labels.Set(hep.Labels))
+	}
+	return armed, nil
+}
+
+// ofRelease returns the endpoints of the release on all nodes. The lock is held.
+func (c *cluster) ofRelease() []v3.HostEndpoint {
+	endpoints := slices.Clone(c.theirs)
+	for _, hep := range c.stored {
+		if hep.Labels["host-firewall.io/release"] == "fw" {
+			endpoints = append(endpoints, *hep)
+		}
+	}
+	return endpoints
 }
 
 func (c *cluster) CountNodes(context.Context) (int, error) {
@@ -314,26 +344,23 @@ func (c *cluster) CountEndpoints(context.Context) (int, error) {
 	return max(c.heps, len(c.stored)+len(c.theirs)), c.request("count endpoints")
 }
 
-func (c *cluster) ListNodes(context.Context) ([]corev1.Node, error) {
+func (c *cluster) ListNodes(_ context.Context, name string) ([]corev1.Node, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.request("list nodes"); err != nil {
+	if err := c.request(strings.TrimSpace("list nodes " + name)); err != nil {
 		return nil, err
 	}
-	return append([]corev1.Node{*c.node}, c.others...), nil
+	nodes := append([]corev1.Node{*c.node}, c.others...)
+	return slices.DeleteFunc(nodes, func(n corev1.Node) bool { return name != "" && n.Name != name }), nil
 }
 
-func (c *cluster) ListEndpoints(context.Context) ([]v3.HostEndpoint, error) {
+func (c *cluster) ListEndpoints(_ context.Context, node string) ([]v3.HostEndpoint, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.request("list endpoints"); err != nil {
+	if err := c.request(strings.TrimSpace("list endpoints " + node)); err != nil {
 		return nil, err
 	}
-	endpoints := append([]v3.HostEndpoint{}, c.theirs...)
-	for _, hep := range c.stored {
-		endpoints = append(endpoints, *hep)
-	}
-	return endpoints, nil
+	return slices.DeleteFunc(c.ofRelease(), func(hep v3.HostEndpoint) bool { return node != "" && hep.Spec.Node != node }), nil
 }
 
 func (c *cluster) ListOwnEndpoints(context.Context) (own []*v3.HostEndpoint, err error) {
@@ -373,7 +400,9 @@ func (c *cluster) take() []string {
 
 // surveys are the requests by which the keeper looks who else is there. They
 // change nothing, and like notes they have tests of their own.
-func surveys() []string { return []string{"list own", "list foreign", "count nodes"} }
+func surveys() []string {
+	return []string{"list own", "list foreign", "any armed", "count nodes", "count endpoints", "read felix"}
+}
 
 // said returns the kinds of Events, in their order.
 func (c *cluster) said() []string {

@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -18,13 +17,18 @@ const (
 	askFirst = time.Second
 	askMost  = 30 * time.Second
 
-	// perObject is how long an answer is left alone for each object that it took the
-	// API server to read and write out: many agents ask the same.
-	perObject = 20 * time.Millisecond
-
-	// fewNodes is up to how many nodes the agents just list all of them. Beyond,
-	// that is n times n objects, so they count first.
-	fewNodes = 250
+	// Many agents may ask at once. All of them together shall make the API server
+	// read about one object in so long,
+	perObject = time.Millisecond
+	// and ask it about one cheap question in so long.
+	perPoll = 4 * time.Millisecond
+	// perRival is how long an agent leaves endpoints of others alone for each of them.
+	perRival = 20 * time.Millisecond
+	// surveyTimeout is how long the requests of one question may take together.
+	surveyTimeout = time.Minute
+	// rolledAtOnce is which part of the agents is taken to start at once where their
+	// endpoints are there already, as in a rolling update: one in so many.
+	rolledAtOnce = 100
 )
 
 // question is a question to the API server that is asked seldom and more seldom.
@@ -36,11 +40,12 @@ type question struct {
 	delay time.Duration
 }
 
-// answered notes the answer, for which so many objects were read.
-func (q *question) answered(now time.Time, objects int, err error) {
+// answered notes the answer, and that the question is to be left alone for at least
+// a while.
+func (q *question) answered(now time.Time, least time.Duration, err error) {
 	q.asked, q.err, q.last = true, err, now
 	q.delay = min(max(2*q.delay, askFirst), askMost)
-	delay := max(q.delay, time.Duration(objects)*perObject)
+	delay := max(q.delay, least)
 	if seconds, told := apierrors.SuggestsClientDelay(err); told {
 		delay = max(delay, time.Duration(seconds)*time.Second)
 	}
@@ -50,20 +55,41 @@ func (q *question) answered(now time.Time, objects int, err error) {
 // due tells whether to ask.
 func (q *question) due(now time.Time) bool { return !now.Before(q.next) }
 
-// peers is the last answer to the question whom an armed node would shut out.
+// peers is what is known of whom this node would shut out if it were armed.
+//
+// A node may be armed the first time when an endpoint of the release is armed
+// already, or else when a look at each Node has shown that none would be shut out.
+// Where one is armed, somebody has looked before, or the release has been at work
+// for long. A node that has no endpoint is shut out there anyway, and to wait for
+// it would only leave open who waits. That one is cheap to ask. A look at each Node
+// costs the API server as much as there are Nodes, so thousands of agents take
+// turns, and the first that finds nobody opens the gate for all.
+//
+// So at an install, when the mode goes from off to enforce, and when the arming
+// labels change, nobody is armed, and all wait until one has looked. A node that
+// joins armed ones closes at once, whoever else is just joining. Two agents that look
+// at the same time see the same nodes. An endpoint that was left armed by a release
+// of the same name, uninstalled without its hook, counts: Felix enforces the policies
+// there as soon as they are back, whatever any agent does.
 type peers struct {
 	question
-	strangers []string // names of nodes
-	uncertain string   // what is known when that is not enough
-	exactNext time.Time
+	armed     bool      // an endpoint of the release is
+	looked    bool      // strangers is known
+	strangers []string  // names of nodes that would be shut out, when this agent last looked
+	turn      time.Time // when it is this agent's turn to look; zero: it is not known
+	// nodes and endpoints are how many there were when the turn was drawn.
+	nodes, endpoints int
 }
+
+// nobody tells that nobody would be shut out who is not already.
+func (p *peers) nobody() bool { return p.armed || p.looked && len(p.strangers) == 0 }
 
 // rivals is the last answer to the question who else keeps endpoints on this node.
 type rivals struct {
 	question
 	here []*v3.HostEndpoint // not labelled as the release's
-	own  []*v3.HostEndpoint // the release's, when it was looked for them
-	// swept tells that nothing is left that the caches don't show.
+	own  []*v3.HostEndpoint // the release's, as swept found them
+	// swept tells that own is known.
 	swept bool
 	// again tells that something has come in between.
 	again bool
@@ -77,77 +103,113 @@ func (r *rivals) forget(hep *v3.HostEndpoint) {
 
 // askRivals finds out who else keeps endpoints on this node. No event tells that: a
 // watch that could would bring every agent every event of every endpoint.
-func (k *Keeper) askRivals(ctx context.Context, now time.Time) {
+func (k *Keeper) askRivals(ctx context.Context) {
 	here, all, err := k.api.ListForeignEndpoints(ctx)
 	if err == nil {
 		k.rivals.here = here
-		if !k.config.Named() && !k.rivals.swept {
-			// What other settings have left behind.
-			k.rivals.own, err = k.api.ListOwnEndpoints(ctx)
-			k.rivals.swept = err == nil
-		}
 	}
-	k.rivals.answered(now, all, err)
+	k.rivals.answered(time.Now(), time.Duration(all)*perRival, err)
 	k.rivals.again = false
 }
 
-// askPeers finds out whom an armed node would shut out.
+// sweep finds endpoints that other settings have left behind on this node. It can
+// wait until the node is as it should be.
+func (k *Keeper) sweep(ctx context.Context) {
+	own, err := k.api.ListOwnEndpoints(ctx)
+	if err == nil {
+		k.rivals.own, k.rivals.swept = own, true
+	}
+	k.sweeping.answered(time.Now(), 0, err)
+}
+
+// askPeers finds out whether anybody would be shut out.
 func (k *Keeper) askPeers(ctx context.Context, now time.Time) {
-	k.peers.strangers, k.peers.uncertain = nil, ""
-	objects, err := k.countPeers(ctx, now)
-	if err == nil && objects < 0 {
-		objects, err = k.listPeers(ctx)
-		k.peers.exactNext = now.Add(wait.Jitter(time.Duration(objects)*perObject, jitter))
+	ctx, cancel := context.WithTimeout(ctx, surveyTimeout)
+	defer cancel()
+	p := &k.peers
+	armed, err := k.api.AnyArmed(ctx, k.config.ArmingLabels)
+	if p.armed = armed; err == nil && !armed {
+		err = k.lookForStrangers(ctx, now)
 	}
-	k.peers.answered(now, objects, err)
+	now = time.Now()
+	p.answered(now, time.Duration(p.nodes)*perPoll, err)
+	if p.turn.After(now) && p.turn.Before(p.next) {
+		p.next = p.turn
+	}
 }
 
-// countPeers answers by counting where there are many nodes: as many endpoints of
-// the release as Nodes, and none of anybody else, leave out nobody. It returns -1
-// where only a look at each of them can tell, and it is time for that.
-func (k *Keeper) countPeers(ctx context.Context, now time.Time) (objects int, err error) {
+// lookForStrangers looks for nodes that would be shut out, when it is this agent's
+// turn: at first at each, and then at the one that it has found, as long as that
+// would be.
+func (k *Keeper) lookForStrangers(ctx context.Context, now time.Time) error {
+	p := &k.peers
+	if len(p.strangers) > 0 {
+		still, err := k.strangers(ctx, p.strangers[0])
+		if err != nil || len(still) > 0 {
+			return err
+		}
+	} else if mine, err := k.drawTurn(ctx, now); err != nil || !mine {
+		return err
+	}
+	strangers, err := k.strangers(ctx, "")
+	if err == nil {
+		p.strangers, p.looked, p.turn = strangers, true, time.Time{}
+	}
+	return err
+}
+
+// drawTurn tells whether it is this agent's turn to look at each Node. While there
+// are more endpoints each time, others are still on their way, and nobody has to
+// look to know that.
+func (k *Keeper) drawTurn(ctx context.Context, now time.Time) (mine bool, err error) {
+	p := &k.peers
+	if now.Before(p.turn) {
+		return false, nil
+	}
 	nodes, err := k.api.CountNodes(ctx)
-	if err != nil || nodes <= fewNodes {
-		return -1, err
+	if err != nil {
+		return false, err
 	}
-	if !k.config.Named() {
-		endpoints, err := k.api.CountEndpoints(ctx)
-		if err != nil {
-			return 0, err
-		}
-		if endpoints == nodes {
-			_, others, err := k.api.ListForeignEndpoints(ctx)
-			if err != nil || others == 0 {
-				return 0, err
-			}
-		}
-		k.peers.uncertain = fmt.Sprintf("%d Nodes and %d endpoints: it takes a closer look to tell which nodes would be shut out", nodes, endpoints)
+	endpoints, err := k.api.CountEndpoints(ctx)
+	if err != nil {
+		return false, err
 	}
-	if k.peers.exactNext.IsZero() {
-		k.peers.exactNext = now.Add(rand.N(2 * time.Duration(nodes) * perObject))
+	drawn := !p.turn.IsZero() && endpoints <= p.endpoints
+	p.nodes, p.endpoints = nodes, endpoints
+	if drawn {
+		return true, nil
 	}
-	if now.Before(k.peers.exactNext) {
-		if k.peers.uncertain == "" {
-			k.peers.uncertain = fmt.Sprintf("%d Nodes: waiting for the turn to look which of them would be shut out", nodes)
-		}
-		return 0, nil
-	}
-	k.peers.uncertain = ""
-	return -1, nil
+	p.turn = now.Add(turnIn(nodes, endpoints, !k.created))
+	return !now.Before(p.turn), nil
 }
 
-// listPeers answers by a look at each node. The nodes come first: an endpoint that
-// comes meanwhile is then seen, and a node that comes meanwhile finds this node's
-// agent already waiting for it or armed.
-func (k *Keeper) listPeers(ctx context.Context) (objects int, err error) {
-	nodes, err := k.api.ListNodes(ctx)
-	if err != nil {
-		return 0, err
+// turnIn returns a random time after which an agent may look at each Node, as one
+// of as many agents as there are endpoints; found tells that its own was there
+// before it.
+func turnIn(nodes, endpoints int, found bool) time.Duration {
+	agents := endpoints
+	if found {
+		agents = 1 + endpoints/rolledAtOnce
 	}
-	endpoints, err := k.api.ListEndpoints(ctx)
-	if err != nil {
-		return len(nodes), err
+	share := time.Duration(agents) * time.Duration(nodes+endpoints) * perObject
+	if share <= askFirst {
+		return 0
 	}
-	k.peers.strangers = gate.Peers(nodes, endpoints, k.config.Release, k.config.TrustedCIDRs)
-	return len(nodes) + len(endpoints), nil
+	return rand.N(share)
+}
+
+// strangers returns the names of the nodes, or only that one if it is, that would be
+// shut out. The nodes come first: an endpoint that comes meanwhile is then seen, and
+// a node that comes meanwhile finds this node's agent already waiting for it or
+// armed.
+func (k *Keeper) strangers(ctx context.Context, node string) ([]string, error) {
+	nodes, err := k.api.ListNodes(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	endpoints, err := k.api.ListEndpoints(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	return gate.Peers(nodes, endpoints, k.config.Release, k.config.TrustedCIDRs), nil
 }

@@ -105,6 +105,14 @@ func (k *Keeper) tellInvalid(invalid []string) {
 	k.invalid = invalid
 }
 
+// tellUnreadable logs which policies of others can't be read, when that is news.
+func (k *Keeper) tellUnreadable(unreadable string) {
+	if unreadable != k.unreadable && unreadable != "" {
+		k.log.Warn("policies of others left out", "problem", unreadable)
+	}
+	k.unreadable = unreadable
+}
+
 // revisionOf returns the revision that all policies have; empty: they differ.
 func revisionOf(policies []*v3.GlobalNetworkPolicy) string {
 	revision := ""
@@ -119,10 +127,12 @@ func revisionOf(policies []*v3.GlobalNetworkPolicy) string {
 }
 
 const (
-	// eventDelay is how long an Event waits for more of its kind, and up to as long
-	// again; eventEvery is the least time between two of a kind.
-	eventDelay = 2 * time.Second
-	eventEvery = 5 * time.Minute
+	// warningDelay and newsDelay are how long an Event waits for more of its kind, and
+	// up to as long again; eventEvery is the least time between two of a kind. Good news
+	// is the least of what an API server has to be told by thousands of agents.
+	warningDelay = 2 * time.Second
+	newsDelay    = 10 * time.Second
+	eventEvery   = 5 * time.Minute
 	// maxMessage is how long the message of an Event may be.
 	maxMessage = 1000
 )
@@ -163,12 +173,25 @@ func (e events) add(now time.Time, kind, message string) {
 	v := e[kind]
 	if v.count == 0 {
 		v.first = now
-		if soon := now.Add(wait.Jitter(eventDelay, 1)); v.due.Before(soon) {
+		delay := newsDelay
+		if isWarning(kind) {
+			delay = warningDelay
+		}
+		if soon := now.Add(wait.Jitter(delay, 1)); v.due.Before(soon) {
 			v.due = soon
 		}
 	}
 	v.message, v.last = message, now
 	v.count++
+}
+
+// drop takes back what was not said yet, and tells whether there was anything.
+func (e events) drop(kind string) bool {
+	waits := e[kind] != nil && e[kind].count > 0
+	if waits {
+		delete(e, kind)
+	}
+	return waits
 }
 
 // sendEvents says what is due. It is no harm if that fails.

@@ -19,7 +19,10 @@ import (
 // A note on an endpoint that only says something new is no hurry: it waits this
 // long for more to say, and up to as long again so that thousands of agents don't
 // all write at once.
-const noteDelay = 10 * time.Second
+const noteDelay = 30 * time.Second
+
+// cacheDelay is how long a cache may take to show what was written.
+const cacheDelay = 5 * time.Second
 
 // errHeld tells that a write has to wait after a failure.
 var errHeld = errors.New("held back after a failure")
@@ -90,6 +93,7 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, status *St
 		if k.wrote[name] != nil {
 			k.repaired(f.now, name, "deleted")
 		} else {
+			k.created = true
 			k.events.add(f.now, eventCreated, fmt.Sprintf("HostEndpoint %s created, armed: %t", name, w.armed))
 		}
 		k.wrote[name] = w.desired
@@ -122,7 +126,11 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, status *St
 	}
 	switch was := shape.Owns(w.current) && shape.Armed(w.current); {
 	case !was && w.armed && !k.memory.armed:
-		k.events.add(f.now, eventArmed, status.Reason)
+		message := status.Reason
+		if k.events.drop(eventCreated) {
+			message = "HostEndpoint " + name + " created and armed: " + message
+		}
+		k.events.add(f.now, eventArmed, message)
 	case was && !w.armed:
 		k.events.add(f.now, eventDisarmed, "HostEndpoint "+name+" is not armed any more")
 	case len(fields) > 0 && same(k.wrote[name], w.desired):
@@ -169,7 +177,7 @@ func (k *Keeper) failed(ctx context.Context, f facts, err error, status *Status,
 	if errors.Is(err, errHeld) {
 		alarm.in(k.holdEndpoint.left(f.now))
 	} else {
-		alarm.in(k.holdEndpoint.failed(f.now, err))
+		alarm.in(k.holdEndpoint.failed(time.Now(), err))
 		if k.holdEndpoint.race(err) || ctx.Err() != nil {
 			// What is in the way may not be in the cache.
 			k.rivals.next = k.rivals.last.Add(askFirst)
@@ -186,73 +194,108 @@ func (k *Keeper) failed(ctx context.Context, f facts, err error, status *Status,
 	return true
 }
 
-// writeFelix narrows the failsafe once the node is armed, and takes that back when
-// it is not wanted any more.
+// writeFelix narrows the failsafe once the node is armed, or takes back what was
+// narrowed before when it is not wanted any more.
 func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *Status, alarm *alarm) {
-	want := k.config.Failsafe
-	if k.config.Off || k.config.Audit {
-		want = nil
-	}
-	if want == nil && k.felixClean || want != nil && !(d.arm && status.Armed) {
-		return
-	}
-	if want != nil {
-		want = &failsafe.Want{Ports: want.Ports, CIDRs: want.CIDRs, Node: f.node.UID}
-	}
-	k.api.FollowFelix(true, want != nil)
-	own, forAll, problem := k.api.Felix()
-	var change failsafe.Change
 	var err error
-	if problem == "" {
-		change, err = failsafe.Plan(own, forAll, k.config.Node, k.config.Release, want)
+	switch narrow := k.config.narrows(); {
+	case !narrow && !k.felixClean:
+		err = k.widenFelix(ctx, f, alarm)
+	case narrow && d.arm && status.Armed:
+		err = k.narrowFelix(ctx, f, alarm)
 	}
-	switch {
-	case problem != "" && want == nil:
-		// What stands there is known soon, or the log says why not.
-		return
-	case problem != "":
-		err = errors.New(problem)
-	case err != nil:
-	case change.None():
-		k.holdFelix = hold{}
-		if want == nil {
-			k.felixClean = true
-			k.api.FollowFelix(false, false)
-		}
-		return
-	case k.holdFelix.left(f.now) > 0:
-		alarm.in(k.holdFelix.left(f.now))
-		err = k.holdFelix.err
-	default:
-		fields := []string{"FelixConfiguration " + failsafe.Name(k.config.Node)}
-		if change.Patch != nil {
-			fields = fieldsOf(fields[0], change.Patch)
-		}
-		if k.fights.left(f.now, fields) > 0 {
-			return
-		}
-		if err = k.changeFelix(ctx, own, change); err == nil {
-			k.fights.set(f.now, fields)
-			k.log.Info("failsafe changed", "narrowed", want != nil, "object", failsafe.Name(k.config.Node))
-			return
-		}
-		alarm.in(k.holdFelix.failed(f.now, err))
-		if k.holdFelix.race(err) {
-			return
-		}
+	if err != nil {
+		status.Ready = false
+		status.Reason = "SSH's failsafe is not as it should be: " + err.Error()
 	}
-	status.Ready = false
-	status.Reason = "SSH's failsafe is not as it should be: " + err.Error()
 }
 
-func (k *Keeper) changeFelix(ctx context.Context, own *v3.FelixConfiguration, change failsafe.Change) error {
+// narrowFelix follows the FelixConfigurations and keeps the failsafe narrow. The
+// error is worth telling.
+func (k *Keeper) narrowFelix(ctx context.Context, f facts, alarm *alarm) error {
+	k.api.FollowFelix()
+	own, forAll, problem := k.api.Felix()
+	if problem != "" {
+		return errors.New(problem)
+	}
+	if left := cacheDelay - f.now.Sub(k.felixWrote.at); left > 0 && k.felixWrote.of == versionOf(own) {
+		// The cache has not shown yet what was written.
+		alarm.in(left)
+		return nil
+	}
+	want := &failsafe.Want{Ports: k.config.Failsafe.Ports, CIDRs: k.config.Failsafe.CIDRs, Node: f.node.UID}
+	change, err := failsafe.Plan(own, forAll, k.config.Node, k.config.Release, want)
+	if err != nil {
+		return err
+	}
+	if change.None() {
+		k.holdFelix = hold{}
+		return nil
+	}
+	return k.changeFelix(ctx, f, own, change, alarm)
+}
+
+// widenFelix looks once whether anything of ours is left, and takes that back.
+func (k *Keeper) widenFelix(ctx context.Context, f facts, alarm *alarm) error {
+	if left := k.holdFelix.left(f.now); left > 0 {
+		alarm.in(left)
+		return k.holdFelix.err
+	}
+	own, err := k.api.ReadFelix(ctx)
+	if err != nil {
+		alarm.in(k.holdFelix.failed(time.Now(), err))
+		return err
+	}
+	change, err := failsafe.Plan(own, nil, k.config.Node, k.config.Release, nil)
+	if err == nil && !change.None() {
+		err = k.changeFelix(ctx, f, own, change, alarm)
+	}
+	k.felixClean = err == nil && k.holdFelix.failures == 0
+	return err
+}
+
+// changeFelix makes the change, unless it has to wait.
+func (k *Keeper) changeFelix(ctx context.Context, f facts, own *v3.FelixConfiguration, change failsafe.Change, alarm *alarm) error {
+	if left := k.holdFelix.left(f.now); left > 0 {
+		alarm.in(left)
+		return k.holdFelix.err
+	}
+	name := failsafe.Name(k.config.Node)
+	fields := []string{"FelixConfiguration " + name}
+	if change.Patch != nil {
+		fields = fieldsOf(fields[0], change.Patch)
+	}
+	if k.fights.left(f.now, fields) > 0 {
+		return nil
+	}
+	var err error
 	switch {
 	case change.Create != nil:
-		return k.api.CreateFelix(ctx, change.Create)
+		err = k.api.CreateFelix(ctx, change.Create)
 	case change.Delete:
-		return k.api.DeleteFelix(ctx, own)
+		err = k.api.DeleteFelix(ctx, own)
+	default:
+		err = k.api.PatchFelix(ctx, own.Name, change.Patch)
 	}
-	return k.api.PatchFelix(ctx, own.Name, change.Patch)
+	if err != nil {
+		alarm.in(k.holdFelix.failed(time.Now(), err))
+		if k.holdFelix.race(err) {
+			return nil
+		}
+		return err
+	}
+	k.holdFelix, k.felixWrote = hold{}, felixWrote{at: time.Now(), of: versionOf(own)}
+	k.fights.set(f.now, fields)
+	k.log.Info("failsafe changed", "narrowed", k.config.narrows(), "object", name)
+	return nil
+}
+
+// versionOf returns the version of an object, empty when there is none.
+func versionOf(configuration *v3.FelixConfiguration) string {
+	if configuration == nil {
+		return ""
+	}
+	return configuration.ResourceVersion
 }
 
 // repaired tells that an endpoint was not as it had been left.

@@ -24,7 +24,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,6 +35,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
+	"github.com/host-firewall/host-firewall/agent/internal/wiring"
 )
 
 func main() {
@@ -95,7 +95,7 @@ type fleet struct {
 	running sync.WaitGroup
 }
 
-// member is what runs for one node, wired as the agent's main does it.
+// member is what runs for one node.
 type member struct {
 	cluster *calico.Cluster
 	keeper  *keeper.Keeper
@@ -107,8 +107,8 @@ func (f *fleet) add(node, kubeconfig string, args []string, log *slog.Logger) er
 	if err != nil {
 		return fmt.Errorf("read the agent's arguments: %w", err)
 	}
-	if !slices.Equal(s.Interfaces, []string{"*"}) || s.NarrowFailsafe {
-		return errors.New("single interfaces and narrowed failsafes are not measured at scale: leave their settings as they are by default")
+	if wiring.Named(s) {
+		return errors.New("this machine's interfaces are not those of so many nodes: leave hostEndpoint.interfaces as it is by default")
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
@@ -120,28 +120,13 @@ func (f *fleet) add(node, kubeconfig string, args []string, log *slog.Logger) er
 		return &observed{next: next, traffic: f.traffic, notBefore: map[string]time.Time{}}
 	})
 	log = log.With("node", node)
-	cluster, err := calico.New(config, calico.Options{
-		Node: node, Release: s.Release, APIGroup: s.APIGroup, UserAgent: "host-firewall-scalebench", Log: log,
-	})
+	options := wiring.Options(s)
+	options.UserAgent, options.Log = "host-firewall-scalebench", log
+	cluster, err := calico.New(config, options)
 	if err != nil {
 		return err
 	}
-	f.members = append(f.members, member{cluster: cluster, keeper: keeper.New(keeper.Config{
-		Node:           s.NodeName,
-		Release:        s.Release,
-		Off:            s.Mode == settings.ModeOff,
-		Audit:          s.Mode == settings.ModeAudit,
-		ArmingLabels:   s.ArmingLabels,
-		NodeLabels:     s.NodeLabels,
-		Profiles:       s.Profiles,
-		Adopt:          s.Adopt,
-		AcceptPolicies: s.AcceptPolicies,
-		Policies:       s.Policies,
-		Revision:       s.PolicyRevision,
-		AwaitNodes:     s.AwaitNodes,
-		TrustedCIDRs:   s.ClusterCIDRs,
-		Resync:         s.Resync,
-	}, cluster, log)})
+	f.members = append(f.members, member{cluster: cluster, keeper: keeper.New(wiring.Keeper(s, nil, log), cluster, log)})
 	return nil
 }
 

@@ -92,7 +92,7 @@ func (b *bench) installWithoutAgents(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	policies, rest, err := r.Render(ctx, release.Values(nil))
+	policies, rest, err := r.Render(ctx, values())
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,92 @@
+package calico
+
+import (
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// patience is a transport that obeys an API server that says when to come again:
+// until then it answers in the server's place, as the server did, so that whoever
+// made the request waits as for the server.
+//
+// It is left alone with everything, for what it refuses is too much of all, and for
+// up to twice as long as it has said, for it says the same to thousands of agents.
+// Only the writes by which a node is protected do not wait because something else
+// was refused.
+type patience struct {
+	http.RoundTripper
+
+	mu                sync.Mutex
+	others, endpoints time.Time // not before
+}
+
+// RoundTrip makes the request, unless it is too early for it.
+func (p *patience) RoundTrip(request *http.Request) (*http.Response, error) {
+	until := &p.others
+	if writesEndpoint(request) {
+		until = &p.endpoints
+	}
+	p.mu.Lock()
+	left := time.Until(*until)
+	p.mu.Unlock()
+	if left > 0 {
+		if request.Body != nil {
+			request.Body.Close()
+		}
+		return tooEarly(request, left), nil
+	}
+	response, err := p.RoundTripper.RoundTrip(request)
+	if err != nil {
+		return response, err
+	}
+	if delay := retryAfter(response); delay > 0 {
+		p.mu.Lock()
+		if then := time.Now().Add(delay + rand.N(delay)); then.After(*until) {
+			*until = then
+		}
+		p.mu.Unlock()
+	}
+	return response, nil
+}
+
+// WrappedRoundTripper lets client-go find the transport underneath.
+func (p *patience) WrappedRoundTripper() http.RoundTripper { return p.RoundTripper }
+
+// writesEndpoint tells whether the request creates, changes or deletes an endpoint.
+func writesEndpoint(request *http.Request) bool {
+	folder, last := path.Split(request.URL.Path)
+	return request.Method != http.MethodGet && (last == hostEndpoints || path.Base(folder) == hostEndpoints)
+}
+
+// retryAfter is how long the API server wants to be left alone; zero: it does not
+// say. Its header is in seconds; no API server sends a date.
+func retryAfter(response *http.Response) time.Duration {
+	if response.StatusCode != http.StatusTooManyRequests && response.StatusCode < http.StatusInternalServerError {
+		return 0
+	}
+	seconds, _ := strconv.Atoi(response.Header.Get("Retry-After"))
+	return time.Duration(max(seconds, 0)) * time.Second
+}
+
+// tooEarly is the answer to a request that has to wait.
+func tooEarly(request *http.Request, left time.Duration) *http.Response {
+	const text = "the API server has asked to be left alone for a while"
+	return &http.Response{
+		Status:     strconv.Itoa(http.StatusTooManyRequests) + " " + http.StatusText(http.StatusTooManyRequests),
+		StatusCode: http.StatusTooManyRequests,
+		Proto:      "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{
+			"Retry-After":  {strconv.Itoa(int((left + time.Second - 1) / time.Second))},
+			"Content-Type": {"text/plain"},
+		},
+		ContentLength: int64(len(text)),
+		Body:          io.NopCloser(strings.NewReader(text)),
+		Request:       request,
+	}
+}
