@@ -14,7 +14,13 @@ import (
 const (
 	SSHPort      = 22
 	OrdinaryPort = 8080
+	// FailsafePort (Typha's) and FailsafeUDPPort (DHCP's) are two of those that Felix accepts from everywhere.
+	FailsafePort    = 5473
+	FailsafeUDPPort = 68
 )
+
+// ListenPorts are all of these.
+func ListenPorts() []int { return []int{SSHPort, OrdinaryPort, FailsafePort, FailsafeUDPPort} }
 
 // APIPort is the API server's, on the control plane's node.
 const APIPort = 6443
@@ -83,7 +89,7 @@ func node(l layout, bin binaries.Set, m Member) []host.Component {
 	file := func(name string) string { return filepath.Join(l.host(m.Name), name) }
 	pki := func(name string) string { return filepath.Join(l.pki(), name) }
 	return []host.Component{
-		listener(l, SSHPort, OrdinaryPort),
+		listener(l, ListenPorts()...),
 		{Name: "containerd", Args: []string{bin["containerd"], "--config", file("containerd.toml")},
 			// containerd looks for its shim in PATH.
 			Env: []string{"PATH=" + filepath.Dir(bin["containerd-shim-runc-v2"]) + ":" + os.Getenv("PATH")}},

@@ -41,6 +41,9 @@ func AdminCIDRs() []string { return []string{admins.v4.String(), admins.v6.Strin
 // AdminCIDRs are the networks of the outsider admin.
 func (c *Cluster) AdminCIDRs() []string { return AdminCIDRs() }
 
+// StrangerCIDRs are the networks of the outsider stranger, IPv4 first.
+func (c *Cluster) StrangerCIDRs() []string { return []string{outside.v4.String(), outside.v6.String()} }
+
 // ClusterCIDRs are the networks of the nodes and of the pods.
 func ClusterCIDRs() []string {
 	return []string{nodes.v4.String(), nodes.v6.String(), podCIDR4, podCIDR6}
@@ -180,6 +183,40 @@ func disconnect(router *host.Host, s segment, a Addresses) error {
 	return nil
 }
 
+// Route makes the router send what is for a network to a node, as a router does that has learnt it from Calico (BGP).
+func (c *Cluster) Route(to netip.Prefix, node string) error {
+	m, err := c.Member(node)
+	if err != nil {
+		return err
+	}
+	router, err := c.Host(routerHost)
+	if err != nil {
+		return err
+	}
+	return RouteOn(router, to, m.Addresses)
+}
+
+// RouteOn makes a host send what is for a network to another host.
+func RouteOn(h *host.Host, to netip.Prefix, via Addresses) error {
+	handle, err := h.Netlink()
+	if err != nil {
+		return err
+	}
+	defer handle.Close()
+	gateway := via.V4
+	if to.Addr().Is6() {
+		gateway = via.V6
+	}
+	if err := handle.RouteReplace(&netlink.Route{Dst: network(to), Gw: gateway.AsSlice()}); err != nil {
+		return fmt.Errorf("route %s by way of %s: %w", to, gateway, err)
+	}
+	return nil
+}
+
+func network(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
 // up sets a link up and gives it addresses.
 func up(handle *netlink.Handle, name string, addresses ...netip.Prefix) error {
 	link, err := handle.LinkByName(name)
@@ -190,9 +227,7 @@ func up(handle *netlink.Handle, name string, addresses ...netip.Prefix) error {
 		return fmt.Errorf("set link %s up: %w", name, err)
 	}
 	for _, p := range addresses {
-		addr := &netlink.Addr{
-			IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())},
-		}
+		addr := &netlink.Addr{IPNet: network(p)}
 		if p.Addr().Is6() {
 			addr.Flags = unix.IFA_F_NODAD
 		}

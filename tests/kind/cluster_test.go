@@ -27,8 +27,10 @@ type Cluster interface {
 	// Member is the node or outsider with this name.
 	Member(name string) (cluster.Member, error)
 	Node(ctx context.Context, name string) (*corev1.Node, error)
-	// AdminCIDRs are the networks that only the outsider admin is in, ClusterCIDRs those of the nodes and of the pods.
+	// AdminCIDRs are the networks that only the outsider admin is in, StrangerCIDRs those of the stranger, IPv4 first, and
+	// ClusterCIDRs those of the nodes and of the pods.
 	AdminCIDRs() []string
+	StrangerCIDRs() []string
 	ClusterCIDRs() []string
 	// Command is a command that will run on a node or an outsider.
 	Command(ctx context.Context, hostName, name string, args ...string) (*exec.Cmd, error)

@@ -49,7 +49,7 @@ func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
 
 	t.Run("the API server is away for a minute", func(t *testing.T) {
 		// Kubernetes takes nodes for lost when the API server is back, and pods out of Services until their nodes have reported.
-		service := func(c scene.Cell) bool { return c.Column == scene.NodePort }
+		service := scene.OfServices
 		services := reached(t, place.Select(func(c scene.Cell) bool { return scene.Protected(c) && service(c) }))
 		open := reached(t, place.Select(func(c scene.Cell) bool { return scene.Protected(c) && !apiServer(c) && !service(c) }))
 		closed := unreached(t, place.Select(func(c scene.Cell) bool { return !scene.Protected(c) }))

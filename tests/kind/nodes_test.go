@@ -69,14 +69,14 @@ func TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsTrustAway(t *testing.T)
 // requireStranger waits until a host reaches what every stranger reaches, and nothing else, of every node.
 func requireStranger(t *testing.T, from probe.Source) {
 	t.Helper()
-	var open, closed []netip.AddrPort
+	var open, closed []probe.Address
 	for _, m := range nodes.Nodes() {
 		for _, family := range []int{4, 6} {
 			if m.Role == cluster.ControlPlane {
-				open = append(open, netip.AddrPortFrom(m.Addresses.Of(family), cluster.APIPort))
+				open = append(open, probe.Address{Protocol: probe.TCP, AddrPort: netip.AddrPortFrom(m.Addresses.Of(family), cluster.APIPort)})
 			}
 			for _, port := range []uint16{cluster.SSHPort, cluster.OrdinaryPort} {
-				closed = append(closed, netip.AddrPortFrom(m.Addresses.Of(family), port))
+				closed = append(closed, probe.Address{Protocol: probe.TCP, AddrPort: netip.AddrPortFrom(m.Addresses.Of(family), port)})
 			}
 		}
 	}
@@ -127,12 +127,12 @@ func TestNodeThatRebootsStaysArmedAndOneThatRegistersAgainIsProtectedAgain(t *te
 	requireProtected(t, "before")
 	m, err := nodes.Member(node)
 	require.NoError(t, err)
-	// The pods of the node, which NodePorts lead to as well, are gone for a while.
+	// The pods of the node are gone for a while. The one that NodePorts lead to is on another node.
 	others := func(want bool) (paths []probe.Path) {
 		for _, p := range place.Select(func(c scene.Cell) bool {
-			return scene.Protected(c) == want && c.Row != scene.Pod && c.Column != scene.Pods && c.Column != scene.NodePort
+			return scene.Protected(c) == want && c.Row != scene.PodNear && c.Row != scene.PodFar && c.Column != scene.Pods
 		}) {
-			p.To = slices.DeleteFunc(slices.Clone(p.To), func(to netip.AddrPort) bool {
+			p.To = slices.DeleteFunc(slices.Clone(p.To), func(to probe.Address) bool {
 				return to.Addr() == m.Addresses.V4 || to.Addr() == m.Addresses.V6
 			})
 			if p.From.Name != node {

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/probe"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
@@ -94,6 +95,16 @@ func undisturbed(t *testing.T, want scene.Expectation) (stop func()) {
 		open()
 		require.Empty(t, ready(), "nodes that were not Ready")
 	}
+}
+
+// requireNoFailure shows each failure that a watcher has seen; what says what it did.
+func requireNoFailure(t *testing.T, tally probe.Tally, what string) {
+	t.Helper()
+	require.NotZero(t, tally.Attempts)
+	for _, f := range tally.Failures {
+		t.Errorf("%s: %v", f.At.Format(time.TimeOnly+".000"), f.Err)
+	}
+	t.Logf("%d %s, %d failed", tally.Attempts, what, len(tally.Failures))
 }
 
 // eventually polls to a deadline, and says what it last saw.

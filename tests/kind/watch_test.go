@@ -100,12 +100,7 @@ func reached(t *testing.T, paths []probe.Path) (stop func()) {
 	watcher := probe.Watch(t.Context(), paths, pause)
 	return func() {
 		t.Helper()
-		tally := watcher.Stop()
-		require.NotZero(t, tally.Attempts)
-		for _, f := range tally.Failures {
-			t.Errorf("%s: %v", f.At.Format(time.TimeOnly+".000"), f.Err)
-		}
-		t.Logf("%d new connections, %d failed", tally.Attempts, len(tally.Failures))
+		requireNoFailure(t, watcher.Stop(), "new connections")
 	}
 }
 

@@ -154,7 +154,7 @@ func (c *Cluster) listen(ctx context.Context, node string) error {
 		return err
 	}
 	_, err := call(ctx, "", append([]string{"docker", "exec", "--detach", container(node), workloadInside, "listen"},
-		ports(cluster.SSHPort, cluster.OrdinaryPort)...)...)
+		ports(cluster.ListenPorts()...)...)...)
 	return err
 }
 
@@ -262,9 +262,31 @@ func (c *Cluster) Member(name string) (cluster.Member, error) {
 }
 
 // AdminCIDRs are the networks of the outsider admin, and of nobody else.
-func (c *Cluster) AdminCIDRs() []string {
-	a := outsiders()[0].Addresses
-	return []string{netip.PrefixFrom(a.V4, 32).String(), netip.PrefixFrom(a.V6, 128).String()}
+func (c *Cluster) AdminCIDRs() []string { return onlyFor(outsiders()[0]) }
+
+// StrangerCIDRs are the networks of the outsider stranger, and of nobody else, IPv4 first.
+func (c *Cluster) StrangerCIDRs() []string { return onlyFor(outsiders()[1]) }
+
+func onlyFor(m cluster.Member) []string {
+	return []string{netip.PrefixFrom(m.Addresses.V4, 32).String(), netip.PrefixFrom(m.Addresses.V6, 128).String()}
+}
+
+// Route makes the outsiders send what is for a network to a node, as hosts do that have learnt it from Calico (BGP).
+func (c *Cluster) Route(to netip.Prefix, node string) error {
+	via, err := c.Member(node)
+	if err != nil {
+		return err
+	}
+	for _, o := range outsiders() {
+		h, err := c.Host(o.Name)
+		if err != nil {
+			return err
+		}
+		if err := cluster.RouteOn(h, to, via.Addresses); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // CalicoGroup is the API group by which Calico is to be reached: its manifest installs no API server.

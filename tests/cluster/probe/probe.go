@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/host-firewall/host-firewall/tests/cluster/host"
 )
@@ -21,66 +21,39 @@ type Source struct {
 	NetNS string
 }
 
-// ErrDropped means that nothing answered, as behind a firewall that drops.
-var ErrDropped = errors.New("no answer")
+// Protocol is how a question is put.
+type Protocol string
 
-// patience of a connection that may be meant to fail. Nothing here is farther away than a few milliseconds.
-const patience = 900 * time.Millisecond
+// What a firewall tells apart.
+const (
+	TCP  Protocol = "TCP"  // a connection
+	UDP  Protocol = "UDP"  // a datagram, and the same one back
+	Ping Protocol = "ping" // an ICMP echo; it has no port
+)
 
-// dial opens a new TCP connection from the calling thread's network namespace and closes it. An error says why there was
-// none: ErrDropped if nothing answered for so long. repeated tells that the connection needed more than its first packet,
-// as the kernel says: a clock alone would take a busy machine for a firewall.
-func dial(to netip.AddrPort, patience time.Duration) (repeated bool, err error) {
-	family, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
-	if to.Addr().Is4() {
-		family, address = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return false, fmt.Errorf("open socket: %w", err)
-	}
-	defer unix.Close(fd)
-	// Thousands of connections would otherwise linger for a minute each.
-	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
-		return false, fmt.Errorf("set up socket: %w", err)
-	}
-	if err := unix.Connect(fd, address); err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		return false, err
-	}
-	deadline := time.Now().Add(patience)
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(max(0, time.Until(deadline).Milliseconds())))
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return false, fmt.Errorf("wait for connection: %w", err)
-		case n == 0:
-			return false, ErrDropped
-		}
-		break
-	}
-	if code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil {
-		return false, fmt.Errorf("ask for connection: %w", err)
-	} else if code != 0 {
-		return false, unix.Errno(code)
-	}
-	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	if err != nil {
-		return false, fmt.Errorf("ask for connection: %w", err)
-	}
-	return info.Total_retrans > 0, nil
+// Address is where a question goes to.
+type Address struct {
+	Protocol Protocol
+	netip.AddrPort
 }
 
-// Connect opens a new TCP connection and closes it. An error says why there was none: ErrDropped if nothing answered.
-func Connect(from Source, to netip.AddrPort) error {
+func (a Address) String() string {
+	if a.Protocol == Ping {
+		return fmt.Sprintf("%s %s", a.Protocol, a.Addr())
+	}
+	return fmt.Sprintf("%s %s", a.Protocol, a.AddrPort)
+}
+
+// Connect asks once: it opens a new TCP connection and closes it, or sends one datagram over a new socket. An error says why
+// there was no answer: ErrDropped if nothing came back at all.
+func Connect(from Source, to Address) error {
 	return describe(from, to, host.InNetNS(from.NetNS, func() error {
-		_, err := dial(to, patience)
+		_, err := ask(to, patience)
 		return err
 	}))
 }
 
-func describe(from Source, to netip.AddrPort, err error) error {
+func describe(from Source, to Address, err error) error {
 	if err != nil {
 		return fmt.Errorf("%s to %s: %w", from.Name, to, err)
 	}
@@ -91,7 +64,7 @@ func describe(from Source, to netip.AddrPort, err error) error {
 type Path struct {
 	From Source
 	What string // what the addresses are, for people
-	To   []netip.AddrPort
+	To   []Address
 }
 
 // Answer is what Ask measured.
@@ -129,9 +102,9 @@ func (a Answer) String() string {
 }
 
 // atOnce bounds how many connections are tried at the same time; each needs a thread.
-const atOnce = 64
+const atOnce = 256
 
-// Ask measures all paths, with one new connection for each of their addresses.
+// Ask measures all paths, with one new connection, or datagram, for each of their addresses.
 func Ask(paths []Path) []Answer {
 	answers := make([]Answer, len(paths))
 	var mu sync.Mutex
@@ -169,7 +142,7 @@ type Failure struct {
 	Err error
 }
 
-// Watcher opens new connections along its paths all the time, until it is stopped.
+// Watcher tries its paths all the time, until it is stopped.
 type Watcher struct {
 	stop func()
 	done chan struct{}
@@ -178,7 +151,8 @@ type Watcher struct {
 	tally Tally
 }
 
-// Watch starts a watcher. Every path is tried again as soon as its last try is over and pause has passed.
+// Watch starts a watcher that opens new connections. Every path is tried again as soon as its last try is over and pause has
+// passed.
 func Watch(ctx context.Context, paths []Path, pause time.Duration) *Watcher {
 	ctx, cancel := context.WithCancel(ctx)
 	w := &Watcher{stop: cancel, done: make(chan struct{})}
@@ -186,39 +160,97 @@ func Watch(ctx context.Context, paths []Path, pause time.Duration) *Watcher {
 	for _, p := range paths {
 		for _, to := range p.To {
 			group.Go(func() {
-				if err := host.InNetNS(p.From.NetNS, func() error { return w.watch(ctx, p.From, to, pause) }); err != nil {
+				// All questions are from the namespace that the thread is in.
+				if err := host.InNetNS(p.From.NetNS, func() error { w.watch(ctx, p.From, to, pause); return nil }); err != nil {
 					w.note(time.Now(), describe(p.From, to, err))
 				}
 			})
 		}
 	}
-	go func() {
-		group.Wait()
-		close(w.done)
-	}()
+	w.end(&group)
 	return w
 }
 
 // errRepeated is a failure that a user would have felt as a delay: the first packet was lost, a later one was not.
 var errRepeated = errors.New("answered only when asked again")
 
-// watch stays on its thread: all connections are from the namespace that the thread is in.
-func (w *Watcher) watch(ctx context.Context, from Source, to netip.AddrPort, pause time.Duration) error {
+func (w *Watcher) watch(ctx context.Context, from Source, to Address, pause time.Duration) {
+	w.often(ctx, from, to, pause, func() error {
+		repeated, err := ask(to, 5*patience)
+		if err == nil && repeated {
+			return errRepeated
+		}
+		return err
+	})
+}
+
+// Hold opens one TCP connection along every path and starts a watcher that sends something over each of them, and waits until
+// it has come back. It returns when all are open. The listeners have to send back what they get.
+func Hold(ctx context.Context, paths []Path, pause time.Duration) (*Watcher, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	w := &Watcher{stop: cancel, done: make(chan struct{})}
+	var group sync.WaitGroup
+	defer w.end(&group)
+	for _, p := range paths {
+		for _, to := range p.To {
+			conn, err := dial(p.From, to)
+			if err != nil {
+				cancel()
+				return nil, describe(p.From, to, err)
+			}
+			group.Go(func() {
+				defer conn.Close()
+				w.often(ctx, p.From, to, pause, func() error { return echo(conn) })
+			})
+		}
+	}
+	return w, nil
+}
+
+// dial opens a connection that outlives the thread it was opened on.
+func dial(from Source, to Address) (conn net.Conn, err error) {
+	err = host.InNetNS(from.NetNS, func() error {
+		conn, err = net.DialTimeout("tcp", to.AddrPort.String(), 5*patience)
+		return err
+	})
+	return conn, err
+}
+
+// errBroken is the end of a connection that was held.
+var errBroken = errors.New("an open connection broke")
+
+// echo sends something and waits until it has come back.
+func echo(conn net.Conn) error {
+	err := conn.SetDeadline(time.Now().Add(5 * patience))
+	if err == nil {
+		_, err = conn.Write([]byte{1})
+	}
+	if err == nil {
+		_, err = conn.Read(make([]byte, 1))
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errBroken, err)
+	}
+	return nil
+}
+
+// often tries something until the watcher is stopped, or there is nothing left to try.
+func (w *Watcher) often(ctx context.Context, from Source, to Address, pause time.Duration, try func() error) {
 	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
 		start := time.Now()
-		repeated, err := dial(to, 5*patience)
+		err := try()
 		if ctx.Err() != nil {
-			return nil // a try that was cut off says nothing
-		}
-		if err == nil && repeated {
-			err = errRepeated
+			return // a try that was cut off says nothing
 		}
 		w.note(start, describe(from, to, err))
+		if errors.Is(err, errBroken) {
+			return
+		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		}
 	}
@@ -231,6 +263,14 @@ func (w *Watcher) note(at time.Time, err error) {
 	if err != nil {
 		w.tally.Failures = append(w.tally.Failures, Failure{At: at, Err: err})
 	}
+}
+
+// end makes the watcher done when the group is.
+func (w *Watcher) end(group *sync.WaitGroup) {
+	go func() {
+		group.Wait()
+		close(w.done)
+	}()
 }
 
 // Stop ends the watcher and returns what it has seen.

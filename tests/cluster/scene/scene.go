@@ -21,41 +21,51 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/probe"
 )
 
-// Who connects.
+// Who connects: people outside, and, seen from a node, the node itself, another one, a pod on it or on another one.
 const (
 	Admin    = "admin"
 	Stranger = "stranger"
-	Node     = "another node"
-	Pod      = "a pod"
 	Itself   = "the node itself"
+	Node     = "another node"
+	PodNear  = "pod on the node"
+	PodFar   = "pod elsewhere"
 )
 
-// Where to. A node's addresses stand for it; with SSH, Ordinary, NodePort and Kubelet every node is meant.
+// Where to. With what belongs to nodes every node is meant, unless said otherwise.
 const (
-	SSH       = "SSH"
-	Ordinary  = "ordinary port"
-	NodePort  = "NodePort"
-	Kubelet   = "kubelet"
-	APIServer = "API server"
-	Pods      = "pods"
-	Loopback  = "loopback"
-	Outside   = "the outside"
+	SSH          = "SSH"
+	Ordinary     = "ordinary port"
+	OrdinaryUDP  = "ordinary UDP" // a question and an answer, as of DNS
+	Failsafe     = "failsafe port"
+	Loopback     = "over loopback"
+	Kubelet      = "kubelet"
+	APIServer    = "API server"    // on the node of the control plane
+	NodePortNear = "NodePort near" // whose pod is on the node that is asked
+	NodePortFar  = "NodePort far"  // whose pod is on another node
+	NodePortUDP  = "NodePort UDP"
+	Pods         = "pod"     // at its own address
+	Service      = "Service" // at its ClusterIP
+	Ping         = "ping"
+	Outside      = "the outside" // seen from which every node is another one
 )
 
 // Rows are who connects, in the order of a table.
-func Rows() []string { return []string{Admin, Stranger, Node, Pod, Itself} }
+func Rows() []string { return []string{Admin, Stranger, Itself, Node, PodNear, PodFar} }
 
 // Columns are where to, in the order of a table.
 func Columns() []string {
-	return []string{SSH, Ordinary, NodePort, Kubelet, APIServer, Pods, Loopback, Outside}
+	return []string{SSH, Ordinary, OrdinaryUDP, Failsafe, Loopback, Kubelet, APIServer, NodePortNear, NodePortFar, NodePortUDP, Pods, Service, Ping, Outside}
 }
 
+// outsider tells whether a row is about somebody who is no part of the cluster.
+func outsider(row string) bool { return row == Admin || row == Stranger }
+
 const (
-	namespace     = "scene"
-	web           = "web"
-	webPort       = 8080
-	kubeletPort   = 10250
-	kubeletHealth = 10248 // on loopback only
+	namespace   = "scene"
+	web         = "web"
+	backend     = "backend"
+	webPort     = 8080
+	kubeletPort = 10250
 )
 
 // Cluster is what a scene is set in.
@@ -65,15 +75,19 @@ type Cluster interface {
 	Members() []cluster.Member
 	Nodes() []cluster.Member
 	Host(name string) (*host.Host, error)
+	// Route gives the outsiders a way to a network behind a node.
+	Route(to netip.Prefix, node string) error
 }
 
-// Scene is a cluster with pods and a Service in it.
+// Scene is a cluster with pods in it, one on every worker and one behind a Service, to which the outsiders have routes, as they
+// have where Calico tells its routes to others (BGP).
 type Scene struct {
 	cluster  Cluster
 	client   kubernetes.Interface
-	nodePort uint16
+	nodePort map[probe.Protocol]uint16
 	hosts    map[string]place // nodes and outsiders by name
 	pods     []place
+	service  place // its addresses are the ClusterIPs, its node is that of its only pod
 }
 
 // place is where connections come from and go to.
@@ -90,19 +104,51 @@ func Set(ctx context.Context, c Cluster) (*Scene, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Scene{cluster: c, client: client}
+	s := &Scene{cluster: c, client: client, nodePort: map[probe.Protocol]uint16{}}
+	for _, m := range c.Nodes() {
+		if m.Role == cluster.Worker && s.service.node == "" {
+			s.service.node = m.Name
+		}
+	}
 	if _, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
 		return nil, fmt.Errorf("create namespace: %w", err)
 	}
 	if _, err := client.AppsV1().DaemonSets(namespace).Create(ctx, webPods(), metav1.CreateOptions{}); err != nil {
 		return nil, fmt.Errorf("create pods: %w", err)
 	}
-	service, err := client.CoreV1().Services(namespace).Create(ctx, webService(), metav1.CreateOptions{})
+	if _, err := client.AppsV1().Deployments(namespace).Create(ctx, backendPod(s.service.node), metav1.CreateOptions{}); err != nil {
+		return nil, fmt.Errorf("create the Service's pod: %w", err)
+	}
+	service, err := client.CoreV1().Services(namespace).Create(ctx, backendService(), metav1.CreateOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("create service: %w", err)
 	}
-	s.nodePort = uint16(service.Spec.Ports[0].NodePort)
+	for _, port := range service.Spec.Ports {
+		s.nodePort[probe.Protocol(port.Protocol)] = uint16(port.NodePort)
+	}
+	if s.service.Addresses, err = addresses(service.Spec.ClusterIPs); err != nil {
+		return nil, fmt.Errorf("read addresses of the Service: %w", err)
+	}
 	return s, s.Refresh(ctx)
+}
+
+// addresses sorts a pair of addresses by family.
+func addresses(texts []string) (a cluster.Addresses, err error) {
+	for _, text := range texts {
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			return a, err
+		}
+		if addr.Is4() {
+			a.V4 = addr
+		} else {
+			a.V6 = addr
+		}
+	}
+	if !a.V4.IsValid() || !a.V6.IsValid() {
+		return a, fmt.Errorf("one of each family is wanted, got %v", texts)
+	}
+	return a, nil
 }
 
 // Remove deletes what Set created and waits until it is gone.
@@ -118,44 +164,62 @@ func (s *Scene) Remove(ctx context.Context) error {
 	})
 }
 
-func webLabels() map[string]string { return map[string]string{"app": web} }
-
 func webPods() *appsv1.DaemonSet {
+	selector, template := pod(web)
 	return &appsv1.DaemonSet{
 		ObjectMeta: metav1.ObjectMeta{Name: web},
-		Spec: appsv1.DaemonSetSpec{
-			Selector: &metav1.LabelSelector{MatchLabels: webLabels()},
-			Template: corev1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: webLabels()},
-				Spec: corev1.PodSpec{
-					DNSPolicy:                     corev1.DNSDefault,
-					TerminationGracePeriodSeconds: new(int64),
-					Containers: []corev1.Container{{
-						Name: web, Image: cluster.WorkloadImage, ImagePullPolicy: corev1.PullNever,
-						Args: []string{"listen", fmt.Sprintf(":%d", webPort)},
-						// kubelet makes this one over the pod network, where it has to go on working.
-						ReadinessProbe: &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
-							TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(webPort)},
-						}},
-					}},
-				},
+		Spec:       appsv1.DaemonSetSpec{Selector: selector, Template: template},
+	}
+}
+
+// backendPod is the only pod behind the Service, so that each node is known to have it or not.
+func backendPod(node string) *appsv1.Deployment {
+	selector, template := pod(backend)
+	template.Spec.NodeName = node
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: backend},
+		Spec: appsv1.DeploymentSpec{
+			Selector: selector, Template: template,
+			Strategy: appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType},
+		},
+	}
+}
+
+// pod is a pod that sends back what it gets, and what selects it.
+func pod(app string) (*metav1.LabelSelector, corev1.PodTemplateSpec) {
+	labels := map[string]string{"app": app}
+	return &metav1.LabelSelector{MatchLabels: labels}, corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: labels},
+		Spec: corev1.PodSpec{
+			DNSPolicy:                     corev1.DNSDefault,
+			TerminationGracePeriodSeconds: new(int64),
+			Containers: []corev1.Container{{
+				Name: app, Image: cluster.WorkloadImage, ImagePullPolicy: corev1.PullNever,
+				Args: []string{"listen", fmt.Sprintf(":%d", webPort)},
+				// kubelet makes this one over the pod network, where it has to go on working.
+				ReadinessProbe: &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
+					TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(webPort)},
+				}},
+			}},
+		},
+	}
+}
+
+func backendService() *corev1.Service {
+	both := corev1.IPFamilyPolicyRequireDualStack
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: backend},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeNodePort, IPFamilyPolicy: &both, Selector: map[string]string{"app": backend},
+			Ports: []corev1.ServicePort{
+				{Name: "tcp", Protocol: corev1.ProtocolTCP, Port: webPort},
+				{Name: "udp", Protocol: corev1.ProtocolUDP, Port: webPort},
 			},
 		},
 	}
 }
 
-func webService() *corev1.Service {
-	both := corev1.IPFamilyPolicyRequireDualStack
-	return &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Name: web},
-		Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeNodePort, IPFamilyPolicy: &both, Selector: webLabels(),
-			Ports: []corev1.ServicePort{{Port: webPort}},
-		},
-	}
-}
-
-// Refresh takes in the nodes and pods of the moment, and waits until there is a ready pod on every worker.
+// Refresh takes in the nodes and pods of the moment, and waits until all pods are there and ready.
 func (s *Scene) Refresh(ctx context.Context) error {
 	s.hosts = map[string]place{}
 	for _, m := range s.cluster.Members() {
@@ -165,7 +229,7 @@ func (s *Scene) Refresh(ctx context.Context) error {
 		}
 		s.hosts[m.Name] = place{Source: probe.Source{Name: m.Name, NetNS: h.NetNS()}, Addresses: m.Addresses, node: m.Name, role: m.Role}
 	}
-	return cluster.Poll(ctx, time.Minute, "a ready pod on every worker", func(ctx context.Context) error {
+	if err := cluster.Poll(ctx, time.Minute, "a ready pod on every worker, and one behind the Service", func(ctx context.Context) error {
 		list, err := s.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return fmt.Errorf("list pods: %w", err)
@@ -178,11 +242,22 @@ func (s *Scene) Refresh(ctx context.Context) error {
 			}
 			s.pods = append(s.pods, found)
 		}
-		if workers := len(s.nodes()) - 1; len(s.pods) != workers {
-			return fmt.Errorf("%d pods for %d workers", len(s.pods), workers)
+		if nodes := len(s.nodes()); len(s.pods) != nodes { // the Service's pod stands for the node of the control plane, which has none
+			return fmt.Errorf("%d pods, wanted %d", len(s.pods), nodes)
 		}
 		return nil
-	})
+	}); err != nil {
+		return err
+	}
+	for _, behind := range append(slices.Clone(s.pods), s.service) {
+		for _, family := range Families() {
+			address := behind.Of(family)
+			if err := s.cluster.Route(netip.PrefixFrom(address, address.BitLen()), behind.node); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // placeOf finds a pod's network; an error says what the pod still lacks.
@@ -192,24 +267,20 @@ func placeOf(p *corev1.Pod) (place, error) {
 			return place{}, fmt.Errorf("pod %s is not ready: %s", p.Name, c.Message)
 		}
 	}
-	if len(p.Status.ContainerStatuses) == 0 || len(p.Status.PodIPs) < 2 {
-		return place{}, fmt.Errorf("pod %s has no container or no addresses yet", p.Name)
+	if len(p.Status.ContainerStatuses) == 0 {
+		return place{}, fmt.Errorf("pod %s has no container yet", p.Name)
 	}
 	pid, err := host.ProcessOf(p.Status.ContainerStatuses[0].ContainerID)
 	if err != nil {
 		return place{}, err
 	}
-	found := place{Source: probe.Source{Name: p.Name, NetNS: fmt.Sprintf("/proc/%d/ns/net", pid)}, node: p.Spec.NodeName}
+	var ips []string
 	for _, ip := range p.Status.PodIPs {
-		addr, err := netip.ParseAddr(ip.IP)
-		if err != nil {
-			return place{}, fmt.Errorf("read address of pod %s: %w", p.Name, err)
-		}
-		if addr.Is4() {
-			found.V4 = addr
-		} else {
-			found.V6 = addr
-		}
+		ips = append(ips, ip.IP)
+	}
+	found := place{Source: probe.Source{Name: p.Name, NetNS: fmt.Sprintf("/proc/%d/ns/net", pid)}, node: p.Spec.NodeName}
+	if found.Addresses, err = addresses(ips); err != nil {
+		return place{}, fmt.Errorf("read addresses of pod %s: %w", p.Name, err)
 	}
 	return found, nil
 }
@@ -224,17 +295,19 @@ func (s *Scene) nodes() []place {
 	return nodes
 }
 
-func (s *Scene) controlPlane() []place {
-	return slices.DeleteFunc(s.nodes(), func(p place) bool { return p.role != cluster.ControlPlane })
-}
-
 // Paths are all connections that a cell of the table stands for, one path for each host or pod of the row. None: the
 // question makes no sense, as an outsider's loopback.
-func (s *Scene) Paths(row, column string, family int) []probe.Path {
+func (s *Scene) Paths(c Cell) []probe.Path {
 	var paths []probe.Path
-	for _, from := range s.sources(row) {
-		if to := s.targets(row, column, from, family); len(to) > 0 {
-			paths = append(paths, probe.Path{From: from.Source, What: column, To: to})
+	for _, from := range s.sources(c.Row) {
+		path := probe.Path{From: from.Source, What: c.Column}
+		for _, to := range s.targets(c.Column) {
+			if meant(c, from, to) {
+				path.To = append(path.To, probe.Address{Protocol: to.protocol, AddrPort: netip.AddrPortFrom(to.Of(c.Family), to.port)})
+			}
+		}
+		if len(path.To) > 0 {
+			paths = append(paths, path)
 		}
 	}
 	return paths
@@ -246,63 +319,82 @@ func (s *Scene) sources(row string) []place {
 		return []place{s.hosts[cluster.AdminHost]}
 	case Stranger:
 		return []place{s.hosts[cluster.StrangerHost]}
-	case Pod:
+	case PodNear, PodFar:
 		return s.pods
 	}
 	return s.nodes()
 }
 
-func (s *Scene) targets(row, column string, from place, family int) []netip.AddrPort {
-	outsider := row == Admin || row == Stranger
-	at := func(places []place, ports ...uint16) (to []netip.AddrPort) {
+// target is something that can be asked.
+type target struct {
+	place
+	protocol probe.Protocol
+	port     uint16
+}
+
+// meant tells whether a cell is about this source and this target.
+func meant(c Cell, from place, to target) bool {
+	near := from.node == to.node
+	switch {
+	case c.Column == Loopback:
+		return c.Row == Itself && near
+	case c.Column == Pods && from.Name == to.Name:
+		return false // what a pod sends to itself never leaves it
+	case outsider(c.Row):
+		return c.Column != Outside
+	}
+	return near == (c.Row == Itself || c.Row == PodNear)
+}
+
+// targets are everything that a column is about.
+func (s *Scene) targets(column string) []target {
+	at := func(places []place, protocol probe.Protocol, ports ...uint16) (to []target) {
 		for _, p := range places {
 			for _, port := range ports {
-				to = append(to, netip.AddrPortFrom(p.Of(family), port))
+				to = append(to, target{p, protocol, port})
 			}
 		}
 		return to
 	}
-	var meant []place // the nodes that are meant
-	for _, n := range s.nodes() {
-		switch self := n.node == from.node; {
-		case row == Node && self, row == Itself && !self:
-		default:
-			meant = append(meant, n)
-		}
+	nodes := s.nodes()
+	ofNodes := func(wanted func(place) bool) []place {
+		return slices.DeleteFunc(slices.Clone(nodes), func(p place) bool { return !wanted(p) })
 	}
 	switch column {
 	case SSH:
-		return at(meant, cluster.SSHPort)
+		return at(nodes, probe.TCP, cluster.SSHPort)
 	case Ordinary:
-		return at(meant, cluster.OrdinaryPort)
-	case NodePort:
-		return at(meant, s.nodePort)
-	case Kubelet:
-		return at(meant, kubeletPort)
-	case APIServer:
-		if row == Itself && from.role != cluster.ControlPlane || row == Node && from.role == cluster.ControlPlane {
-			return nil
-		}
-		return at(s.controlPlane(), cluster.APIPort)
-	case Pods:
-		if outsider || row == Itself {
-			return nil // outsiders have no route to pods
-		}
-		return at(s.pods, webPort)
+		return at(nodes, probe.TCP, cluster.OrdinaryPort)
+	case OrdinaryUDP:
+		return at(nodes, probe.UDP, cluster.OrdinaryPort)
+	case Failsafe:
+		return append(at(nodes, probe.TCP, cluster.FailsafePort), at(nodes, probe.UDP, cluster.FailsafeUDPPort)...)
 	case Loopback:
-		if row != Itself {
-			return nil
+		var own []place
+		for _, n := range nodes {
+			n.Addresses = cluster.Addresses{V4: netip.AddrFrom4([4]byte{127, 0, 0, 1}), V6: netip.IPv6Loopback()}
+			own = append(own, n)
 		}
-		if family == 6 {
-			return []netip.AddrPort{netip.AddrPortFrom(netip.IPv6Loopback(), cluster.SSHPort), netip.AddrPortFrom(netip.IPv6Loopback(), cluster.OrdinaryPort)}
-		}
-		v4 := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-		return []netip.AddrPort{netip.AddrPortFrom(v4, cluster.SSHPort), netip.AddrPortFrom(v4, cluster.OrdinaryPort), netip.AddrPortFrom(v4, kubeletHealth)}
+		return append(at(own, probe.TCP, cluster.SSHPort, cluster.OrdinaryPort), at(own, probe.UDP, cluster.OrdinaryPort)...)
+	case Kubelet:
+		return at(nodes, probe.TCP, kubeletPort)
+	case APIServer:
+		return at(ofNodes(func(p place) bool { return p.role == cluster.ControlPlane }), probe.TCP, cluster.APIPort)
+	case NodePortNear:
+		return at(ofNodes(func(p place) bool { return p.node == s.service.node }), probe.TCP, s.nodePort[probe.TCP])
+	case NodePortFar:
+		return at(ofNodes(func(p place) bool { return p.node != s.service.node }), probe.TCP, s.nodePort[probe.TCP])
+	case NodePortUDP:
+		return at(nodes, probe.UDP, s.nodePort[probe.UDP])
+	case Pods:
+		return at(s.pods, probe.TCP, webPort)
+	case Service:
+		return at([]place{s.service}, probe.TCP, webPort)
+	case Ping:
+		return at(nodes, probe.Ping, 0)
 	case Outside:
-		if outsider || row == Node {
-			return nil // the node itself is asked
-		}
-		return at([]place{s.hosts[cluster.StrangerHost]}, cluster.OutsidePort)
+		stranger := []place{s.hosts[cluster.StrangerHost]}
+		return append(at(stranger, probe.TCP, cluster.OutsidePort), at(stranger, probe.UDP, cluster.OutsidePort)...)
 	}
 	panic("no such column: " + column)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,47 +20,38 @@ type Cell struct {
 	Family      int // 4 or 6
 }
 
-// Expectation says which cells are to be open; the others are to be closed.
-type Expectation func(Cell) bool
-
-// Everything is what a cluster without a firewall lets through.
-func Everything(Cell) bool { return true }
-
-// Protected is what an armed release with the admin's networks as ssh.cidrs leaves open. The API server's port is one of
-// Felix's failsafe ports, which are open whatever the policies say.
-func Protected(c Cell) bool {
-	switch c.Row {
-	case Admin:
-		return c.Column == SSH || c.Column == APIServer
-	case Stranger:
-		return c.Column == APIServer
-	}
-	return true
-}
-
-// ProtectedButSSH is Protected with the failsafe of SSH as Felix has it: open to everybody.
-func ProtectedButSSH(c Cell) bool { return Protected(c) || c.Column == SSH }
-
 // Table is what was measured, by cell.
 type Table map[Cell][]probe.Answer
+
+// Families are those of addresses, 4 and 6.
+func Families() []int { return []int{4, 6} }
+
+// cells are all cells of a table, in its order.
+func cells() []Cell {
+	var all []Cell
+	for _, row := range Rows() {
+		for _, column := range Columns() {
+			for _, family := range Families() {
+				all = append(all, Cell{row, column, family})
+			}
+		}
+	}
+	return all
+}
 
 // Measure asks all questions at once.
 func (s *Scene) Measure() Table {
 	var paths []probe.Path
-	var cells []Cell
-	for _, row := range Rows() {
-		for _, column := range Columns() {
-			for _, family := range []int{4, 6} {
-				for _, p := range s.Paths(row, column, family) {
-					paths = append(paths, p)
-					cells = append(cells, Cell{row, column, family})
-				}
-			}
+	var asked []Cell
+	for _, c := range cells() {
+		for _, p := range s.Paths(c) {
+			paths = append(paths, p)
+			asked = append(asked, c)
 		}
 	}
 	table := Table{}
 	for i, a := range probe.Ask(paths) {
-		table[cells[i]] = append(table[cells[i]], a)
+		table[asked[i]] = append(table[asked[i]], a)
 	}
 	return table
 }
@@ -78,42 +70,63 @@ func (s *Scene) MeasureUntil(ctx context.Context, want Expectation, limit time.D
 // Surprises lists what is not as expected, with one connection each that shows it.
 func (t Table) Surprises(want Expectation) []string {
 	var surprises []string
-	for _, row := range Rows() {
-		for _, column := range Columns() {
-			for _, family := range []int{4, 6} {
-				c := Cell{row, column, family}
-				for _, a := range t[c] {
-					switch {
-					case want(c) && !a.Open():
-						surprises = append(surprises, fmt.Sprintf("%s is to reach %s over IPv%d: %v", row, column, family, a.Errors[0]))
-					case !want(c) && !a.Closed():
-						surprises = append(surprises, fmt.Sprintf("%s is not to reach %s over IPv%d, but did: %s, %d of %d", row, column, family, a.From.Name, a.Reached, len(a.To)))
-					}
-				}
+	for _, c := range cells() {
+		for _, a := range t[c] {
+			switch {
+			case want(c) && !a.Open():
+				surprises = append(surprises, fmt.Sprintf("%s is to reach %s over IPv%d: %v", c.Row, c.Column, c.Family, a.Errors[0]))
+			case !want(c) && !a.Closed():
+				surprises = append(surprises, fmt.Sprintf("%s is not to reach %s over IPv%d, but did: %s, %d of %d", c.Row, c.Column, c.Family, a.From.Name, a.Reached, len(a.To)))
 			}
 		}
 	}
 	return surprises
 }
 
+// Add takes in what was measured again.
+func (t Table) Add(again Table) {
+	for c, answers := range again {
+		t[c] = append(t[c], answers...)
+	}
+}
+
 // String is the table for people: yes or no where both families agree, else each of them.
 func (t Table) String() string {
 	var out strings.Builder
-	w := tabwriter.NewWriter(&out, 0, 0, 3, ' ', 0)
-	fmt.Fprintf(w, "  from \\ to\t%s\n", strings.Join(Columns(), "\t"))
-	for _, row := range Rows() {
-		cells := []string{"  " + row}
-		for _, column := range Columns() {
-			v4, v6 := t.text(Cell{row, column, 4}), t.text(Cell{row, column, 6})
-			if v4 != v6 {
-				v4 = fmt.Sprintf("IPv4 %s, IPv6 %s", v4, v6)
-			}
-			cells = append(cells, v4)
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	// The names of columns are longer than what stands below them: one word a line.
+	above, below := []string{""}, []string{"  from \\ to"}
+	for _, column := range Columns() {
+		first, second, two := strings.Cut(column, " ")
+		if !two {
+			first, second = "", first
 		}
-		fmt.Fprintln(w, strings.Join(cells, "\t"))
+		above, below = append(above, first), append(below, second)
+	}
+	fmt.Fprintf(w, "%s\n%s\n", strings.Join(above, "\t"), strings.Join(below, "\t"))
+	for _, row := range Rows() {
+		line := []string{"  " + row}
+		for _, column := range Columns() {
+			line = append(line, both(t.text(Cell{row, column, 4}), t.text(Cell{row, column, 6})))
+		}
+		fmt.Fprintln(w, strings.Join(line, "\t"))
 	}
 	_ = w.Flush() // a strings.Builder takes everything
 	return out.String()
+}
+
+// both joins the texts of the families.
+func both(v4, v6 string) string {
+	const yes, no = "yes", "no"
+	switch {
+	case v4 == v6:
+		return v4
+	case v4 == yes && v6 == no:
+		return "IPv4"
+	case v4 == no && v6 == yes:
+		return "IPv6"
+	}
+	return fmt.Sprintf("IPv4 %s, IPv6 %s", v4, v6)
 }
 
 func (t Table) text(c Cell) string {
@@ -132,16 +145,22 @@ func (t Table) text(c Cell) string {
 // Select returns the paths of all cells that an expectation holds open.
 func (s *Scene) Select(want Expectation) []probe.Path {
 	var paths []probe.Path
-	for _, row := range Rows() {
-		for _, column := range Columns() {
-			for _, family := range []int{4, 6} {
-				if want(Cell{row, column, family}) {
-					paths = append(paths, s.Paths(row, column, family)...)
-				}
-			}
+	for _, c := range cells() {
+		if want(c) {
+			paths = append(paths, s.Paths(c)...)
 		}
 	}
 	return paths
+}
+
+// Streams are of Select what can be held open: TCP to a listener that sends back what it gets.
+func (s *Scene) Streams(want Expectation) []probe.Path {
+	var streams []probe.Path
+	for _, p := range s.Select(func(c Cell) bool { return want(c) && c.Column != Kubelet && c.Column != APIServer }) {
+		p.To = slices.DeleteFunc(p.To, func(a probe.Address) bool { return a.Protocol != probe.TCP })
+		streams = append(streams, p)
+	}
+	return streams
 }
 
 // WatchClosing tells when a node that is just starting, and is open to the stranger, is open no more: the start of the
@@ -152,7 +171,7 @@ func (s *Scene) WatchClosing(ctx context.Context, m cluster.Member) <-chan time.
 	go func() {
 		for open := false; ctx.Err() == nil; {
 			start := time.Now()
-			err := probe.Connect(from, netip.AddrPortFrom(m.Addresses.V4, cluster.OrdinaryPort))
+			err := probe.Connect(from, probe.Address{Protocol: probe.TCP, AddrPort: netip.AddrPortFrom(m.Addresses.V4, cluster.OrdinaryPort)})
 			if open = open || err == nil; open && errors.Is(err, probe.ErrDropped) {
 				closed <- start
 				return

@@ -6,11 +6,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -33,7 +36,7 @@ func listen(addr string) error {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	udp, err := net.ListenPacket("udp", addr)
+	udp, err := listenUDP(addr)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
@@ -46,17 +49,39 @@ func listen(addr string) error {
 			go serve(conn)
 		}
 	}()
-	go func() {
-		buffer := make([]byte, 1500)
-		for {
-			n, from, err := udp.ReadFrom(buffer)
-			if err != nil {
-				return
-			}
-			_, _ = udp.WriteTo(buffer[:n], from)
-		}
-	}()
+	go answer(udp)
 	return nil
+}
+
+// listenUDP opens a socket that tells with each datagram which of this host's addresses it was sent to.
+func listenUDP(addr string) (*net.UDPConn, error) {
+	parsed, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := net.ListenUDP("udp", parsed)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	controlErr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1) })
+	return conn, errors.Join(controlErr, err)
+}
+
+// answer sends every datagram back, from the address that it was sent to: the kernel would choose one by the route, and nobody
+// asked that one.
+func answer(conn *net.UDPConn) {
+	buffer, info := make([]byte, 1500), make([]byte, 256)
+	for {
+		n, infos, _, from, err := conn.ReadMsgUDPAddrPort(buffer, info)
+		if err != nil {
+			return
+		}
+		_, _, _ = conn.WriteMsgUDPAddrPort(buffer[:n], info[:infos], from)
+	}
 }
 
 // serve sends back what it gets until the other side has enough.

@@ -1,0 +1,140 @@
+package kind
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/probe"
+	"github.com/host-firewall/host-firewall/tests/cluster/release"
+	"github.com/host-firewall/host-firewall/tests/cluster/scene"
+)
+
+// situation is one kind of values in one mode, and what it leaves open.
+type situation struct {
+	name, mode string
+	values     map[string]any
+	want       scene.Expectation
+}
+
+func situations() []situation {
+	ssh := map[string]any{"cidrs": nodes.AdminCIDRs()}
+	return []situation{
+		{"defaults", "enforce", nil, scene.ProtectedButSSH},
+		{"SSH CIDRs", "enforce", map[string]any{"ssh": ssh}, scene.Protected},
+		// Its networks are those of this cluster's nodes and pods.
+		{"article", "enforce", map[string]any{
+			"cluster": map[string]any{"cidrs": nodes.ClusterCIDRs(), "trustNodes": false, "trustPods": false},
+		}, scene.ProtectedButSSH},
+		{"ingress list", "enforce", map[string]any{"ssh": ssh, "ingress": []any{
+			listed("web", "TCP", cluster.OrdinaryPort, "0.0.0.0/0", "::/0"),
+			listed("dns", "UDP", cluster.OrdinaryPort, nodes.StrangerCIDRs()...),
+			listed("node-ports", "TCP", "30000:32767", nodes.StrangerCIDRs()[0]),
+		}}, scene.Ingress},
+		{"host ports only", "enforce", map[string]any{"ssh": ssh, "policies": withoutPreDNAT()}, scene.HostPorts(scene.Protected)},
+		{"named interfaces", "enforce", map[string]any{"ssh": ssh, "hostEndpoint": map[string]any{"interfaces": []any{"eth*"}}}, scene.Protected},
+		{"audit", "audit", map[string]any{"ssh": ssh}, scene.Everything},
+	}
+}
+
+func listed(name, protocol string, port any, cidrs ...string) map[string]any {
+	return map[string]any{"name": name, "protocol": protocol, "ports": []any{port}, "cidrs": cidrs}
+}
+
+// withoutPreDNAT makes all policies govern the hosts' own ports and nothing else.
+func withoutPreDNAT() map[string]any {
+	policies := map[string]any{}
+	for _, p := range []string{"allowEssential", "allowCluster", "allowSSH", "allowIngress", "dropOther"} {
+		policies[p] = map[string]any{"preDNAT": false, "applyOnForward": false}
+	}
+	return policies
+}
+
+// in are the values in a mode, with agents that are replaced all at once: that is quicker, and what is open does not depend on it.
+func (s situation) in(mode string) map[string]any {
+	v := release.Values(s.values)
+	v["mode"] = mode
+	v["agent"].(map[string]any)["updateStrategy"] = map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": "100%"}}
+	return v
+}
+
+// rounds is how often each cell is measured, each time with new connections.
+const rounds = 3
+
+// TestMatrix prints who reaches what with which values: go test ./tests/kind -run TestMatrix -v. What is closed stands between
+// two measurements in which it was open.
+func TestMatrix(t *testing.T) {
+	r := prepare(t)
+	off := situation{"off", "off", nil, scene.Everything}
+	_, err := r.Install(t.Context(), off.in("off"))
+	require.NoError(t, err)
+	requireAsAskedFor(t, r, off.in("off"))
+	requireMatrix(t, off)
+	for _, s := range situations() {
+		t.Run(s.name, func(t *testing.T) {
+			upgrade(t, r, s.in(s.mode))
+			requireMatrix(t, s)
+			upgrade(t, r, s.in("off"))
+			requireOpen(t, "off after "+s.name)
+		})
+	}
+	require.NoError(t, r.Uninstall())
+	requireOpen(t, "after uninstall")
+}
+
+// upgrade gives a release other values and waits until every agent has made its node what they ask for.
+func upgrade(t *testing.T, r *release.Release, values map[string]any) {
+	t.Helper()
+	_, err := r.Upgrade(t.Context(), values)
+	require.NoError(t, err)
+	requireAsAskedFor(t, r, values)
+}
+
+// requireMatrix waits until everything is as the values want it, prints what was measured, and wants it to be so each time.
+func requireMatrix(t *testing.T, s situation) {
+	t.Helper()
+	table := place.MeasureUntil(t.Context(), s.want, soon)
+	for range rounds - 1 {
+		table.Add(place.Measure())
+	}
+	t.Logf("%s\n%s", s.name, table)
+	require.Empty(t, table.Surprises(s.want))
+}
+
+// Nobody's open connection breaks, not even one that could not be opened any more: Felix lets pass what the kernel has seen
+// established before it asks any policy.
+func TestOpenConnectionsSurviveEveryChangeOfPolicies(t *testing.T) {
+	r := prepare(t)
+	old := hold(t, scene.Everything)
+	_, err := r.Install(t.Context(), values())
+	require.NoError(t, err)
+	requireArmed(t)
+	requireProtected(t, "with the stranger's old connections still open")
+	young := hold(t, scene.Protected)
+
+	nobody := map[string]any{"cidrs": []any{"203.0.113.77/32", "2001:db8:3::77/128"}}
+	for _, s := range []situation{
+		{"the admin is none any more", "enforce", map[string]any{"ssh": nobody}, scene.ProtectedFromAll},
+		{"without preDNAT", "enforce", map[string]any{"ssh": nobody, "policies": withoutPreDNAT()}, scene.HostPorts(scene.ProtectedFromAll)},
+		{"off", "off", nil, scene.Everything},
+	} {
+		upgrade(t, r, s.in(s.mode))
+		requireTable(t, s.want, s.name)
+	}
+	require.NoError(t, r.Uninstall())
+	requireOpen(t, "after uninstall")
+	young()
+	old()
+}
+
+// hold keeps connections open along every path that is open now, until stop is called, which wants all of them to be alive.
+func hold(t *testing.T, want scene.Expectation) (stop func()) {
+	t.Helper()
+	watcher, err := probe.Hold(t.Context(), place.Streams(want), pause)
+	require.NoError(t, err)
+	return func() {
+		t.Helper()
+		requireNoFailure(t, watcher.Stop(), "times something was sent over open connections")
+	}
+}
