@@ -151,6 +151,7 @@ func TestReleaseMovesToCalicosAPIServerWithItsNextUpgrade(t *testing.T) {
 	// Helm asks a cluster once what it serves.
 	r, err := release.New(root, nodes.Kubeconfig(), namespace, name)
 	require.NoError(t, err)
+	t.Cleanup(func() { _ = r.Uninstall() }) // while what it has installed is still served
 	_, err = r.Upgrade(t.Context(), values())
 	require.NoError(t, err)
 	requireArmed(t)
