@@ -200,14 +200,11 @@ containers:
 {{- end -}}
 
 {{/*
-Labels of such a pod: not those that the DaemonSet selects its pods by. Takes a dict of root and command.
+Labels of such a pod: not those that the DaemonSet selects its pods by, and its own before commonLabels. Takes a dict of root and command.
 */}}
 {{- define "host-firewall.commandLabels" -}}
-app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
-app.kubernetes.io/component: {{ .command }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := dict "app.kubernetes.io/instance" .root.Release.Name "app.kubernetes.io/component" .command -}}
+{{- merge $own (.root.Values.commonLabels | default dict) | toYaml -}}
 {{- end -}}
 
 {{/*
