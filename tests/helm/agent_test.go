@@ -61,6 +61,7 @@ func argumentsOf(t testing.TB, r *rendered) map[string]string {
 }
 
 func TestDaemonSetIsAWholeObject(t *testing.T) {
+	t.Parallel()
 	for _, group := range []string{apiV3, apiV1} {
 		for _, kubernetes := range []string{oldestKubernetes, newestKubernetes} {
 			for _, names := range []struct{ release, namespace, id string }{
@@ -165,6 +166,7 @@ func wantDaemonSet(release, namespace, id string, arguments []string) appsv1.Dae
 
 // The host network is the one thing that the restricted profile of Kubernetes would refuse.
 func TestPodsAreRestrictedWhateverTheValues(t *testing.T) {
+	t.Parallel()
 	for name, values := range ciFiles(t) {
 		t.Run(name, func(t *testing.T) {
 			r := render(t, setting{values: values})
@@ -190,6 +192,7 @@ func TestPodsAreRestrictedWhateverTheValues(t *testing.T) {
 }
 
 func TestAgentIsToldWhatTheValuesSay(t *testing.T) {
+	t.Parallel()
 	defaults := argumentsOf(t, render(t, setting{}))
 	delete(defaults, "policy-revision")
 	for name, test := range map[string]struct {
@@ -260,7 +263,7 @@ func TestAgentIsToldWhatTheValuesSay(t *testing.T) {
 // The agent's settings package is internal to the agent, so its own test cannot render this chart and this one cannot import
 // it. These files stand between the two: here they are proven to be what the chart renders, there they are parsed.
 func TestRenderedArgumentsAreTheOnesTheAgentIsTestedWith(t *testing.T) {
-	for name, values := range ciFiles(t) {
+	for name, values := range valuesFiles(t) {
 		t.Run(name, func(t *testing.T) {
 			compareWithFile(t, filepath.Join("testdata", "agent-args", name+".txt"),
 				strings.Join(render(t, setting{values: values}).container(t).Args, "\n")+"\n")
@@ -268,7 +271,7 @@ func TestRenderedArgumentsAreTheOnesTheAgentIsTestedWith(t *testing.T) {
 	}
 	files, err := filepath.Glob(filepath.Join("testdata", "agent-args", "*.txt"))
 	require.NoError(t, err)
-	require.Len(t, files, len(ciFiles(t)), "a file is left over from a values file that is gone")
+	require.Len(t, files, len(valuesFiles(t)), "a file is left over from a values file that is gone")
 }
 
 func compareWithFile(t *testing.T, path, got string) {
@@ -342,51 +345,64 @@ agent:
 }
 
 func TestRightsAreExactlyWhatTheAgentCalls(t *testing.T) {
-	nodes := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}}
-	events := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create"}}
-	before := func(group string) []rbacv1.PolicyRule {
-		return []rbacv1.PolicyRule{
-			{APIGroups: []string{group}, Resources: []string{"hostendpoints"}, Verbs: []string{"list", "watch", "create", "patch"}},
-			{APIGroups: []string{group}, Resources: []string{"globalnetworkpolicies"}, Verbs: []string{"list", "watch"}},
+	t.Parallel()
+	watch := []string{"list", "watch"}
+	rules := func(apiGroup string, named, narrows bool) []rbacv1.PolicyRule {
+		rule := func(group, resource string, verbs ...string) rbacv1.PolicyRule {
+			return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs}
 		}
-	}
-	after := func(group string) []rbacv1.PolicyRule {
-		return []rbacv1.PolicyRule{
-			{APIGroups: []string{group}, Resources: []string{"felixconfigurations"}, Verbs: []string{"list", "watch", "patch", "delete"}},
-			{APIGroups: []string{group}, Resources: []string{"clusterinformations"}, Verbs: []string{"list", "watch"}},
-			nodes, events,
+		group, _, _ := strings.Cut(apiGroup, "/")
+		endpoints := slices.Concat(watch, []string{"create", "patch"})
+		if named {
+			endpoints = append(endpoints, "delete")
 		}
+		felix := slices.Concat(watch, []string{"patch", "delete"})
+		if narrows {
+			felix = slices.Concat(watch, []string{"create", "patch", "delete"})
+		}
+		want := []rbacv1.PolicyRule{rule(group, "hostendpoints", endpoints...), rule(group, "globalnetworkpolicies", watch...)}
+		if apiGroup == apiV3 {
+			want = append(want, rule(group, "tiers", "get"), rule(group, "tier.globalnetworkpolicies", watch...))
+		}
+		return append(want, rule(group, "felixconfigurations", felix...), rule(group, "clusterinformations", watch...),
+			rule("", "nodes", watch...), rule("", "events", "create"))
 	}
-	tiers := []rbacv1.PolicyRule{
-		{APIGroups: []string{"projectcalico.org"}, Resources: []string{"tiers"}, Verbs: []string{"get"}},
-		{APIGroups: []string{"projectcalico.org"}, Resources: []string{"tier.globalnetworkpolicies"}, Verbs: []string{"list", "watch"}},
-	}
-	for group, rules := range map[string][]rbacv1.PolicyRule{
-		apiV3: slices.Concat(before("projectcalico.org"), tiers, after("projectcalico.org")),
-		apiV1: slices.Concat(before("crd.projectcalico.org"), after("crd.projectcalico.org")),
+	const cidrs = `cidrs: [192.0.2.0/24, "::1/128"]`
+	for values, want := range map[string]struct{ named, narrows bool }{
+		``:                                   {},
+		`hostEndpoint: {interfaces: ["*"]}`:  {},
+		`hostEndpoint: {interfaces: [eth0]}`: {named: true},
+		`hostEndpoint: {interfaces: ["*", eth0]}`:       {named: true},
+		`hostEndpoint: {interfaces: ["eth*"]}`:          {named: true},
+		`ssh: {` + cidrs + `}`:                          {narrows: true},
+		`ssh: {narrowFailsafe: false, ` + cidrs + `}`:   {},
+		"mode: audit\nssh: {" + cidrs + `}`:             {narrows: true},
+		"mode: off\nhostEndpoint: {interfaces: [eth0]}": {named: true},
 	} {
-		t.Run(group, func(t *testing.T) {
-			r := render(t, setting{release: "edge", namespace: "kube-system", served: clusterServing(group)})
-			id := "edge-host-firewall"
-			named := metav1.ObjectMeta{Name: id, Labels: objectLabels("edge", id)}
-			require.Equal(t, []rbacv1.ClusterRole{{
-				TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole"},
-				ObjectMeta: named,
-				Rules:      rules,
-			}}, r.clusterRoles)
-			require.Equal(t, []rbacv1.ClusterRoleBinding{{
-				TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRoleBinding"},
-				ObjectMeta: named,
-				RoleRef:    rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: id},
-				Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Name: id, Namespace: "kube-system"}},
-			}}, r.clusterRoleBindings)
-			named.Namespace = "kube-system"
-			require.Equal(t, []corev1.ServiceAccount{{
-				TypeMeta:                     metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
-				ObjectMeta:                   named,
-				AutomountServiceAccountToken: pointer(false),
-			}}, r.serviceAccounts)
-		})
+		for _, group := range []string{apiV3, apiV1} {
+			t.Run(group+"/"+values, func(t *testing.T) {
+				r := render(t, setting{release: "edge", namespace: "kube-system", served: clusterServing(group), values: values})
+				id := "edge-host-firewall"
+				named := metav1.ObjectMeta{Name: id, Labels: objectLabels("edge", id)}
+				require.Equal(t, []rbacv1.ClusterRole{{
+					TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole"},
+					ObjectMeta: named,
+					Rules:      rules(group, want.named, want.narrows),
+				}}, r.clusterRoles)
+				require.Equal(t, []rbacv1.ClusterRoleBinding{{
+					TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRoleBinding"},
+					ObjectMeta: named,
+					RoleRef:    rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: id},
+					Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Name: id, Namespace: "kube-system"}},
+				}}, r.clusterRoleBindings)
+				named.Namespace = "kube-system"
+				require.Equal(t, []corev1.ServiceAccount{{
+					TypeMeta:                     metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
+					ObjectMeta:                   named,
+					AutomountServiceAccountToken: pointer(false),
+				}}, r.serviceAccounts)
+			})
+		}
 	}
 }
 

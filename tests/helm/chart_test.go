@@ -2,9 +2,11 @@ package helm_test
 
 import (
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,6 +21,7 @@ import (
 )
 
 func TestEveryValuesFileRendersOnEveryKubernetesAndCalico(t *testing.T) {
+	t.Parallel()
 	for name, values := range ciFiles(t) {
 		for _, kubernetes := range []string{oldestKubernetes, newestKubernetes} {
 			for _, served := range []chartutil.VersionSet{nil, clusterServing(apiV3), clusterServing(apiV1), clusterServing(apiV1, apiV3)} {
@@ -46,7 +49,8 @@ func TestEveryValuesFileRendersOnEveryKubernetesAndCalico(t *testing.T) {
 }
 
 func TestSameInputsRenderTheSameBytes(t *testing.T) {
-	for name, values := range ciFiles(t) {
+	t.Parallel()
+	for name, values := range valuesFiles(t) {
 		first, second := render(t, setting{values: values}), render(t, setting{values: values})
 		require.Equal(t, first.manifest, second.manifest, name)
 		require.Equal(t, first.notes, second.notes, name)
@@ -54,7 +58,8 @@ func TestSameInputsRenderTheSameBytes(t *testing.T) {
 }
 
 func TestLintFindsNothing(t *testing.T) {
-	for name, values := range ciFiles(t) {
+	t.Parallel()
+	for name, values := range valuesFiles(t) {
 		given, err := chartutil.ReadValues([]byte(values))
 		require.NoError(t, err)
 		kubernetes, err := chartutil.ParseKubeVersion(newestKubernetes)
@@ -97,6 +102,7 @@ func TestAnnotationsOfTheChartAreTrue(t *testing.T) {
 
 // The release id names objects of the whole cluster, and everything of a release is found by it.
 func TestNamesFitWhateverTheRelease(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("x", 53)
 	for release, id := range map[string]string{
 		"host-firewall":                "host-firewall",
@@ -300,6 +306,27 @@ func templates(t testing.TB) (paths []string) {
 		return err
 	}))
 	return paths
+}
+
+// Words about a value that is called otherwise, or is gone, send people astray.
+func TestWordsNameOnlyValuesThatThereAre(t *testing.T) {
+	roots := slices.Sorted(maps.Keys(loadChart(t).Values))
+	path := regexp.MustCompile(`(?:^|[^-\w./@$])(?:\.Values\.)?((?:` + strings.Join(roots, "|") + `)(?:\.[a-zA-Z]\w*)+)`)
+	texts := []string{"README.md", "README.md.gotmpl", "values.yaml"}
+	for _, template := range templates(t) {
+		texts = append(texts, template)
+	}
+	named := 0
+	for _, text := range texts {
+		content, err := os.ReadFile(filepath.Join(chartDir, text))
+		require.NoError(t, err)
+		words := strings.ReplaceAll(string(content), "rbac.authorization.k8s.io", "")
+		for _, found := range path.FindAllStringSubmatch(words, -1) {
+			named++
+			require.True(t, isValue(t, found[1]), "%s speaks of %s", text, found[1])
+		}
+	}
+	require.Greater(t, named, len(leaves(t)), "each value is named somewhere")
 }
 
 // One kind per file, and the file is named after it.

@@ -204,7 +204,7 @@ func TestCleanupCanBeSwitchedOff(t *testing.T) {
 // See TestRenderedArgumentsAreTheOnesTheAgentIsTestedWith.
 func TestRenderedArgumentsOfTheCleanupAreTheOnesItIsTestedWith(t *testing.T) {
 	rendered := 0
-	for name, values := range ciFiles(t) {
+	for name, values := range valuesFiles(t) {
 		if r := render(t, setting{values: values}); len(r.hooks) > 0 {
 			rendered++
 			compareWithFile(t, filepath.Join("testdata", "cleanup-args", name+".txt"),
@@ -214,22 +214,4 @@ func TestRenderedArgumentsOfTheCleanupAreTheOnesItIsTestedWith(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join("testdata", "cleanup-args", "*.txt"))
 	require.NoError(t, err)
 	require.Len(t, files, rendered, "a file is left over from a values file that is gone")
-}
-
-func TestRightsGrowOnlyWithWhatNeedsThem(t *testing.T) {
-	verbs := func(values, resource string) []string {
-		for _, rule := range render(t, setting{values: values}).clusterRoles[0].Rules {
-			if rule.Resources[0] == resource {
-				return rule.Verbs
-			}
-		}
-		return nil
-	}
-	for _, interfaces := range []string{`[eth0]`, `["*", eth0]`, `["eth*"]`} {
-		require.Equal(t, []string{"list", "watch", "create", "patch", "delete"}, verbs(`hostEndpoint: {interfaces: `+interfaces+`}`, "hostendpoints"))
-	}
-	require.Equal(t, []string{"list", "watch", "create", "patch"}, verbs(`hostEndpoint: {interfaces: ["*"]}`, "hostendpoints"))
-	const cidrs = `cidrs: [192.0.2.0/24, "::1/128"]`
-	require.Equal(t, []string{"list", "watch", "create", "patch", "delete"}, verbs(`ssh: {`+cidrs+`}`, "felixconfigurations"))
-	require.Equal(t, []string{"list", "watch", "patch", "delete"}, verbs(`ssh: {narrowFailsafe: false, `+cidrs+`}`, "felixconfigurations"))
 }

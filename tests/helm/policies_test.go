@@ -1,9 +1,6 @@
 package helm_test
 
 import (
-	"fmt"
-	"net/netip"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -159,6 +156,7 @@ func TestDefaultPoliciesAreWholeObjectsInBothGroups(t *testing.T) {
 }
 
 func TestPoliciesSayWhatTheValuesSay(t *testing.T) {
+	t.Parallel()
 	tcp := pointer(numorstring.ProtocolFromString("TCP"))
 	ssh := func(source projectcalico.EntityRule, destination ...numorstring.Port) projectcalico.Rule {
 		return projectcalico.Rule{Action: projectcalico.Allow, Protocol: tcp, Source: source, Destination: ports(destination...)}
@@ -340,83 +338,8 @@ func TestDropIsWrittenWhereItDoesNotComeBeforeTheRest(t *testing.T) {
 	}, render(t, setting{values: `policies: {dropOther: {preDNAT: false}}`}).policyNames(), "an upgrade takes the drop out of preDNAT first")
 }
 
-// The rules of Calico that decide whether a policy is enforced or silently ignored.
-func TestEveryPolicyIsOneThatCalicoEnforces(t *testing.T) {
-	values := ciFiles(t)
-	values["everything"] = `
-ssh: {cidrs: [192.0.2.0/24, "2001:db8:a::/48"], ports: [22, "2200:2299"]}
-cluster: {cidrs: [10.0.0.0/8, "2001:db8::/48"]}
-essential: {nodeLocalDNS: [169.254.20.10/32, "fd00::10/128"]}`
-	for name, values := range values {
-		for _, group := range []string{apiV3, apiV1} {
-			for _, release := range []string{"host-firewall", "edge.eu", strings.Repeat("long-", 10) + "end"} {
-				t.Run(fmt.Sprintf("%s/%s/%s", name, group, release), func(t *testing.T) {
-					r := render(t, setting{release: release, values: values, served: clusterServing(group)})
-					for _, policy := range r.policies {
-						require.Equal(t, group, policy.APIVersion)
-						requireEnforceable(t, policy)
-					}
-				})
-			}
-		}
-	}
-}
-
-func requireEnforceable(t *testing.T, policy projectcalico.GlobalNetworkPolicy) {
-	t.Helper()
-	spec, name := policy.Spec, policy.Name
-	require.Regexp(t, regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`), name, "a dot would be read as a tier")
-	require.LessOrEqual(t, len(name), 63)
-	require.Empty(t, spec.Tier, name)
-	require.NotNil(t, spec.Order, name)
-	require.NotEmpty(t, spec.Selector, name)
-	require.Empty(t, spec.NamespaceSelector, "%s would exclude host endpoints", name)
-	require.Empty(t, spec.ServiceAccountSelector, "%s would exclude host endpoints", name)
-	require.False(t, spec.DoNotTrack, name)
-	require.Len(t, spec.Types, 1, "%s: without types a policy governs both directions on v1", name)
-	require.Equal(t, spec.Types[0] == projectcalico.PolicyTypeIngress, len(spec.Ingress) > 0, name)
-	require.Equal(t, spec.Types[0] == projectcalico.PolicyTypeEgress, len(spec.Egress) > 0, name)
-	for _, rule := range spec.Ingress {
-		require.True(t, rule.Action != projectcalico.Log || spec.PreDNAT, "%s would drop what it says it logs", name)
-	}
-	if spec.PreDNAT {
-		require.True(t, spec.ApplyOnForward, name)
-		require.Empty(t, spec.Egress, name)
-	}
-	for _, rule := range append(spec.Ingress, spec.Egress...) {
-		requireEnforceableRule(t, name, rule)
-	}
-}
-
-func requireEnforceableRule(t *testing.T, name string, rule projectcalico.Rule) {
-	t.Helper()
-	families := map[bool]bool{}
-	for _, cidrs := range [][]string{rule.Source.Nets, rule.Destination.Nets} {
-		for _, cidr := range cidrs {
-			prefix, err := netip.ParsePrefix(cidr)
-			require.NoError(t, err, name)
-			require.Equal(t, prefix.Masked(), prefix, "%s has host bits", name)
-			families[prefix.Addr().Is4()] = true
-		}
-	}
-	require.LessOrEqual(t, len(families), 1, "%s mixes families in %+v", name, rule)
-	if rule.IPVersion != nil {
-		require.NotContains(t, families, *rule.IPVersion != 4, "%s: ipVersion against nets in %+v", name, rule)
-	}
-	if len(rule.Source.Ports)+len(rule.Destination.Ports) > 0 {
-		require.NotNil(t, rule.Protocol, "%s has ports without a protocol in %+v", name, rule)
-		require.Contains(t, []string{"TCP", "UDP", "SCTP"}, rule.Protocol.String(), "%s has ports that its protocol has not in %+v", name, rule)
-	}
-	if rule.ICMP != nil {
-		require.NotNil(t, rule.Protocol, name)
-		require.NotNil(t, rule.ICMP.Type, name)
-		require.NotNil(t, rule.IPVersion, name)
-		require.Equal(t, map[int]string{4: "ICMP", 6: "ICMPv6"}[*rule.IPVersion], rule.Protocol.String(), name)
-	}
-	require.NotEmpty(t, rule.Action, name)
-}
-
 func TestRevisionIsOneForAllPoliciesAndTheAgent(t *testing.T) {
+	t.Parallel()
 	for name, values := range ciFiles(t) {
 		t.Run(name, func(t *testing.T) {
 			r := render(t, setting{values: values})

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	projectcalico "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -32,6 +33,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	jsonserializer "k8s.io/apimachinery/pkg/runtime/serializer/json"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
@@ -103,9 +105,12 @@ type hook struct {
 	object runtime.Object
 }
 
+// Rendering leaves a chart as it is, so one is enough for all.
+var loadOnce = sync.OnceValues(func() (*chart.Chart, error) { return loader.Load(chartDir) })
+
 func loadChart(t testing.TB) *chart.Chart {
 	t.Helper()
-	loaded, err := loader.Load(chartDir)
+	loaded, err := loadOnce()
 	require.NoError(t, err)
 	return loaded
 }
@@ -189,22 +194,8 @@ func (r *rendered) decode(t testing.TB) {
 // kind that nobody knows, fails the test.
 func decodeAll(t testing.TB, manifest string) (objects []runtime.Object) {
 	t.Helper()
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, rbacv1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, admissionv1.AddToScheme, monitoring.AddToScheme,
-	} {
-		require.NoError(t, add(scheme))
-	}
-	// The types of both groups are the same; only projectcalico.org comes with a registration.
-	for _, group := range []string{apiV3, apiV1} {
-		version, err := schema.ParseGroupVersion(group)
-		require.NoError(t, err)
-		scheme.AddKnownTypes(version, &projectcalico.GlobalNetworkPolicy{})
-	}
-	decoder := jsonserializer.NewSerializerWithOptions(jsonserializer.DefaultMetaFactory, scheme, scheme,
-		jsonserializer.SerializerOptions{Yaml: true, Strict: true})
-
 	documents := yaml.NewYAMLReader(bufio.NewReader(strings.NewReader(manifest)))
+	decoder := strictDecoder()
 	for {
 		document, err := documents.Read()
 		if errors.Is(err, io.EOF) {
@@ -220,6 +211,23 @@ func decodeAll(t testing.TB, manifest string) (objects []runtime.Object) {
 		objects = append(objects, object)
 	}
 }
+
+// strictDecoder knows every kind that may be rendered.
+var strictDecoder = sync.OnceValue(func() runtime.Decoder {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, rbacv1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, admissionv1.AddToScheme, monitoring.AddToScheme,
+	} {
+		utilruntime.Must(add(scheme))
+	}
+	// The types of both groups are the same; only projectcalico.org comes with a registration.
+	for _, group := range []string{apiV3, apiV1} {
+		group, version, _ := strings.Cut(group, "/")
+		scheme.AddKnownTypes(schema.GroupVersion{Group: group, Version: version}, &projectcalico.GlobalNetworkPolicy{})
+	}
+	return jsonserializer.NewSerializerWithOptions(jsonserializer.DefaultMetaFactory, scheme, scheme,
+		jsonserializer.SerializerOptions{Yaml: true, Strict: true})
+})
 
 func (r *rendered) daemonSet(t testing.TB) appsv1.DaemonSet {
 	t.Helper()

@@ -33,6 +33,10 @@ var openValues = []string{
 // leaves of values.yaml, by path.
 func leaves(t testing.TB) map[string]any {
 	t.Helper()
+	return leavesOf(loadChart(t).Values)
+}
+
+func leavesOf(values map[string]any) map[string]any {
 	found := map[string]any{}
 	var walk func(path string, values map[string]any)
 	walk = func(path string, values map[string]any) {
@@ -45,7 +49,7 @@ func leaves(t testing.TB) map[string]any {
 			found[path] = value
 		}
 	}
-	walk("", loadChart(t).Values)
+	walk("", values)
 	return found
 }
 
@@ -201,6 +205,7 @@ func TestSchemaIsClosedAndKnowsExactlyTheValues(t *testing.T) {
 
 // A value that nothing reads is a promise that nobody keeps.
 func TestEveryValueMakesADifference(t *testing.T) {
+	t.Parallel()
 	const (
 		ssh       = "ssh: {cidrs: [192.0.2.0/24, '::1/128']}\n"
 		ingress   = "ingress: [{name: web, cidrs: [0.0.0.0/0], protocol: TCP, ports: [443]}]\n"

@@ -136,7 +136,7 @@ func TestRightsOfHelmTestCanBeBroughtAlong(t *testing.T) {
 
 // See TestRenderedArgumentsAreTheOnesTheAgentIsTestedWith.
 func TestRenderedArgumentsOfHelmTestAreTheOnesItIsTestedWith(t *testing.T) {
-	files := ciFiles(t)
+	files := valuesFiles(t)
 	for name, values := range files {
 		compareWithFile(t, filepath.Join("testdata", "verify-args", name+".txt"),
 			strings.Join(render(t, setting{values: values}).testPod(t).Spec.Containers[0].Args, "\n")+"\n")
