@@ -312,10 +312,7 @@ func templates(t testing.TB) (paths []string) {
 func TestWordsNameOnlyValuesThatThereAre(t *testing.T) {
 	roots := slices.Sorted(maps.Keys(loadChart(t).Values))
 	path := regexp.MustCompile(`(?:^|[^-\w./@$])(?:\.Values\.)?((?:` + strings.Join(roots, "|") + `)(?:\.[a-zA-Z]\w*)+)`)
-	texts := []string{"README.md", "README.md.gotmpl", "values.yaml"}
-	for _, template := range templates(t) {
-		texts = append(texts, template)
-	}
+	texts := append([]string{"README.md", "README.md.gotmpl", "values.yaml"}, templates(t)...)
 	named := 0
 	for _, text := range texts {
 		content, err := os.ReadFile(filepath.Join(chartDir, text))
