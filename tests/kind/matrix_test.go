@@ -1,6 +1,10 @@
 package kind
 
 import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -33,8 +37,9 @@ func situations() []situation {
 			listed("node-ports", "TCP", "30000:32767", nodes.StrangerCIDRs()[0]),
 		}}, scene.Ingress},
 		{"host ports only", "enforce", map[string]any{"ssh": ssh, "policies": withoutPreDNAT()}, scene.HostPorts(scene.Protected)},
-		{"named interfaces", "enforce", map[string]any{"ssh": ssh, "hostEndpoint": map[string]any{"interfaces": []any{"eth*"}}}, scene.Protected},
 		{"audit", "audit", map[string]any{"ssh": ssh}, scene.Everything},
+		// The last: agents of others may not delete the endpoints that this one leaves (the chart's README, "Change it").
+		{"named interfaces", "enforce", map[string]any{"ssh": ssh, "hostEndpoint": map[string]any{"interfaces": []any{"eth*"}}}, scene.Protected},
 	}
 }
 
@@ -100,6 +105,71 @@ func requireMatrix(t *testing.T, s situation) {
 	}
 	t.Logf("%s\n%s", s.name, table)
 	require.Empty(t, table.Surprises(s.want))
+}
+
+// Audit is to meet each packet that enforcing would drop, and no other.
+func TestAuditDropsNothingAndLogsWhatItWouldDrop(t *testing.T) {
+	r := prepare(t)
+	v := values()
+	v["mode"] = "audit"
+	_, err := r.Install(t.Context(), v)
+	require.NoError(t, err)
+	requireArmed(t)
+	eventually(t, "every node to log", func(ctx context.Context) error { _, err := logged(ctx); return err })
+	requireOpen(t, "audit")
+
+	// SSH is not among it: its failsafe is as ever, for narrowing it would close something.
+	dropped := func(c scene.Cell) bool { return !scene.ProtectedButSSH(c) }
+	requireLogged(t, dropped, 1)
+	requireLogged(t, scene.ProtectedButSSH, 0)
+	require.NoError(t, r.Uninstall())
+	requireOpen(t, "after uninstall")
+}
+
+// requireLogged asks along every path of some cells, with one new connection or datagram each, and wants so many of its packets
+// to be logged.
+func requireLogged(t *testing.T, cells scene.Expectation, packets int) {
+	t.Helper()
+	before, err := logged(t.Context())
+	require.NoError(t, err)
+	asked := 0
+	for _, a := range probe.Ask(place.Select(cells)) {
+		require.True(t, a.Open(), "%v", a.Errors)
+		asked += len(a.To)
+	}
+	require.NotZero(t, asked)
+	after, err := logged(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, packets*asked, after-before, "packets that were logged, of %d that were the first of a connection", asked)
+}
+
+// logged counts the packets that the release's log rules have met on all nodes. Every node has to have such rules.
+func logged(ctx context.Context) (packets int, err error) {
+	rule := regexp.MustCompile(`(?m)^\[(\d+):\d+\] -A cali-pi-.* -j LOG\b`)
+	for _, node := range nodeNames() {
+		for _, list := range []string{"iptables-nft-save", "ip6tables-nft-save"} {
+			cmd, err := nodes.Command(ctx, node, list, "--counters", "--table", "mangle")
+			if err != nil {
+				return 0, err
+			}
+			rules, err := cmd.Output()
+			if err != nil {
+				return 0, fmt.Errorf("list rules: %w", err)
+			}
+			found := rule.FindAllSubmatch(rules, -1)
+			if len(found) == 0 {
+				return 0, fmt.Errorf("%s of %s shows no rule that logs", list, node)
+			}
+			for _, f := range found {
+				n, err := strconv.Atoi(string(f[1]))
+				if err != nil {
+					return 0, fmt.Errorf("read counter: %w", err)
+				}
+				packets += n
+			}
+		}
+	}
+	return packets, nil
 }
 
 // Nobody's open connection breaks, not even one that could not be opened any more: Felix lets pass what the kernel has seen
