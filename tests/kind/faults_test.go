@@ -161,4 +161,6 @@ func requireRepairs(t *testing.T) {
 			return release.Armed(hep)
 		})
 	}
+	// Felix has its own time to follow, and whoever watches next wants a node that is closed.
+	requireProtected(t, "after the repairs")
 }
