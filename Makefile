@@ -48,6 +48,10 @@ compiler:
 e2e: ## packets and lifecycle on a real cluster that is started for it (root; CLUSTER=kind: in Docker containers)
 	go test -count=1 -timeout=60m -v ./tests/kind/...
 
+.PHONY: upgrades
+upgrades: ## upgrade from each values file in the chart's ci to each other one, on a real cluster (root, half an hour)
+	UPGRADES=all go test -count=1 -timeout=90m -v -run=TestUpgradeFromOneValuesFileToAnother ./tests/kind
+
 .PHONY: bench
 bench: ## measure agent and alternatives, write docs/benchmarks.* (root, 1 hour; quick: BENCH_IDLE=30s BENCH_ROUNDS=20 SCALE=200)
 	@go run ./tests/cluster/cmd/bench

@@ -347,15 +347,12 @@ agent:
 func TestRightsAreExactlyWhatTheAgentCalls(t *testing.T) {
 	t.Parallel()
 	watch := []string{"list", "watch"}
-	rules := func(apiGroup string, named, narrows bool) []rbacv1.PolicyRule {
+	rules := func(apiGroup string, narrows bool) []rbacv1.PolicyRule {
 		rule := func(group, resource string, verbs ...string) rbacv1.PolicyRule {
 			return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs}
 		}
 		group, _, _ := strings.Cut(apiGroup, "/")
 		endpoints := slices.Concat(watch, []string{"create", "patch"})
-		if named {
-			endpoints = append(endpoints, "delete")
-		}
 		felix := slices.Concat(watch, []string{"patch", "delete"})
 		if narrows {
 			felix = slices.Concat(watch, []string{"create", "patch", "delete"})
@@ -368,16 +365,13 @@ func TestRightsAreExactlyWhatTheAgentCalls(t *testing.T) {
 			rule("", "nodes", watch...), rule("", "events", "create"))
 	}
 	const cidrs = `cidrs: [192.0.2.0/24, "::1/128"]`
-	for values, want := range map[string]struct{ named, narrows bool }{
-		``:                                   {},
-		`hostEndpoint: {interfaces: ["*"]}`:  {},
-		`hostEndpoint: {interfaces: [eth0]}`: {named: true},
-		`hostEndpoint: {interfaces: ["*", eth0]}`:       {named: true},
-		`hostEndpoint: {interfaces: ["eth*"]}`:          {named: true},
-		`ssh: {` + cidrs + `}`:                          {narrows: true},
-		`ssh: {narrowFailsafe: false, ` + cidrs + `}`:   {},
-		"mode: audit\nssh: {" + cidrs + `}`:             {narrows: true},
-		"mode: off\nhostEndpoint: {interfaces: [eth0]}": {named: true},
+	for values, narrows := range map[string]bool{
+		``:                                   false,
+		`hostEndpoint: {interfaces: [eth0]}`: false,
+		`ssh: {` + cidrs + `}`:               true,
+		`ssh: {narrowFailsafe: false, ` + cidrs + `}`:   false,
+		"mode: audit\nssh: {" + cidrs + `}`:             true,
+		"mode: off\nhostEndpoint: {interfaces: [eth0]}": false,
 	} {
 		for _, group := range []string{apiV3, apiV1} {
 			t.Run(group+"/"+values, func(t *testing.T) {
@@ -387,7 +381,7 @@ func TestRightsAreExactlyWhatTheAgentCalls(t *testing.T) {
 				require.Equal(t, []rbacv1.ClusterRole{{
 					TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole"},
 					ObjectMeta: named,
-					Rules:      rules(group, want.named, want.narrows),
+					Rules:      rules(group, narrows),
 				}}, r.clusterRoles)
 				require.Equal(t, []rbacv1.ClusterRoleBinding{{
 					TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRoleBinding"},

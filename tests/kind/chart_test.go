@@ -15,7 +15,7 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 )
 
-// everyUpgrade is the variable that makes TestUpgradeFromOneValuesFileToAnother walk every pair of files: UPGRADES=all.
+// everyUpgrade is the variable that with "all" makes TestUpgradeFromOneValuesFileToAnother walk every pair of files: make upgrades.
 const everyUpgrade = "UPGRADES"
 
 func TestEveryValuesFileIsAdmittedPassesItsTestAndLeavesNothing(t *testing.T) {

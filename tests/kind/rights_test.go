@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
@@ -42,10 +43,6 @@ func TestAgentAsksForWhatItsRoleListsAndNothingElse(t *testing.T) {
 			return err
 		}
 		for _, call := range made {
-			// Endpoints of interfaces are deleted, and only a release that has such endpoints may do that.
-			if call.Verb == "delete" && call.Resource == "hostendpoints" {
-				continue
-			}
 			if !slices.Contains(allowed, call) {
 				return fmt.Errorf("not in the role: %+v", call)
 			}
@@ -71,8 +68,12 @@ func roleOf(t *testing.T) []cluster.Call {
 	require.NoError(t, err)
 	role, err := client.RbacV1().ClusterRoles().Get(t.Context(), name, metav1.GetOptions{})
 	require.NoError(t, err)
-	var allowed []cluster.Call
-	for _, rule := range role.Rules {
+	return callsOf(t, role.Rules)
+}
+
+func callsOf(t *testing.T, rules []rbacv1.PolicyRule) (allowed []cluster.Call) {
+	t.Helper()
+	for _, rule := range rules {
 		require.Empty(t, rule.NonResourceURLs)
 		for _, group := range rule.APIGroups {
 			for _, resource := range rule.Resources {
@@ -83,6 +84,34 @@ func roleOf(t *testing.T) []cluster.Call {
 		}
 	}
 	return allowed
+}
+
+func TestHelmTestAsksForWhatItsRolesListAndNothingElse(t *testing.T) {
+	audited := local(t, "read the API server's audit log")
+	r := install(t)
+	log, err := r.Test()
+	require.NoError(t, err, "helm test:\n%s", log)
+	client, err := nodes.Client()
+	require.NoError(t, err)
+	ofCluster, err := client.RbacV1().ClusterRoles().Get(t.Context(), name+"-test", metav1.GetOptions{})
+	require.NoError(t, err)
+	ofNamespace, err := client.RbacV1().Roles(namespace).Get(t.Context(), name+"-test", metav1.GetOptions{})
+	require.NoError(t, err)
+	eventually(t, "the audit log to show every call", func(context.Context) error {
+		made, err := audited.Calls("system:serviceaccount:" + namespace + ":" + name + "-test")
+		if err != nil {
+			return err
+		}
+		allowed := callsOf(t, append(ofCluster.Rules, ofNamespace.Rules...))
+		in := func(calls []cluster.Call) func(cluster.Call) bool {
+			return func(call cluster.Call) bool { return slices.Contains(calls, call) }
+		}
+		unused, extra := slices.DeleteFunc(slices.Clone(allowed), in(made)), slices.DeleteFunc(slices.Clone(made), in(allowed))
+		if len(unused)+len(extra) > 0 {
+			return fmt.Errorf("in the roles, but not needed: %+v; not in the roles: %+v", unused, extra)
+		}
+		return nil
+	})
 }
 
 func TestAgentHasNoRightsOnItsNode(t *testing.T) {

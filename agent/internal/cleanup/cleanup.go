@@ -206,7 +206,7 @@ func (c *cleaner) removeEndpoints(ctx context.Context) error {
 	armed := slices.DeleteFunc(slices.Clone(endpoints), func(hep *v3.HostEndpoint) bool { return !shape.Armed(hep) })
 	if len(armed) > 0 {
 		err := each(armed, func(hep *v3.HostEndpoint) error {
-			patch, err := disarm(shape, hep)
+			patch, err := shape.Patch(hep, shape.Disarmed(hep))
 			if err == nil {
 				err = c.cluster.PatchEndpoint(ctx, hep.Name, patch)
 			}
@@ -239,17 +239,6 @@ func (c *cleaner) removeEndpoints(ctx context.Context) error {
 func (c *cleaner) endpoints(ctx context.Context) ([]*v3.HostEndpoint, error) {
 	all, err := c.cluster.Endpoints(ctx)
 	return slices.DeleteFunc(all, func(hep *v3.HostEndpoint) bool { return endpoint.ReleaseOf(hep) != c.config.Release }), err
-}
-
-// disarm returns the patch that takes the arming labels off an endpoint.
-func disarm(shape endpoint.Shape, hep *v3.HostEndpoint) ([]byte, error) {
-	desired := hep.DeepCopy()
-	desired.Labels = endpoint.LabelsOf(hep)
-	for key := range shape.ArmingLabels {
-		delete(desired.Labels, key)
-	}
-	delete(desired.Annotations, endpoint.MetadataAnnotation)
-	return shape.Patch(hep, desired)
 }
 
 // restoreFailsafes takes back what the agents of the release wrote into

@@ -595,14 +595,14 @@ func TestInterfacesAreFollowed(t *testing.T) {
 		set(s, nil, "eth0", "eth1", "lo")
 		assert.Equal(t, []string{"create armed n1-eth1"}, s.take())
 		set(s, nil, "eth1", "lo")
-		assert.Equal(t, []string{"delete n1-eth0"}, s.take())
+		assert.Equal(t, []string{"patch armed n1-eth0 away"}, s.take())
 		assert.Equal(t, 1, s.keeper.Status().Endpoints)
 		set(s, errors.New("netlink is broken"), "eth1")
 		s.pass(time.Hour)
 		assert.Empty(t, s.take())
 		assert.Contains(t, s.keeper.Status().Reason, "netlink is broken")
 		set(s, nil, "lo")
-		assert.Equal(t, []string{"delete n1-eth1"}, s.take())
+		assert.Equal(t, []string{"patch armed n1-eth1 away"}, s.take())
 		assert.Contains(t, s.keeper.Status().Reason, "no interface of the node")
 
 		// One that is not labelled as ours is not in the cache.
@@ -627,7 +627,7 @@ func TestEndpointsOfNamedInterfacesGoWhenThereIsOneForAll(t *testing.T) {
 	}, func(s *scene) {
 		assert.Equal(t, []string{"create unarmed"}, s.take())
 		s.pass(settle)
-		assert.Equal(t, []string{"patch armed", "delete n1-eth0"}, s.take(), "not before its successor is armed")
+		assert.Equal(t, []string{"patch armed", "patch armed n1-eth0 away"}, s.take(), "not before its successor is armed")
 		assert.Equal(t, 1, s.keeper.Status().Endpoints)
 	})
 }

@@ -63,11 +63,10 @@ type API interface {
 	// Felix returns the FelixConfigurations of the Node and for all nodes, or why not.
 	Felix() (own, forAll *v3.FelixConfiguration, problem string)
 
-	// Endpoints are created, changed by a JSON merge patch, and deleted in the
-	// version that is given; so are FelixConfigurations. What is stored comes back.
+	// Endpoints are created, and changed by a JSON merge patch; FelixConfigurations
+	// are also deleted, in the version that is given. What is stored comes back.
 	CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) (*v3.HostEndpoint, error)
 	PatchEndpoint(ctx context.Context, name string, patch []byte) (*v3.HostEndpoint, error)
-	DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) error
 	CreateFelix(ctx context.Context, configuration *v3.FelixConfiguration) error
 	PatchFelix(ctx context.Context, name string, patch []byte) error
 	DeleteFelix(ctx context.Context, configuration *v3.FelixConfiguration) error

@@ -13,6 +13,7 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
@@ -59,21 +60,42 @@ func (k *Keeper) writeEndpoints(ctx context.Context, f facts, d decision, status
 		k.noteAt = time.Time{}
 	}
 	for _, hep := range surplus {
-		if k.holdEndpoint.left(f.now) > 0 {
-			return errHeld
-		}
-		switch err := k.api.DeleteEndpoint(ctx, hep); {
-		case err == nil:
-			k.log.Info("endpoint deleted", "name", hep.Name, "interface", hep.Spec.InterfaceName)
-		case !apierrors.IsNotFound(err):
+		if err := k.abandon(ctx, f, d, hep); err != nil {
 			return err
 		}
 		k.rivals.forget(hep)
 		delete(k.wrote, hep.Name)
-		delete(k.fresh, hep.Name)
 		delete(left, hep.Name)
 	}
 	k.holdEndpoint, k.failure = hold{}, ""
+	return nil
+}
+
+// abandon lets an endpoint go that is not wanted any more. The garbage collector
+// takes its time, so where none is to be armed this one is disarmed before.
+func (k *Keeper) abandon(ctx context.Context, f facts, d decision, hep *v3.HostEndpoint) error {
+	shape, current := k.config.shape(), hep
+	if d.state == Off {
+		hep = shape.Disarmed(hep)
+	}
+	patch, err := shape.Patch(current, endpoint.Abandoned(hep))
+	if err != nil || patch == nil {
+		return err
+	}
+	if k.holdEndpoint.left(f.now) > 0 {
+		return errHeld
+	}
+	delete(k.fresh, hep.Name)
+	switch stored, err := k.api.PatchEndpoint(ctx, hep.Name, patch); {
+	case err == nil:
+		if k.config.Named() {
+			// Otherwise no cache will ever show that it is gone.
+			k.fresh[hep.Name] = stored
+		}
+		k.log.Info("endpoint left to the garbage collector", "name", hep.Name, "interface", hep.Spec.InterfaceName)
+	case !apierrors.IsNotFound(err):
+		return err
+	}
 	return nil
 }
 
