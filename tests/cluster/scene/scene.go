@@ -12,6 +12,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
@@ -196,6 +197,9 @@ func pod(app string) (*metav1.LabelSelector, corev1.PodTemplateSpec) {
 			Containers: []corev1.Container{{
 				Name: app, Image: cluster.WorkloadImage, ImagePullPolicy: corev1.PullNever,
 				Args: []string{"listen", fmt.Sprintf(":%d", webPort)},
+				// Without a share of its own it gets what others leave. The kernel takes TCP connections for it then, but nobody answers
+				// datagrams.
+				Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("250m")}},
 				// kubelet makes this one over the pod network, where it has to go on working.
 				ReadinessProbe: &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
 					TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(webPort)},
