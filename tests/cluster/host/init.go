@@ -160,7 +160,7 @@ func (s *supervisor) start(c Component) {
 		pid, err = syscall.ForkExec(path, c.Args, &syscall.ProcAttr{
 			Dir:   "/",
 			Env:   append(os.Environ(), c.Env...),
-			Files: []uintptr{devNull(), out, out},
+			Files: []uintptr{devNull().Fd(), out, out},
 			Sys:   &syscall.SysProcAttr{Setsid: true},
 		})
 		if err == nil {
@@ -173,13 +173,14 @@ func (s *supervisor) start(c Component) {
 	time.AfterFunc(restartAfter, func() { s.start(c) })
 }
 
-// devNull is opened once; a component reads nothing.
-var devNull = sync.OnceValue(func() uintptr {
+// devNull is opened once; a component reads nothing. It is the file and not its descriptor, which is closed with a file that
+// nobody holds any more.
+var devNull = sync.OnceValue(func() *os.File {
 	f, err := os.Open(os.DevNull)
 	if err != nil {
 		panic(err) // no machine is without it
 	}
-	return f.Fd()
+	return f
 })
 
 func (s *supervisor) reap() error {
