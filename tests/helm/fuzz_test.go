@@ -47,7 +47,7 @@ func FuzzValues(f *testing.F) {
 
 // The same without the fuzzer, each time alike: values that somebody may have written.
 func TestMadeUpValuesAreRefusedInWordsOrSound(t *testing.T) {
-	const files, inTurn = 200, 40
+	const files, inTurn = 100, 20
 	paths := slices.Sorted(maps.Keys(leaves(t)))
 	outcomes := make(chan bool, files)
 	t.Run("values", func(t *testing.T) {
