@@ -67,8 +67,18 @@ type Options struct {
 	CalicoAPI bool
 }
 
-// Folder is where the cluster of a checkout lies; root is the checkout.
-func Folder(root string) string { return filepath.Join(root, ".cluster") }
+// nameVariable names one of several clusters of a checkout; without it there is the one that people use.
+const nameVariable = "CLUSTER_NAME"
+
+// Folder is where the cluster of a checkout lies; root is the checkout. The environment variable CLUSTER_NAME tells several
+// of them apart.
+func Folder(root string) string {
+	folder := filepath.Join(root, ".cluster")
+	if name := os.Getenv(nameVariable); name != "" {
+		folder += "-" + name
+	}
+	return folder
+}
 
 // Root is the checkout that the working directory is in.
 func Root() (string, error) {
@@ -119,10 +129,7 @@ func UpWith(ctx context.Context, root string, out io.Writer, options Options) (*
 	if err := errors.Join(remove(l), os.RemoveAll(l.failedLogs())); err != nil {
 		return nil, err
 	}
-	if err := installPackages(out); err != nil {
-		return nil, err
-	}
-	bin, err := binaries.Ensure(ctx, modules(root), out, options.Programs...)
+	bin, err := Build(ctx, root, out, options.Programs...)
 	if err != nil {
 		return nil, err
 	}
@@ -132,6 +139,18 @@ func UpWith(ctx context.Context, root string, out io.Writer, options Options) (*
 		return nil, errors.Join(fmt.Errorf("%w (logs: %s)", err, l.failedLogs()), down(l))
 	}
 	return c, nil
+}
+
+// Build installs the Debian packages that a cluster needs, and builds its programs and the optional ones that are named, where
+// they are missing. Up does that too, but two of them at once would both want to install.
+func Build(ctx context.Context, root string, out io.Writer, optional ...string) (binaries.Set, error) {
+	if err := requireRoot(); err != nil {
+		return nil, err
+	}
+	if err := installPackages(out); err != nil {
+		return nil, err
+	}
+	return binaries.Ensure(ctx, modules(root), out, optional...)
 }
 
 func (c *Cluster) up(ctx context.Context, root string) error {

@@ -39,7 +39,7 @@ func TestReleaseWaitsForItsRights(t *testing.T) {
 			others = append(others, o)
 		}
 	}
-	require.Len(t, rights, 2)
+	require.NotEmpty(t, rights)
 	apply(t, others...)
 	requireWaiting(t, "ClusterRole")
 	requireOpen(t, "without rights")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/stretchr/testify/require"
+	"helm.sh/helm/v3/pkg/storage/driver"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -183,8 +185,8 @@ func kubectl(ctx context.Context, stdin string, args ...string) (string, error) 
 // clean removes the release, whatever the test made of it, and everything that could decide over the next test.
 func clean(t *testing.T, r *release.Release) {
 	ctx := context.WithoutCancel(t.Context())
-	if err := r.Uninstall(); err != nil {
-		t.Logf("clean up: %v", err) // not every test has installed it
+	if err := r.Uninstall(); err != nil && !errors.Is(err, driver.ErrReleaseNotFound) {
+		t.Logf("clean up: %v", err)
 	}
 	for _, what := range []string{
 		"daemonsets,jobs,pods --all --namespace " + namespace,

@@ -24,6 +24,7 @@ const usage = `A real Kubernetes cluster with Calico on this machine, made of ne
 
 usage: cluster COMMAND
 
+  build                    install and build what it needs, and start nothing
   up                       start it: one control plane node, two workers, the outsiders admin and stranger
   up --calico-api          with Calico's aggregated API server, so that projectcalico.org/v3 is served too
   down                     remove everything that up made, also after an up that was cut off
@@ -34,7 +35,8 @@ usage: cluster COMMAND
   load IMAGE-ARCHIVE       import an image (docker-archive) on every node
 
 It needs root, Go, and some Debian packages, which up installs. Its programs are built once into a cache
-(HOST_FIREWALL_CACHE, else the user's cache folder). Each can be replaced by another through an environment variable:
+(HOST_FIREWALL_CACHE, else the user's cache folder). A checkout can have several clusters, each with a name of its own in
+CLUSTER_NAME. Each program can be replaced by another through an environment variable:
   %s
 `
 
@@ -75,7 +77,7 @@ func command(ctx context.Context, name string, args []string) error {
 		return err
 	}
 	const any = -1
-	wants := map[string]int{"up": any, "down": 0, "status": 0, "exec": any, "add-node": 1, "remove-node": 1, "load": 1}
+	wants := map[string]int{"build": 0, "up": any, "down": 0, "status": 0, "exec": any, "add-node": 1, "remove-node": 1, "load": 1}
 	switch n, ok := wants[name]; {
 	case !ok:
 		return errors.New("no such command (cluster help)")
@@ -96,6 +98,9 @@ func command(ctx context.Context, name string, args []string) error {
 		return nil
 	case "down":
 		return cluster.Down(root, os.Stdout)
+	case "build":
+		_, err := cluster.Build(ctx, root, os.Stdout)
+		return err
 	}
 	c, err := cluster.Open(root, os.Stdout)
 	if err != nil {
