@@ -45,8 +45,24 @@ compiler:
 	  apt-get update >/dev/null && apt-get install --yes --no-install-recommends gcc libc6-dev >/dev/null; }
 
 .PHONY: e2e
-e2e: ## packets and lifecycle on a real cluster that is started for it (root; CLUSTER=kind: in Docker containers)
-	go test -count=1 -timeout=60m -v ./tests/kind/...
+e2e: ## packets and lifecycle on real clusters that are started for it (root; CLUSTER=kind: on one in Docker containers)
+ifeq ($(CLUSTER),kind)
+	go test -count=1 -timeout=60m -v ./tests/kind
+else
+	@$(RUN) build
+	@go run ./tests/cluster/cmd/image host-firewall.test/agent:dev dist/agent.tar
+	go test -c -o dist/kind.test ./tests/kind
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going e2e-a e2e-b
+endif
+
+# The tests wait more than they work, so one half of them runs beside the other, each on a cluster of its own.
+E2E_A := ^Test(Every|Upgrade|Agent|HelmTest|Promises|Calico|Release)
+.PHONY: e2e-a e2e-b
+e2e-a: E2E_SHARE := -test.run='$(E2E_A)'
+e2e-b: E2E_SHARE := -test.skip='$(E2E_A)'
+e2e-a e2e-b:
+	@CLUSTER_NAME=$@ $(RUN) down >/dev/null
+	@set -o pipefail; CLUSTER_NAME=$@ dist/kind.test -test.v -test.timeout=60m $(E2E_SHARE) 2>&1 | sed --unbuffered 's/^/$@: /'
 
 .PHONY: upgrades
 upgrades: ## upgrade from each values file in the chart's ci to each other one, on a real cluster (root, half an hour)

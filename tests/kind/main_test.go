@@ -4,8 +4,11 @@ package kind
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 	"testing"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
@@ -40,6 +43,12 @@ func run(m *testing.M) (code int) {
 		if err := end(); err != nil {
 			code = fail(err)
 		}
+	}()
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-interrupted
+		os.Exit(fail(errors.Join(errors.New("interrupted"), end())))
 	}()
 	if err := release.LoadAgent(ctx, root, nodes, os.Stdout); err != nil {
 		return fail(err)

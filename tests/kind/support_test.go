@@ -36,7 +36,7 @@ const (
 	// soon is how long anything may take that should follow by itself.
 	soon = 30 * time.Second
 	// pause between two connections of a watcher along the same path.
-	pause = 200 * time.Millisecond
+	pause = 400 * time.Millisecond
 )
 
 // values of most tests: the admin's networks may reach SSH.
