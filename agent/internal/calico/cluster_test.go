@@ -651,21 +651,33 @@ func TestOneArmedEndpointIsEnoughToTell(t *testing.T) {
 		a.awaitComplete(t)
 		path := "/apis/" + group + "/hostendpoints"
 		s.on("GET "+path, list(group, "HostEndpoint"))
-		armed, err := a.AnyArmed(t.Context(), map[string]string{"host-endpoint": "ingress"})
+		armed, err := a.AnyArmed(t.Context(), "", map[string]string{"host-endpoint": "ingress"})
 		require.NoError(t, err)
 		assert.False(t, armed)
 		asked := s.asked("GET " + path)
 		assert.Equal(t, selection, asked[len(asked)-1].query)
 
 		s.on("GET "+path, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"items":[{"spec":{}},nonsense`)) })
-		armed, err = a.AnyArmed(t.Context(), map[string]string{"host-endpoint": "ingress"})
+		armed, err = a.AnyArmed(t.Context(), "", map[string]string{"host-endpoint": "ingress"})
 		require.NoError(t, err, "what follows is not read")
 		assert.True(t, armed)
 		s.on("GET "+path, failure(403, metav1.StatusReasonForbidden))
-		armed, err = a.AnyArmed(t.Context(), map[string]string{"host-endpoint": "ingress"})
+		armed, err = a.AnyArmed(t.Context(), "", map[string]string{"host-endpoint": "ingress"})
 		assert.ErrorContains(t, err, `lacks the right "list"`)
 		assert.False(t, armed)
 	}
+}
+
+func TestOneEndpointByItsNameIsAskedForWhetherItIsArmed(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.serveAll(calico.GroupCRD)
+	a := run(t, s, calico.GroupCRD)
+	a.awaitComplete(t)
+	_, err := a.AnyArmed(t.Context(), "n1", map[string]string{"host-endpoint": "ingress"})
+	require.NoError(t, err)
+	asked := s.asked("GET /apis/" + calico.GroupCRD + "/hostendpoints")
+	assert.Equal(t, "fieldSelector=metadata.name%3Dn1&labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-endpoint%3Dingress&resourceVersion=0", asked[len(asked)-1].query)
 }
 
 func TestCountingReadsOneObjectAndBelievesTheAPIServer(t *testing.T) {
@@ -687,7 +699,7 @@ func TestCountingReadsOneObjectAndBelievesTheAPIServer(t *testing.T) {
 		assert.Equal(t, test.want, got, name)
 	}
 	asked := s.asked("GET " + nodesPath)
-	assert.Equal(t, "limit=1", asked[len(asked)-1].query)
+	assert.Equal(t, "limit=1&resourceVersion=1&resourceVersionMatch=NotOlderThan", asked[len(asked)-1].query)
 	s.on("GET "+nodesPath, object(200, map[string]any{"metadata": map[string]any{"continue": "more"}, "items": []any{node("n1")}}))
 	_, err := a.CountNodes(t.Context())
 	assert.ErrorContains(t, err, "does not say how many")

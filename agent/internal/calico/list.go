@@ -22,25 +22,26 @@ import (
 
 // CountNodes returns how many Nodes there are, at the price of one of them.
 func (c *Cluster) CountNodes(ctx context.Context) (int, error) {
-	return c.count(ctx, "v1", "nodes")
+	nodes, _, err := c.count(ctx, "v1", "nodes")
+	return nodes, err
 }
 
 // CountEndpoints returns how many endpoints there are, whosever they are, at the
-// price of one of them.
-func (c *Cluster) CountEndpoints(ctx context.Context) (int, error) {
+// price of one of them, and the name of that one.
+func (c *Cluster) CountEndpoints(ctx context.Context) (count int, first string, err error) {
 	return c.count(ctx, c.known().group, hostEndpoints)
 }
 
-// AnyArmed tells whether any endpoint of the release has these labels too, on
-// whichever Node. It reads no more than the first of them.
-func (c *Cluster) AnyArmed(ctx context.Context, arming map[string]string) (armed bool, err error) {
-	selection := metav1.ListOptions{ResourceVersion: fromCache, LabelSelector: c.ofRelease() + "," + labels.Set(arming).String()}
-	if c.known().group == GroupCRD {
-		// A list from the cache ends after Limit objects only when it asks for a version,
-		// and any is as new as this one. Calico's own API server may take a version at its
-		// word, and has no limits.
-		selection.ResourceVersion, selection.ResourceVersionMatch, selection.Limit = "1", metav1.ResourceVersionMatchNotOlderThan, 1
+// AnyArmed tells whether the endpoint with that name, or any where it is empty, is the
+// release's and has these labels too. It reads no more than the first that is.
+func (c *Cluster) AnyArmed(ctx context.Context, name string, arming map[string]string) (armed bool, err error) {
+	selection := byLabel("")
+	if name != "" {
+		selection.FieldSelector = byName(name).FieldSelector
+	} else if c.known().group != GroupV3 {
+		selection = firstOne()
 	}
+	selection.LabelSelector = c.ofRelease() + "," + labels.Set(arming).String()
 	err = list(ctx, c, c.known().group, hostEndpoints, selection, func(*v3.HostEndpoint) error {
 		armed = true
 		return errEnough
@@ -127,24 +128,32 @@ func stripped(group string, hep *v3.HostEndpoint) *v3.HostEndpoint {
 	return hep
 }
 
-// count asks for one object and for how many more there are.
-func (c *Cluster) count(ctx context.Context, group, resource string) (int, error) {
+// count asks for one object, whose name it returns, and for how many more there are.
+func (c *Cluster) count(ctx context.Context, group, resource string) (count int, first string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	var page metav1.PartialObjectMetadataList
-	body, err := c.get(group, resource, metav1.ListOptions{Limit: 1}).DoRaw(ctx)
+	selection := metav1.ListOptions{Limit: 1}
+	if group != GroupV3 {
+		selection = firstOne()
+	}
+	body, err := c.get(group, resource, selection).DoRaw(ctx)
 	if err == nil {
 		err = json.Unmarshal(body, &page)
 	}
-	switch {
-	case err != nil:
-		return 0, fmt.Errorf("count %s: %w", resource, explain(err, "list", resource))
-	case page.Continue == "":
-		return len(page.Items), nil
-	case page.RemainingItemCount == nil:
-		return 0, fmt.Errorf("count %s: the API server does not say how many there are", resource)
+	if err != nil {
+		return 0, "", fmt.Errorf("count %s: %w", resource, explain(err, "list", resource))
 	}
-	return len(page.Items) + int(*page.RemainingItemCount), nil
+	if count = len(page.Items); count > 0 {
+		first = page.Items[0].Name
+	}
+	if page.Continue == "" {
+		return count, first, nil
+	}
+	if page.RemainingItemCount == nil {
+		return 0, "", fmt.Errorf("count %s: the API server does not say how many there are", resource)
+	}
+	return count + int(*page.RemainingItemCount), first, nil
 }
 
 // fromCache is the version that asks for a list from the API server's cache.
@@ -153,6 +162,13 @@ const fromCache = "0"
 // byLabel selects from the API server's cache.
 func byLabel(selector string) metav1.ListOptions {
 	return metav1.ListOptions{LabelSelector: selector, ResourceVersion: fromCache}
+}
+
+// firstOne selects the first object, from the API server's cache too: there a list
+// ends after Limit objects only when it asks for a version, and any is as new as this
+// one. Calico's own API server may take a version at its word, and has no limits.
+func firstOne() metav1.ListOptions {
+	return metav1.ListOptions{ResourceVersion: "1", ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, Limit: 1}
 }
 
 // errEnough ends a list before its end.

@@ -16,15 +16,18 @@ import (
 // made the request waits as for the server.
 //
 // It is left alone with everything, for what it refuses is too much of all, and for
-// up to twice as long as it has said, for it says the same to thousands of agents.
-// Only the writes by which a node is protected do not wait because something else
-// was refused.
+// a random time longer than it has said, for it says the same to thousands of agents.
+// The more it has to refuse, the longer it says itself: up to 32 seconds. Only the
+// writes by which a node is protected do not wait because something else was refused.
 type patience struct {
 	http.RoundTripper
 
 	mu                sync.Mutex
 	others, endpoints time.Time // not before
 }
+
+// spread is by how much longer than told an agent waits at most.
+const spread = 4 * time.Second
 
 // RoundTrip makes the request, unless it is too early for it.
 func (p *patience) RoundTrip(request *http.Request) (*http.Response, error) {
@@ -47,7 +50,7 @@ func (p *patience) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	if delay := retryAfter(response); delay > 0 {
 		p.mu.Lock()
-		if then := time.Now().Add(delay + rand.N(delay)); then.After(*until) {
+		if then := time.Now().Add(delay + rand.N(spread)); then.After(*until) {
 			*until = then
 		}
 		p.mu.Unlock()

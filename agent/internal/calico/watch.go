@@ -21,6 +21,9 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
 
+// turnLimit is the longest that one cache waits for the answer to another one.
+const turnLimit = 10 * time.Second
+
 // silence is how long a watch may outlive the time that the API server gave it.
 const silence = 30 * time.Second
 
@@ -43,6 +46,7 @@ type caches struct {
 // newCaches returns caches that are still to be run, of Calico's objects in the
 // group.
 func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *caches {
+	turn := make(chan struct{}, 1)
 	newSource := func(subject, group, resource string, selection metav1.ListOptions, object, list runtime.Object) *source {
 		s := &source{
 			subject:   subject,
@@ -52,6 +56,7 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 			forgetful: group == GroupV3 && selection.LabelSelector != "",
 			list:      list,
 			client:    c.client,
+			turn:      turn,
 			log:       c.options.Log,
 			wake:      wake,
 			troubles:  map[string]trouble{},
@@ -183,6 +188,7 @@ type source struct {
 	forgetful      bool           // see watchObjects
 	list           runtime.Object // an empty list of its objects
 	client         rest.Interface
+	turn           chan struct{} // had by one cache of the agent at a time
 	store          *store
 	reflector      *cache.Reflector
 	log            *slog.Logger
@@ -208,6 +214,7 @@ func (s *source) newReflector(object runtime.Object) *cache.Reflector {
 }
 
 func (s *source) listObjects(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+	defer s.takeTurn(ctx)()
 	list := s.list.DeepCopyObject()
 	err := s.request(options).Do(ctx).Into(list)
 	s.note(ctx, "list", err)
@@ -223,6 +230,7 @@ func (s *source) watchObjects(ctx context.Context, options metav1.ListOptions) (
 	if listed := s.setListed(false); s.forgetful && !listed && !streamsList {
 		return nil, apierrors.NewResourceExpired("a list comes before the next watch")
 	}
+	defer s.takeTurn(ctx)()
 	options.Watch = true
 	if streamsList && options.ResourceVersion == "" && !s.store.synced() {
 		// As for a plain list at the start, the API server's cache is new enough, and etcd
@@ -240,6 +248,21 @@ func (s *source) watchObjects(ctx context.Context, options metav1.ListOptions) (
 		s.note(ctx, "watch", err)
 	}
 	return stream, err
+}
+
+// takeTurn returns when no other cache of this agent waits for an answer, and what
+// ends this one's turn. Thousands of agents that start at once, each with one
+// request, are enough for an API server.
+func (s *source) takeTurn(ctx context.Context) (end func()) {
+	limit := time.NewTimer(turnLimit)
+	defer limit.Stop()
+	select {
+	case s.turn <- struct{}{}:
+		return func() { <-s.turn }
+	case <-limit.C:
+	case <-ctx.Done():
+	}
+	return func() {}
 }
 
 // setListed notes whether the cache has just been listed, and returns what was

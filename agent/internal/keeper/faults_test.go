@@ -543,6 +543,43 @@ func TestNobodyLooksAtEachNodeWhileEndpointsAreStillComing(t *testing.T) {
 	})
 }
 
+// To say whether any endpoint is armed, the API server goes through all of them.
+func TestOfManyEndpointsMostAgentsAskAboutOne(t *testing.T) {
+	for name, test := range map[string]struct {
+		heps  int
+		first string
+		any   bool // is what is always asked
+	}{
+		"few":                     {manyEndpoints - 1, "a1", true},
+		"many":                    {manyEndpoints, "a1", false},
+		"the one that others ask": {manyEndpoints, "n1", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			play(t, func(c *cluster) {
+				withPolicies(c)
+				c.nodes, c.heps, c.first = manyEndpoints, test.heps, test.first
+				c.others = []corev1.Node{*testNode("n2")}
+			}, func(s *scene) {
+				s.pass(time.Hour)
+				asked := s.surveyed()
+				if test.any {
+					assert.Greater(t, asked["any armed"], 100)
+					assert.Zero(t, asked["any armed a1"])
+					return
+				}
+				assert.Greater(t, asked["any armed a1"], asked["any armed"])
+				assert.Positive(t, asked["any armed"], "its agent may be dead")
+
+				armed := testEndpoint(true)
+				armed.Name, armed.Spec.Node = "a1", "a1"
+				s.change(func() { s.theirs = []v3.HostEndpoint{*armed} })
+				s.pass(time.Minute)
+				assert.True(t, s.isArmed())
+			})
+		})
+	}
+}
+
 func TestFewAgentsLookAtOnce(t *testing.T) {
 	for _, test := range []struct {
 		nodes, endpoints int
@@ -627,7 +664,9 @@ func TestEndpointsOfNamedInterfacesGoWhenThereIsOneForAll(t *testing.T) {
 	}, func(s *scene) {
 		assert.Equal(t, []string{"create unarmed"}, s.take())
 		s.pass(settle)
-		assert.Equal(t, []string{"patch armed", "patch armed n1-eth0 away"}, s.take(), "not before its successor is armed")
+		assert.Equal(t, []string{"patch armed"}, s.take(), "not before its successor is armed")
+		s.pass(2 * askFirst)
+		assert.Equal(t, []string{"patch armed n1-eth0 away"}, s.take())
 		assert.Equal(t, 1, s.keeper.Status().Endpoints)
 	})
 }
@@ -660,7 +699,7 @@ func TestEventsAreAboutTheNodeAndFewOfAKind(t *testing.T) {
 
 func TestEndpointThatIsNotArmedSoonIsAnEventToo(t *testing.T) {
 	play(t, func(*cluster) {}, func(s *scene) {
-		s.pass(2 * newsDelay)
+		s.pass(2 * createdDelay)
 		assert.Equal(t, []string{"EndpointCreated"}, s.said())
 		s.change(func() { withPolicies(s.cluster) })
 		s.pass(settle + 2*newsDelay)

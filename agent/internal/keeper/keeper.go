@@ -75,12 +75,13 @@ type API interface {
 
 	// ReadFelix returns the FelixConfiguration of the Node, nil when there is none.
 	ReadFelix(ctx context.Context) (*v3.FelixConfiguration, error)
-	// AnyArmed tells whether any endpoint of the release, of whichever Node, has these
-	// labels too.
-	AnyArmed(ctx context.Context, arming map[string]string) (bool, error)
-	// CountNodes and CountEndpoints return how many there are of anybody.
+	// AnyArmed tells whether the endpoint with that name, or any where it is empty, is
+	// the release's and has these labels too.
+	AnyArmed(ctx context.Context, name string, arming map[string]string) (bool, error)
+	// CountNodes and CountEndpoints return how many there are of anybody, and the name of
+	// the first endpoint in the API server's order.
 	CountNodes(ctx context.Context) (int, error)
-	CountEndpoints(ctx context.Context) (int, error)
+	CountEndpoints(ctx context.Context) (count int, first string, err error)
 	// ListNodes returns the Node with that name, ListEndpoints the endpoints of the
 	// release on that Node; all of them where the name is empty.
 	ListNodes(ctx context.Context, name string) ([]corev1.Node, error)
@@ -304,6 +305,9 @@ func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 		alarm.in(askMost)
 	}
 	k.tellFights(f.now, &status, &alarm)
+	if !k.config.Named() && !k.rivals.swept {
+		alarm.at(f.now, k.sweeping.next)
+	}
 	k.checkTrouble(f.now, &status, &alarm)
 	k.tell(f.now, status, f.policies)
 	k.sendEvents(ctx, f, &alarm)

@@ -52,6 +52,7 @@ type cluster struct {
 	theirs   []v3.HostEndpoint // endpoints of the release on those
 	nodes    int               // what counting them says; 0: as many as there are
 	heps     int               // the same for endpoints
+	first    string            // the name of the first endpoint
 	fail     func(verb string) error
 	requests []string // verb, and for a write of an endpoint its name and whether it leaves it armed
 	follows  []string // caches that are followed
@@ -303,14 +304,14 @@ func (c *cluster) ReadFelix(context.Context) (*v3.FelixConfiguration, error) {
 	return c.felix["node.n1"], c.request("read felix")
 }
 
-func (c *cluster) AnyArmed(_ context.Context, arming map[string]string) (armed bool, err error) {
+func (c *cluster) AnyArmed(_ context.Context, name string, arming map[string]string) (armed bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.request("any armed"); err != nil {
+	if err := c.request(strings.TrimSpace("any armed " + name)); err != nil {
 		return false, err
 	}
 	for _, hep := range c.ofRelease() {
-		armed = armed || labels.SelectorFromSet(arming).Matches(labels.Set(hep.Labels))
+		armed = armed || (name == "" || name == hep.Name) && labels.SelectorFromSet(arming).Matches(labels.Set(hep.Labels))
 	}
 	return armed, nil
 }
@@ -332,10 +333,10 @@ func (c *cluster) CountNodes(context.Context) (int, error) {
 	return max(c.nodes, 1+len(c.others)), c.request("count nodes")
 }
 
-func (c *cluster) CountEndpoints(context.Context) (int, error) {
+func (c *cluster) CountEndpoints(context.Context) (count int, first string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return max(c.heps, len(c.stored)+len(c.theirs)), c.request("count endpoints")
+	return max(c.heps, len(c.stored)+len(c.theirs)), c.first, c.request("count endpoints")
 }
 
 func (c *cluster) ListNodes(_ context.Context, name string) ([]corev1.Node, error) {

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/gate"
 )
 
@@ -19,13 +20,16 @@ const (
 
 	// Many agents may ask at once. All of them together shall make the API server
 	// read about one object in so long,
-	perObject = time.Millisecond
+	perObject = 500 * time.Microsecond
 	// and ask it about one cheap question in so long.
-	perPoll = 4 * time.Millisecond
+	perPoll = 5 * time.Millisecond
 	// perRival is how long an agent leaves endpoints of others alone for each of them.
 	perRival = 20 * time.Millisecond
 	// surveyTimeout is how long the requests of one question may take together.
 	surveyTimeout = time.Minute
+	// Of fewer endpoints any is looked for each time, of more mostly one, and any in one
+	// of so many times.
+	manyEndpoints, anyOnce = 500, 16
 	// rolledAtOnce is which part of the agents is taken to start at once where their
 	// endpoints are there already, as in a rolling update: one in so many.
 	rolledAtOnce = 100
@@ -44,12 +48,13 @@ type question struct {
 // a while.
 func (q *question) answered(now time.Time, least time.Duration, err error) {
 	q.asked, q.err, q.last = true, err, now
-	q.delay = min(max(2*q.delay, askFirst), askMost)
-	delay := max(q.delay, least)
 	if seconds, told := apierrors.SuggestsClientDelay(err); told {
-		delay = max(delay, time.Duration(seconds)*time.Second)
+		// Whoever has said so goes on counting, and does not have to be asked more seldom.
+		q.next = now.Add(wait.Jitter(max(least, time.Duration(seconds)*time.Second), jitter))
+		return
 	}
-	q.next = now.Add(wait.Jitter(delay, jitter))
+	q.delay = min(max(2*q.delay, askFirst), askMost)
+	q.next = now.Add(wait.Jitter(max(q.delay, least), jitter))
 }
 
 // due tells whether to ask.
@@ -77,8 +82,10 @@ type peers struct {
 	looked    bool      // strangers is known
 	strangers []string  // names of nodes that would be shut out, when this agent last looked
 	turn      time.Time // when it is this agent's turn to look; zero: it is not known
-	// nodes and endpoints are how many there were when the turn was drawn.
+	// nodes and endpoints are how many there were when the turn was drawn, and first is
+	// the name of the first endpoint.
 	nodes, endpoints int
+	first            string
 }
 
 // nobody tells that nobody would be shut out who is not already.
@@ -127,15 +134,65 @@ func (k *Keeper) askPeers(ctx context.Context, now time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, surveyTimeout)
 	defer cancel()
 	p := &k.peers
-	armed, err := k.api.AnyArmed(ctx, k.config.ArmingLabels)
-	if p.armed = armed; err == nil && !armed {
+	err := k.askArmed(ctx)
+	if err == nil && !p.armed {
 		err = k.lookForStrangers(ctx, now)
 	}
 	now = time.Now()
-	p.answered(now, time.Duration(p.nodes)*perPoll, err)
+	if err == nil && len(p.strangers) == 0 {
+		// It is another one's turn, and soon: the number of agents alone says how often to ask.
+		p.delay = 0
+	}
+	least := time.Duration(p.nodes) * perPoll
+	if k.isFirst() {
+		// Others find out from this one.
+		least = 0
+	}
+	p.answered(now, least, err)
+	// Leftovers are looked for when most others are armed, too.
+	k.sweeping.next = p.next
 	if p.turn.After(now) && p.turn.Before(p.next) {
 		p.next = p.turn
 	}
+}
+
+// askArmed finds out whether an endpoint is armed. To say whether any is, the API
+// server goes through all of them. So where there are many, and some still on their
+// way, nearly everybody asks only about the first one, whose own agent asks about any.
+func (k *Keeper) askArmed(ctx context.Context) error {
+	p := &k.peers
+	joins := false
+	if p.nodes == 0 {
+		if err := k.count(ctx); err != nil {
+			return err
+		}
+		joins = p.endpoints >= p.nodes
+	}
+	name := p.first
+	if p.endpoints < manyEndpoints || joins || k.isFirst() || rand.N(anyOnce) == 0 {
+		name = ""
+	}
+	var err error
+	p.armed, err = k.api.AnyArmed(ctx, name, k.config.ArmingLabels)
+	return err
+}
+
+// count finds out how many Nodes and endpoints there are.
+func (k *Keeper) count(ctx context.Context) error {
+	nodes, err := k.api.CountNodes(ctx)
+	if err != nil {
+		return err
+	}
+	endpoints, first, err := k.api.CountEndpoints(ctx)
+	if err == nil {
+		k.peers.nodes, k.peers.endpoints, k.peers.first = nodes, endpoints, first
+	}
+	return err
+}
+
+// isFirst tells whether the first endpoint is this agent's.
+func (k *Keeper) isFirst() bool {
+	return k.peers.first == endpoint.Name(k.config.Node, endpoint.AllInterfaces)
 }
 
 // lookForStrangers looks for nodes that would be shut out, when it is this agent's
@@ -159,27 +216,23 @@ func (k *Keeper) lookForStrangers(ctx context.Context, now time.Time) error {
 }
 
 // drawTurn tells whether it is this agent's turn to look at each Node. While there
-// are more endpoints each time, others are still on their way, and nobody has to
-// look to know that.
+// are fewer endpoints than Nodes, but more each time, others are still on their way,
+// and nobody has to look to know that.
 func (k *Keeper) drawTurn(ctx context.Context, now time.Time) (mine bool, err error) {
 	p := &k.peers
 	if now.Before(p.turn) {
 		return false, nil
 	}
-	nodes, err := k.api.CountNodes(ctx)
-	if err != nil {
-		return false, err
+	if !p.turn.IsZero() {
+		before := p.endpoints
+		if err := k.count(ctx); err != nil {
+			return false, err
+		}
+		if p.endpoints >= p.nodes || p.endpoints <= before {
+			return true, nil
+		}
 	}
-	endpoints, err := k.api.CountEndpoints(ctx)
-	if err != nil {
-		return false, err
-	}
-	drawn := !p.turn.IsZero() && endpoints <= p.endpoints
-	p.nodes, p.endpoints = nodes, endpoints
-	if drawn {
-		return true, nil
-	}
-	p.turn = now.Add(turnIn(nodes, endpoints, !k.created))
+	p.turn = now.Add(turnIn(p.nodes, p.endpoints, !k.created))
 	return !now.Before(p.turn), nil
 }
 

@@ -129,9 +129,11 @@ func revisionOf(policies []*v3.GlobalNetworkPolicy) string {
 const (
 	// warningDelay and newsDelay are how long an Event waits for more of its kind, and
 	// up to as long again; eventEvery is the least time between two of a kind. Good news
-	// is the least of what an API server has to be told by thousands of agents.
+	// is the least of what an API server has to be told by thousands of agents, and that
+	// an endpoint is there is mostly told with its being armed.
 	warningDelay = 2 * time.Second
 	newsDelay    = 10 * time.Second
+	createdDelay = time.Minute
 	eventEvery   = 5 * time.Minute
 	// maxMessage is how long the message of an Event may be.
 	maxMessage = 1000
@@ -174,8 +176,11 @@ func (e events) add(now time.Time, kind, message string) {
 	if v.count == 0 {
 		v.first = now
 		delay := newsDelay
-		if isWarning(kind) {
+		switch {
+		case isWarning(kind):
 			delay = warningDelay
+		case kind == eventCreated:
+			delay = createdDelay
 		}
 		if soon := now.Add(wait.Jitter(delay, 1)); v.due.Before(soon) {
 			v.due = soon

@@ -20,7 +20,7 @@ import (
 // A note on an endpoint that only says something new is no hurry: it waits this
 // long for more to say, and up to as long again so that thousands of agents don't
 // all write at once.
-const noteDelay = 30 * time.Second
+const noteDelay = time.Minute
 
 // cacheDelay is how long a cache may take to show what was written.
 const cacheDelay = 5 * time.Second
