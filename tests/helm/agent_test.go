@@ -147,7 +147,7 @@ func wantDaemonSet(release, namespace, id string, arguments []string) appsv1.Dae
 							ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "spec.nodeName"}},
 						}},
 						LivenessProbe:  probe("/livez", 10),
-						ReadinessProbe: probe("/readyz", 5),
+						ReadinessProbe: probe("/readyz", 2),
 						Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
 							corev1.ResourceCPU:    resource.MustParse("10m"),
 							corev1.ResourceMemory: resource.MustParse("32Mi"),

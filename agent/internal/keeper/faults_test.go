@@ -376,6 +376,19 @@ func TestForeignEndpointOfTheNodeIsFoundByTheResyncAndSeenToGo(t *testing.T) {
 	})
 }
 
+func TestResyncFindsAForeignEndpointHoweverOftenItHasLooked(t *testing.T) {
+	config := testConfig()
+	config.Resync = time.Second
+	playWith(t, config, withArmed, func(s *scene) {
+		s.pass(time.Hour)
+		s.change(func() {
+			s.put(&v3.HostEndpoint{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: v3.HostEndpointSpec{Node: "n1", InterfaceName: "*"}})
+		})
+		s.pass(3 * config.Resync)
+		assert.Equal(t, Conflict, s.keeper.Status().State)
+	})
+}
+
 func TestAdoptedEndpointIsTakenOverInOnePatch(t *testing.T) {
 	config := testConfig()
 	config.Adopt = true

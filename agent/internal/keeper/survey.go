@@ -115,6 +115,10 @@ func (k *Keeper) askRivals(ctx context.Context) {
 	if err == nil {
 		k.rivals.here = here
 	}
+	if err == nil && len(here) == 0 {
+		// Then it is asked at each resync, which is seldom enough.
+		k.rivals.delay = 0
+	}
 	k.rivals.answered(time.Now(), time.Duration(all)*perRival, err)
 	k.rivals.again = false
 }

@@ -14,7 +14,7 @@ import (
 
 // poll is how often the cluster is looked at while something is not as it should
 // be.
-const poll = 2 * time.Second
+const poll = time.Second
 
 // Cluster is what the package needs of the API server.
 type Cluster interface {
