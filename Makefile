@@ -56,7 +56,7 @@ else
 endif
 
 # The tests wait more than they work, so one half of them runs beside the other, each on a cluster of its own.
-E2E_A := ^Test(Every|Upgrade|Agent|HelmTest|Promises|Calico|Release)
+E2E_A := ^Test(Every|Upgrade|Release|Promises|Calico)
 .PHONY: e2e-a e2e-b
 e2e-a: E2E_SHARE := -test.run='$(E2E_A)'
 e2e-b: E2E_SHARE := -test.skip='$(E2E_A)'

@@ -74,8 +74,8 @@ func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
 	})
 }
 
-// requireAgents waits until every agent is ready, or says that it can't follow. An agent tries again after half a minute at most, and
-// an API server that has just started may not know its rights yet.
+// requireAgents waits until every agent is ready, or says that it can't follow. An agent tries again after twenty seconds at most, and an
+// API server that has just started may not know its rights yet.
 func requireAgents(t *testing.T, ready bool) {
 	t.Helper()
 	require.NoError(t, cluster.Poll(t.Context(), 2*time.Minute, fmt.Sprintf("every agent to be ready: %t", ready), func(ctx context.Context) error {

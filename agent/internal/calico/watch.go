@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -23,6 +24,11 @@ import (
 
 // turnLimit is the longest that one cache waits for the answer to another one.
 const turnLimit = 10 * time.Second
+
+// backoff is how long a cache waits after failures, and up to as long again. It is
+// client-go's own, but that an API server which has been away is followed again
+// sooner: what it repairs only then may have been open.
+var backoff = wait.Backoff{Duration: 800 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 10, Cap: 10 * time.Second}
 
 // silence is how long a watch may outlive the time that the API server gave it.
 const silence = 30 * time.Second
@@ -209,8 +215,9 @@ type trouble struct {
 // newReflector returns what fills the store. What goes wrong with it, the two
 // functions that it calls tell people; what it logs itself is for who debugs.
 func (s *source) newReflector(object runtime.Object) *cache.Reflector {
+	own := backoff
 	requests := &cache.ListWatch{ListWithContextFunc: s.listObjects, WatchFuncWithContext: s.watchObjects}
-	return cache.NewReflectorWithOptions(requests, object, s.store, cache.ReflectorOptions{Name: s.subject})
+	return cache.NewReflectorWithOptions(requests, object, s.store, cache.ReflectorOptions{Name: s.subject, Backoff: &own})
 }
 
 func (s *source) listObjects(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
