@@ -19,7 +19,6 @@ import (
 // tcp/22 is a failsafe port: no policy alone would close it.
 func TestSSHIsClosedToStrangersAndOpenToAdminsWhateverThePoliciesSay(t *testing.T) {
 	install(t)
-	requireProtected(t, "with ssh.cidrs")
 
 	// A policy that is wrong in the worst way: it denies what it should allow. The failsafe keeps the admins in.
 	wrong := `{"spec":{"ingress":[{"action":"Deny","protocol":"TCP","destination":{"ports":[22]}}]}}`
@@ -54,7 +53,6 @@ func requireRuleOnEveryNode(t *testing.T) {
 
 func TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff(t *testing.T) {
 	r := install(t)
-	requireProtected(t, "narrowed")
 	stop := undisturbed(t, scene.Protected)
 	_, err := r.Upgrade(t.Context(), release.Values(map[string]any{
 		"ssh": map[string]any{"cidrs": nodes.AdminCIDRs(), "narrowFailsafe": false},

@@ -26,7 +26,6 @@ func apiServer(c scene.Cell) bool { return c.Column == scene.APIServer }
 func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
 	local(t, "end programs of a node")
 	install(t)
-	requireProtected(t, "before any fault")
 
 	t.Run("agents, Felix and etcd end", func(t *testing.T) {
 		stop := protected(t, nothing)

@@ -60,13 +60,15 @@ func prepare(t *testing.T) *release.Release {
 	return r
 }
 
-// install returns a release that is installed and armed everywhere.
+// install returns a release that is installed, and whose policies every node enforces. That takes a moment longer than to be
+// armed: Felix starts anew when its failsafe changes.
 func install(t *testing.T) *release.Release {
 	t.Helper()
 	r := prepare(t)
 	_, err := r.Install(t.Context(), values())
 	require.NoError(t, err)
 	requireArmed(t)
+	requireProtected(t, "installed")
 	return r
 }
 

@@ -20,7 +20,6 @@ import (
 func TestUninstallWithDeadAgentsAndASlowAPIServerLeavesNothing(t *testing.T) {
 	local(t, "stop the API server")
 	r := install(t)
-	requireProtected(t, "before")
 	_, err := kubectl(t.Context(), "", "patch", "daemonset", name, "--namespace", namespace, "--type", "merge",
 		"--patch", `{"spec":{"template":{"spec":{"nodeSelector":{"no":"node"}}}}}`)
 	require.NoError(t, err)
@@ -118,7 +117,6 @@ func requireNothingLeft(t *testing.T) {
 
 func TestModeOffDisarmsEveryNodeAndKeepsItsEndpoint(t *testing.T) {
 	r := install(t)
-	requireProtected(t, "before")
 	stop := undisturbed(t, scene.Protected)
 	off := values()
 	off["mode"] = "off"

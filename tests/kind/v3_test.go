@@ -89,7 +89,6 @@ func installAndUninstall(t *testing.T) {
 func TestCalicosAPIServerMayGoAwayAndReturn(t *testing.T) {
 	c := withCalicoAPI(t)
 	install(t)
-	requireProtected(t, "before")
 	node := worker(t, 1)
 	stop := undisturbed(t, scene.Protected)
 	require.NoError(t, c.StopCalicoAPI(t.Context()))
@@ -131,7 +130,6 @@ func TestCalicosAPIServerMayGoAwayAndReturn(t *testing.T) {
 func TestReleaseMovesToCalicosAPIServerWithItsNextUpgrade(t *testing.T) {
 	withoutCalicoAPI(t)
 	r := install(t)
-	requireProtected(t, "before")
 	stop := undisturbed(t, scene.Protected)
 	old := policyNames(t)
 	require.Contains(t, old, name+"-drop-other")
