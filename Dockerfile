@@ -13,10 +13,9 @@ ARG TARGETOS=linux
 ARG TARGETARCH=amd64
 ARG VERSION=dev
 # Smaller: client-go brings its own HTTP/2, so the one of net/http is left out, and what is generated for protobuf in
-# k8s.io/api is never called, so that nothing of it is worth inlining. The garbage collector that Go had before 1.26 keeps less
-# memory of its own.
+# k8s.io/api is never called, so that nothing of it is worth inlining.
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/var/cache/go-build \
-    GOEXPERIMENT=nogreenteagc GOCACHE=/var/cache/go-build CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} \
+    GOCACHE=/var/cache/go-build CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} \
     go build -trimpath -buildvcs=false -tags nethttpomithttp2 -gcflags k8s.io/api/...=-l -ldflags "-s -w -X main.version=${VERSION}" \
     -o /host-firewall-agent ./agent
 

@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
@@ -217,13 +216,8 @@ func decodeItems[T any](body io.Reader, each func(*T) error) error {
 			return errors.Join(errors.New("the items of the answer are no list"), err)
 		}
 		for decoder.More() {
-			// As client-go decodes: what two decoders know of so large types is worth memory.
-			var raw json.RawMessage
-			if err := decoder.Decode(&raw); err != nil {
-				return err
-			}
 			item := new(T)
-			if err := utiljson.Unmarshal(raw, item); err != nil {
+			if err := decoder.Decode(item); err != nil {
 				return err
 			}
 			if err := each(item); err != nil {

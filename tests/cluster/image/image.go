@@ -40,7 +40,7 @@ func Binary(ctx context.Context, root, pkg, target, arch string, set ...string) 
 	args := append(append([]string{"build"}, buildFlags()...), "-ldflags", flags, "-o", target, pkg)
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", collector)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	if arch != "" {
 		cmd.Env = append(cmd.Env, "GOARCH="+arch)
 	}
@@ -50,9 +50,7 @@ func Binary(ctx context.Context, root, pkg, target, arch string, set ...string) 
 	return nil
 }
 
-// collector and buildFlags are those of the Dockerfile, where their reasons stand; a test compares the two.
-const collector = "GOEXPERIMENT=nogreenteagc"
-
+// buildFlags are those of the Dockerfile, where their reason stands; a test compares the two.
 func buildFlags() []string {
 	return []string{"-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2", "-gcflags", "k8s.io/api/...=-l"}
 }
