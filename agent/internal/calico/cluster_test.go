@@ -241,6 +241,16 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
+// runComplete runs an agent against an API server that serves a group, and returns when its caches are complete.
+func runComplete(t *testing.T, group string) (*apiServer, *agent) {
+	t.Helper()
+	s := newAPIServer(t)
+	s.serveAll(group)
+	a := run(t, s, group)
+	a.awaitComplete(t)
+	return s, a
+}
+
 func run(t *testing.T, s *apiServer, group string) *agent {
 	t.Helper()
 	a := &agent{woken: make(chan struct{}, 1), log: &logBuffer{}, ended: make(chan struct{})}
@@ -516,10 +526,7 @@ func TestEndpointIsWrittenAsJSONInTheGroup(t *testing.T) {
 	t.Parallel()
 	for _, group := range []string{calico.GroupV3, calico.GroupCRD} {
 		t.Run(group, func(t *testing.T) {
-			s := newAPIServer(t)
-			s.serveAll(group)
-			a := run(t, s, group)
-			a.awaitComplete(t)
+			s, a := runComplete(t, group)
 			path := "/apis/" + group + "/hostendpoints"
 
 			s.on("POST "+path, object(201, hep(group, "1")))
@@ -552,10 +559,7 @@ func TestEndpointIsWrittenAsJSONInTheGroup(t *testing.T) {
 
 func TestRefusedWriteKeepsItsReasonAndSaysWhatItWas(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.serveAll(calico.GroupV3)
-	a := run(t, s, calico.GroupV3)
-	a.awaitComplete(t)
+	s, a := runComplete(t, calico.GroupV3)
 	path := inV3 + "/hostendpoints"
 
 	s.on("POST "+path, failure(409, metav1.StatusReasonAlreadyExists))
@@ -581,10 +585,7 @@ func TestRefusedWriteKeepsItsReasonAndSaysWhatItWas(t *testing.T) {
 
 func TestListsAreReadAsTheyArriveAndFromTheAPIServersCache(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.serveAll(calico.GroupCRD)
-	a := run(t, s, calico.GroupCRD)
-	a.awaitComplete(t)
+	s, a := runComplete(t, calico.GroupCRD)
 	last := func(what string) string {
 		asked := s.asked(what)
 		return asked[len(asked)-1].query
@@ -645,10 +646,7 @@ func TestOneArmedEndpointIsEnoughToTell(t *testing.T) {
 		calico.GroupCRD: "labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-endpoint%3Dingress&limit=1&resourceVersion=1&resourceVersionMatch=NotOlderThan",
 		calico.GroupV3:  "labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-endpoint%3Dingress&resourceVersion=0",
 	} {
-		s := newAPIServer(t)
-		s.serveAll(group)
-		a := run(t, s, group)
-		a.awaitComplete(t)
+		s, a := runComplete(t, group)
 		path := "/apis/" + group + "/hostendpoints"
 		s.on("GET "+path, list(group, "HostEndpoint"))
 		armed, err := a.AnyArmed(t.Context(), "", map[string]string{"host-endpoint": "ingress"})
@@ -670,10 +668,7 @@ func TestOneArmedEndpointIsEnoughToTell(t *testing.T) {
 
 func TestOneEndpointByItsNameIsAskedForWhetherItIsArmed(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.serveAll(calico.GroupCRD)
-	a := run(t, s, calico.GroupCRD)
-	a.awaitComplete(t)
+	s, a := runComplete(t, calico.GroupCRD)
 	_, err := a.AnyArmed(t.Context(), "n1", map[string]string{"host-endpoint": "ingress"})
 	require.NoError(t, err)
 	asked := s.asked("GET /apis/" + calico.GroupCRD + "/hostendpoints")
@@ -682,10 +677,7 @@ func TestOneEndpointByItsNameIsAskedForWhetherItIsArmed(t *testing.T) {
 
 func TestCountingReadsOneObjectAndBelievesTheAPIServer(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.serveAll(calico.GroupCRD)
-	a := run(t, s, calico.GroupCRD)
-	a.awaitComplete(t)
+	s, a := runComplete(t, calico.GroupCRD)
 	for name, test := range map[string]struct {
 		metadata map[string]any
 		want     int
@@ -768,10 +760,7 @@ func TestDatastoreIsReadyUnlessItSaysNot(t *testing.T) {
 
 func TestObjectsAreDeletedInTheVersionThatIsKnown(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.serveAll(calico.GroupV3)
-	a := run(t, s, calico.GroupV3)
-	a.awaitComplete(t)
+	s, a := runComplete(t, calico.GroupV3)
 	s.on("DELETE "+inV3+"/hostendpoints/n1", object(200, metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}}))
 	known := hep(calico.GroupV3, "7")
 	known.UID = "hep-uid"
@@ -784,10 +773,7 @@ func TestObjectsAreDeletedInTheVersionThatIsKnown(t *testing.T) {
 // The keeper has to know when to come again: it has other things to do meanwhile.
 func TestBusyAPIServerIsNotAskedAgainAtOnce(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.serveAll(calico.GroupV3)
-	a := run(t, s, calico.GroupV3)
-	a.awaitComplete(t)
+	s, a := runComplete(t, calico.GroupV3)
 	s.on("POST "+inV3+"/hostendpoints", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "17")
 		http.Error(w, "too many requests", http.StatusTooManyRequests)
@@ -845,10 +831,7 @@ func TestRunEndsWithItsContextWhereverItIs(t *testing.T) {
 		a.endsWithin(t, 2*time.Second)
 	})
 	t.Run("watching", func(t *testing.T) {
-		s := newAPIServer(t)
-		s.serveAll(calico.GroupV3)
-		a := run(t, s, calico.GroupV3)
-		a.awaitComplete(t)
+		_, a := runComplete(t, calico.GroupV3)
 		a.endsWithin(t, 2*time.Second)
 		assert.NotContains(t, a.log.String(), "cannot", "the end of the agent is no trouble")
 	})

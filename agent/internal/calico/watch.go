@@ -215,9 +215,8 @@ type trouble struct {
 // newReflector returns what fills the store. What goes wrong with it, the two
 // functions that it calls tell people; what it logs itself is for who debugs.
 func (s *source) newReflector(object runtime.Object) *cache.Reflector {
-	own := backoff
 	requests := &cache.ListWatch{ListWithContextFunc: s.listObjects, WatchFuncWithContext: s.watchObjects}
-	return cache.NewReflectorWithOptions(requests, object, s.store, cache.ReflectorOptions{Name: s.subject, Backoff: &own})
+	return cache.NewReflectorWithOptions(requests, object, s.store, cache.ReflectorOptions{Name: s.subject, Backoff: &backoff})
 }
 
 func (s *source) listObjects(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
