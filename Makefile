@@ -50,7 +50,7 @@ ifeq ($(CLUSTER),kind)
 	go test -count=1 -timeout=60m -v ./tests/kind
 else
 	@$(RUN) build
-	@go run ./tests/cluster/cmd/image host-firewall.test/agent:dev dist/agent.tar
+	@$(MAKE) --no-print-directory image # once, so that both halves find it built
 	go test -c -o dist/kind.test ./tests/kind
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going e2e-a e2e-b
 endif

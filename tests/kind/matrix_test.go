@@ -38,7 +38,6 @@ func situations() []situation {
 		}}, scene.Ingress},
 		{"host ports only", "enforce", map[string]any{"ssh": ssh, "policies": withoutPreDNAT()}, scene.HostPorts(scene.Protected)},
 		{"audit", "audit", map[string]any{"ssh": ssh}, scene.Everything},
-		// The last: agents of others may not delete the endpoints that this one leaves (the chart's README, "Change it").
 		{"named interfaces", "enforce", map[string]any{"ssh": ssh, "hostEndpoint": map[string]any{"interfaces": []any{"eth*"}}}, scene.Protected},
 	}
 }
