@@ -50,19 +50,25 @@ ifeq ($(CLUSTER),kind)
 	go test -count=1 -timeout=60m -v ./tests/kind
 else
 	@$(RUN) build
-	@$(MAKE) --no-print-directory image # once, so that both halves find it built
+	@$(MAKE) --no-print-directory image # once, so that all parts find it built
 	go test -c -o dist/kind.test ./tests/kind
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going e2e-a e2e-b
+	@rm -f dist/e2e-?.log
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going e2e-a e2e-b e2e-c || { \
+	  echo "failed (all that was said: dist/e2e-?.log):"; \
+	  grep --no-filename --extended-regexp --after-context=3 -e '--- FAIL' -e 'Error Trace:' -e '^panic' dist/e2e-?.log \
+	    | tr --squeeze-repeats '[:blank:]' ' ' | cut --characters=-200 | tail --lines=20; exit 1; }
 endif
 
-# The tests wait more than they work, so one half of them runs beside the other, each on a cluster of its own.
-E2E_A := ^Test(Every|Upgrade|Release|Promises|Calico)
-.PHONY: e2e-a e2e-b
+# The tests wait more than they work, so three parts of them run beside each other, each on a cluster of its own.
+E2E_A := ^Test(Every|Upgrade|ReleaseIs|ReleaseWaits)
+E2E_B := ^Test(Promises|Calico|ReleaseMoves|Matrix|Node|Open|Endpoints)
+.PHONY: e2e-a e2e-b e2e-c
 e2e-a: E2E_SHARE := -test.run='$(E2E_A)'
-e2e-b: E2E_SHARE := -test.skip='$(E2E_A)'
-e2e-a e2e-b:
+e2e-b: E2E_SHARE := -test.run='$(E2E_B)'
+e2e-c: E2E_SHARE := -test.skip='$(E2E_A)|$(E2E_B)'
+e2e-a e2e-b e2e-c:
 	@CLUSTER_NAME=$@ $(RUN) down >/dev/null
-	@set -o pipefail; CLUSTER_NAME=$@ dist/kind.test -test.v -test.timeout=60m $(E2E_SHARE) 2>&1 | sed --unbuffered 's/^/$@: /'
+	@set -o pipefail; CLUSTER_NAME=$@ dist/kind.test -test.v -test.timeout=60m $(E2E_SHARE) 2>&1 | tee dist/$@.log | sed --unbuffered 's/^/$@: /'
 
 .PHONY: upgrades
 upgrades: ## upgrade from each values file in the chart's ci to each other one, on a real cluster (root, half an hour)

@@ -15,12 +15,19 @@ import (
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"helm.sh/helm/v3/pkg/storage/driver"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 
@@ -36,7 +43,7 @@ const (
 	// soon is how long anything may take that should follow by itself.
 	soon = 30 * time.Second
 	// pause between two connections of a watcher along the same path.
-	pause = 400 * time.Millisecond
+	pause = 600 * time.Millisecond
 )
 
 // values of most tests: the admin's networks may reach SSH.
@@ -105,9 +112,11 @@ func undisturbed(t *testing.T, want scene.Expectation) (stop func()) {
 func requireNoFailure(t *testing.T, tally probe.Tally, what string) {
 	t.Helper()
 	require.NotZero(t, tally.Attempts)
+	var failed []string
 	for _, f := range tally.Failures {
-		t.Errorf("%s: %v", f.At.Format(time.TimeOnly+".000"), f.Err)
+		failed = append(failed, fmt.Sprintf("%s: %v", f.At.Format(time.TimeOnly+".000"), f.Err))
 	}
+	assert.Empty(t, failed, what)
 	t.Logf("%d %s, %d failed", tally.Attempts, what, len(tally.Failures))
 }
 
@@ -190,14 +199,40 @@ func clean(t *testing.T, r *release.Release) {
 	if err := r.Uninstall(); err != nil && !errors.Is(err, driver.ErrReleaseNotFound) {
 		t.Logf("clean up: %v", err)
 	}
-	for _, what := range []string{
-		"daemonsets,jobs,pods --all --namespace " + namespace,
-		"serviceaccounts,roles,rolebindings --selector app.kubernetes.io/managed-by=Helm --namespace " + namespace,
-		"clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings --selector app.kubernetes.io/managed-by=Helm",
-		"secrets --selector owner=helm --namespace " + namespace,
+	config, err := nodes.RESTConfig()
+	require.NoError(t, err)
+	client, err := dynamic.NewForConfig(config)
+	require.NoError(t, err)
+	ofHelm := metav1.ListOptions{LabelSelector: "app.kubernetes.io/managed-by=Helm"}
+	rbac, admission := rbacv1.SchemeGroupVersion, admissionv1.SchemeGroupVersion
+	for _, what := range []struct {
+		schema.GroupVersionResource
+		namespace string
+		which     metav1.ListOptions
+	}{
+		{appsv1.SchemeGroupVersion.WithResource("daemonsets"), namespace, metav1.ListOptions{}},
+		{batchv1.SchemeGroupVersion.WithResource("jobs"), namespace, metav1.ListOptions{}},
+		{corev1.SchemeGroupVersion.WithResource("pods"), namespace, metav1.ListOptions{}},
+		{corev1.SchemeGroupVersion.WithResource("serviceaccounts"), namespace, ofHelm},
+		{rbac.WithResource("roles"), namespace, ofHelm},
+		{rbac.WithResource("rolebindings"), namespace, ofHelm},
+		{rbac.WithResource("clusterroles"), "", ofHelm},
+		{rbac.WithResource("clusterrolebindings"), "", ofHelm},
+		{admission.WithResource("validatingadmissionpolicies"), "", ofHelm},
+		{admission.WithResource("validatingadmissionpolicybindings"), "", ofHelm},
+		{corev1.SchemeGroupVersion.WithResource("secrets"), namespace, metav1.ListOptions{LabelSelector: "owner=helm"}},
 	} {
-		_, err := kubectl(ctx, "", append([]string{"delete", "--ignore-not-found"}, strings.Fields(what)...)...)
-		require.NoError(t, err)
+		background := metav1.DeletePropagationBackground
+		require.NoError(t, client.Resource(what.GroupVersionResource).Namespace(what.namespace).
+			DeleteCollection(ctx, metav1.DeleteOptions{PropagationPolicy: &background}, what.which), what.Resource)
+	}
+	overrides, err := calico(t, "felixconfigurations").List(ctx, metav1.ListOptions{})
+	require.NoError(t, err)
+	for _, o := range overrides.Items {
+		if strings.HasPrefix(o.GetName(), "node.") {
+			err := calico(t, "felixconfigurations").Delete(ctx, o.GetName(), metav1.DeleteOptions{})
+			require.True(t, err == nil || apierrors.IsNotFound(err), "%v", err)
+		}
 	}
 	// The policies go last: without them an endpoint is harmless, the other way round is not asked for here.
 	for _, resource := range []string{"hostendpoints", "globalnetworkpolicies"} {
@@ -205,9 +240,9 @@ func clean(t *testing.T, r *release.Release) {
 		require.True(t, err == nil || apierrors.IsNotFound(err), "%v", err)
 	}
 	require.NoError(t, cluster.Poll(ctx, soon, "the agents to be gone", func(ctx context.Context) error {
-		out, err := kubectl(ctx, "", "get", "pods", "--namespace", namespace, "--output", "name")
-		if err == nil && strings.TrimSpace(out) != "" && !strings.Contains(out, "No resources") {
-			return fmt.Errorf("there are %s", out)
+		pods, err := client.Resource(corev1.SchemeGroupVersion.WithResource("pods")).Namespace(namespace).List(ctx, metav1.ListOptions{})
+		if err == nil && len(pods.Items) > 0 {
+			return fmt.Errorf("there are %d pods, among them %s", len(pods.Items), pods.Items[0].GetName())
 		}
 		return err
 	}))
