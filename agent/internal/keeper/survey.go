@@ -22,14 +22,15 @@ const (
 	// read about one object in so long,
 	perObject = 500 * time.Microsecond
 	// and ask it about one cheap question in so long.
-	perPoll = 5 * time.Millisecond
-	// perRival is how long an agent leaves endpoints of others alone for each of them.
+	perPoll = 2 * time.Millisecond
+	// perRival is how long an agent leaves endpoints of others alone for each of them, and
+	// leftovers of its own for each Node.
 	perRival = 20 * time.Millisecond
 	// surveyTimeout is how long the requests of one question may take together.
 	surveyTimeout = time.Minute
-	// Of fewer endpoints any is looked for each time, of more mostly one, and any in one
-	// of so many times.
-	manyEndpoints, anyOnce = 500, 16
+	// With fewer Nodes any endpoint is looked for each time, with more mostly one, and any
+	// in one of so many times.
+	manyNodes, anyOnce = 500, 16
 	// rolledAtOnce is which part of the agents is taken to start at once where their
 	// endpoints are there already, as in a rolling update: one in so many.
 	rolledAtOnce = 100
@@ -147,14 +148,15 @@ func (k *Keeper) askPeers(ctx context.Context, now time.Time) {
 		// It is another one's turn, and soon: the number of agents alone says how often to ask.
 		p.delay = 0
 	}
-	least := time.Duration(p.nodes) * perPoll
+	// At random, for agents that start side by side would ask side by side.
+	least := rand.N(2*time.Duration(p.nodes)*perPoll + 1)
 	if k.isFirst() {
 		// Others find out from this one.
 		least = 0
 	}
 	p.answered(now, least, err)
 	// Leftovers are looked for when most others are armed, too.
-	k.sweeping.next = p.next
+	k.sweeping.next = now.Add(wait.Jitter(time.Duration(p.nodes)*perRival, 1))
 	if p.turn.After(now) && p.turn.Before(p.next) {
 		p.next = p.turn
 	}
@@ -173,7 +175,7 @@ func (k *Keeper) askArmed(ctx context.Context) error {
 		joins = p.endpoints >= p.nodes
 	}
 	name := p.first
-	if p.endpoints < manyEndpoints || joins || k.isFirst() || rand.N(anyOnce) == 0 {
+	if p.nodes < manyNodes || joins || k.isFirst() || rand.N(anyOnce) == 0 {
 		name = ""
 	}
 	var err error
