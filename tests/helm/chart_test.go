@@ -27,13 +27,12 @@ func TestEveryValuesFileRendersOnEveryKubernetesAndCalico(t *testing.T) {
 			for _, served := range []chartutil.VersionSet{nil, clusterServing(apiV3), clusterServing(apiV1), clusterServing(apiV1, apiV3)} {
 				r := render(t, setting{values: values, kubernetes: kubernetes, served: served})
 				kinds := []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet"}
-				for range r.policies {
-					kinds = append(kinds, "GlobalNetworkPolicy")
-				}
+				others := slices.Repeat([]string{"GlobalNetworkPolicy"}, len(r.policies))
 				if kubernetes == newestKubernetes {
-					kinds = append(kinds, "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+					others = append([]string{"FlowSchema"}, append(others, "PriorityLevelConfiguration")...)
+					others = append(others, "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 				}
-				require.Equal(t, kinds, r.kinds, name)
+				require.Equal(t, append(kinds, others...), r.kinds, name)
 				var hooks []string
 				for _, hook := range r.hooks {
 					hooks = append(hooks, hook.Kind)

@@ -69,6 +69,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{entry(`protocol: "112"`), []string{"/ingress/0/protocol", "does not match pattern"}},
 		{entry(`ports: 80`), []string{"/ingress/0/ports", "want array"}},
 		{entry(`ports: [http]`), []string{"/ingress/0/ports/0", "does not match pattern"}},
+		{`priorityAndFairness: {enabled: auto}`, []string{"/priorityAndFairness/enabled", "want boolean"}},
 		{`admissionPolicy: {enabled: auto}`, []string{"/admissionPolicy/enabled", "want boolean"}},
 		{`podMonitor: {interval: 30}`, []string{"/podMonitor/interval", "want string"}},
 		{`podMonitor: {interval: 30 s}`, []string{"/podMonitor/interval", "does not match pattern"}},

@@ -28,6 +28,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -49,12 +50,13 @@ const (
 	newestKubernetes = "v1.36.3"
 
 	servesAdmission  = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
+	servesFairness   = "flowcontrol.apiserver.k8s.io/v1/FlowSchema"
 	servesPodMonitor = "monitoring.coreos.com/v1/PodMonitor"
 )
 
 // clusterWithoutCalico is what Helm knows of a real cluster, in short: versions and kinds.
 func clusterWithoutCalico() chartutil.VersionSet {
-	return chartutil.VersionSet{"v1", "v1/Node", "v1/Pod", "apps/v1", "apps/v1/DaemonSet", servesAdmission}
+	return chartutil.VersionSet{"v1", "v1/Node", "v1/Pod", "apps/v1", "apps/v1/DaemonSet", servesAdmission, servesFairness}
 }
 
 func clusterServing(groups ...string) chartutil.VersionSet {
@@ -90,6 +92,8 @@ type rendered struct {
 	policies            []projectcalico.GlobalNetworkPolicy
 	admissionPolicies   []admissionv1.ValidatingAdmissionPolicy
 	admissionBindings   []admissionv1.ValidatingAdmissionPolicyBinding
+	flowSchemas         []flowcontrolv1.FlowSchema
+	priorityLevels      []flowcontrolv1.PriorityLevelConfiguration
 	podMonitors         []monitoring.PodMonitor
 	// testing are the objects that helm test needs, but for its Pod.
 	testing []runtime.Object
@@ -182,6 +186,10 @@ func (r *rendered) decode(t testing.TB) {
 			r.admissionPolicies = append(r.admissionPolicies, *o)
 		case *admissionv1.ValidatingAdmissionPolicyBinding:
 			r.admissionBindings = append(r.admissionBindings, *o)
+		case *flowcontrolv1.FlowSchema:
+			r.flowSchemas = append(r.flowSchemas, *o)
+		case *flowcontrolv1.PriorityLevelConfiguration:
+			r.priorityLevels = append(r.priorityLevels, *o)
 		case *monitoring.PodMonitor:
 			r.podMonitors = append(r.podMonitors, *o)
 		default:
@@ -216,7 +224,7 @@ func decodeAll(t testing.TB, manifest string) (objects []runtime.Object) {
 var strictDecoder = sync.OnceValue(func() runtime.Decoder {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, rbacv1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, admissionv1.AddToScheme, monitoring.AddToScheme,
+		corev1.AddToScheme, rbacv1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, admissionv1.AddToScheme, flowcontrolv1.AddToScheme, monitoring.AddToScheme,
 	} {
 		utilruntime.Must(add(scheme))
 	}

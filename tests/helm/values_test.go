@@ -224,6 +224,7 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"policies.allowIngress.preDNAT":          {ingress + `policies: {` + dropLate + `}`, ingress + `policies: {` + dropLate + `, allowIngress: {preDNAT: false}}`},
 		"policies.allowIngress.applyOnForward":   {hostPorts(ingress, "allowIngress", true), hostPorts(ingress, "allowIngress", false)},
 		"admissionPolicy.enabled":                {``, `admissionPolicy: {enabled: false}`},
+		"priorityAndFairness.enabled":            {``, `priorityAndFairness: {enabled: false}`},
 		"podMonitor.enabled":                     {metrics, scraped + "}"},
 		"podMonitor.labels":                      {scraped + "}", scraped + `, labels: {release: prometheus}}`},
 		"podMonitor.interval":                    {scraped + "}", scraped + `, interval: 30s}`},

@@ -25,6 +25,23 @@ func TestInstallWithoutValuesIsSafeAndUseful(t *testing.T) {
 	requireArmed(t)
 	requireTable(t, scene.ProtectedButSSH, "after install")
 	stop()
+	requireOwnQueue(t)
+}
+
+// requireOwnQueue asks the API server whether the agents' requests wait apart from all others.
+func requireOwnQueue(t *testing.T) {
+	t.Helper()
+	client, err := nodes.Client()
+	require.NoError(t, err)
+	metrics, err := client.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(t.Context())
+	require.NoError(t, err)
+	var dispatched []string
+	for line := range strings.Lines(string(metrics)) {
+		if strings.HasPrefix(line, "apiserver_flowcontrol_dispatched_requests_total") {
+			dispatched = append(dispatched, line)
+		}
+	}
+	require.Contains(t, strings.Join(dispatched, ""), fmt.Sprintf("flow_schema=%q,priority_level=%q", name, name))
 }
 
 // Also what promises that a DaemonSet without policies harms nothing, and that an endpoint isn't armed before them.

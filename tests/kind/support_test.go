@@ -22,6 +22,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -204,7 +205,7 @@ func clean(t *testing.T, r *release.Release) {
 	client, err := dynamic.NewForConfig(config)
 	require.NoError(t, err)
 	ofHelm := metav1.ListOptions{LabelSelector: "app.kubernetes.io/managed-by=Helm"}
-	rbac, admission := rbacv1.SchemeGroupVersion, admissionv1.SchemeGroupVersion
+	rbac, admission, fairness := rbacv1.SchemeGroupVersion, admissionv1.SchemeGroupVersion, flowcontrolv1.SchemeGroupVersion
 	for _, what := range []struct {
 		schema.GroupVersionResource
 		namespace string
@@ -220,6 +221,8 @@ func clean(t *testing.T, r *release.Release) {
 		{rbac.WithResource("clusterrolebindings"), "", ofHelm},
 		{admission.WithResource("validatingadmissionpolicies"), "", ofHelm},
 		{admission.WithResource("validatingadmissionpolicybindings"), "", ofHelm},
+		{fairness.WithResource("flowschemas"), "", ofHelm},
+		{fairness.WithResource("prioritylevelconfigurations"), "", ofHelm},
 		{corev1.SchemeGroupVersion.WithResource("secrets"), namespace, metav1.ListOptions{LabelSelector: "owner=helm"}},
 	} {
 		background := metav1.DeletePropagationBackground

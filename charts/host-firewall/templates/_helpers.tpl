@@ -103,6 +103,19 @@ true
 {{- end -}}
 
 {{/*
+Whether the agents' requests get a queue of their own: true, or nothing. Without a cluster (see _calico.tpl how that shows) its version
+alone decides.
+*/}}
+{{- define "host-firewall.fairness" -}}
+{{- $served := .Capabilities.APIVersions -}}
+{{- if and .Values.priorityAndFairness.enabled (semverCompare ">=1.29-0" .Capabilities.KubeVersion.Version) -}}
+{{- if or (not ($served.Has "v1/Node")) ($served.Has "flowcontrol.apiserver.k8s.io/v1/FlowSchema") -}}
+true
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
 Environment variables of the agent and of the cleanup beside their own settings; nothing where there are none.
 */}}
 {{- define "host-firewall.environment" -}}

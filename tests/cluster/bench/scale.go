@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -111,8 +112,20 @@ func (b *bench) installWithoutAgents(ctx context.Context) ([]string, error) {
 			if args, err = agentArgs(o); err != nil {
 				return nil, err
 			}
-		case "ClusterRole":
+		case "ClusterRole", "PriorityLevelConfiguration":
 			wanted = append(wanted, o)
+		case "FlowSchema":
+			// Like a release's own account.
+			schema := &flowcontrolv1.FlowSchema{}
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, schema); err != nil {
+				return nil, fmt.Errorf("read flow schema: %w", err)
+			}
+			schema.Spec.Rules[0].Subjects[0].ServiceAccount = &flowcontrolv1.ServiceAccountSubject{Name: loadAccount, Namespace: loadAccount}
+			changed, err := runtime.DefaultUnstructuredConverter.ToUnstructured(schema)
+			if err != nil {
+				return nil, fmt.Errorf("write flow schema: %w", err)
+			}
+			wanted = append(wanted, &unstructured.Unstructured{Object: changed})
 		case "ClusterRoleBinding":
 			binding := &rbacv1.ClusterRoleBinding{}
 			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, binding); err != nil {
