@@ -558,17 +558,24 @@ func TestNobodyLooksAtEachNodeWhileEndpointsAreStillComing(t *testing.T) {
 
 // To say whether any endpoint is armed, the API server goes through all of them.
 func TestOfManyNodesMostAgentsAskAboutOneEndpoint(t *testing.T) {
+	named := testConfig()
+	named.Interfaces = func() ([]endpoint.Interface, []string, error) {
+		return []endpoint.Interface{{Name: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.7")}}}, []string{"eth0"}, nil
+	}
 	for name, test := range map[string]struct {
-		nodes int
-		first string
-		any   bool // is what is always asked
+		config Config
+		nodes  int
+		first  string
+		any    bool // is what is always asked
 	}{
-		"few":                     {manyNodes - 1, "a1", true},
-		"many":                    {manyNodes, "a1", false},
-		"the one that others ask": {manyNodes, "n1", true},
+		"few":                                    {testConfig(), manyNodes - 1, "a1", true},
+		"many":                                   {testConfig(), manyNodes, "a1", false},
+		"the one that others ask":                {testConfig(), manyNodes, "n1", true},
+		"many, by interfaces":                    {named, manyNodes, "a1", false},
+		"the one that others ask, by interfaces": {named, manyNodes, "n1-eth0", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			play(t, func(c *cluster) {
+			playWith(t, test.config, func(c *cluster) {
 				withPolicies(c)
 				c.nodes, c.heps, c.first = test.nodes, test.nodes, test.first
 				c.others = []corev1.Node{*testNode("n2")}
@@ -587,7 +594,7 @@ func TestOfManyNodesMostAgentsAskAboutOneEndpoint(t *testing.T) {
 				armed.Name, armed.Spec.Node = "a1", "a1"
 				s.change(func() { s.theirs = []v3.HostEndpoint{*armed} })
 				s.pass(time.Minute)
-				assert.True(t, s.isArmed())
+				assert.True(t, s.keeper.Status().Armed)
 			})
 		})
 	}

@@ -198,7 +198,9 @@ func (k *Keeper) count(ctx context.Context) error {
 
 // isFirst tells whether the first endpoint is this agent's.
 func (k *Keeper) isFirst() bool {
-	return k.peers.first == endpoint.Name(k.config.Node, endpoint.AllInterfaces)
+	return slices.ContainsFunc(k.links.selected, func(i endpoint.Interface) bool {
+		return k.peers.first == endpoint.Name(k.config.Node, i.Name)
+	})
 }
 
 // lookForStrangers looks for nodes that would be shut out, when it is this agent's
