@@ -44,7 +44,7 @@ const (
 	// soon is how long anything may take that should follow by itself.
 	soon = 30 * time.Second
 	// pause between two connections of a watcher along the same path.
-	pause = 600 * time.Millisecond
+	pause = time.Second
 )
 
 // values of most tests: the admin's networks may reach SSH.
