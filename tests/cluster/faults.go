@@ -9,9 +9,11 @@ import (
 
 // Names of programs of a node that can be made to fail: host.Host has the ways.
 const (
-	Etcd             = "etcd"
-	APIServerProgram = "kube-apiserver"
-	Felix            = "felix"
+	Etcd              = "etcd"
+	APIServerProgram  = "kube-apiserver"
+	ControllerManager = "kube-controller-manager"
+	Scheduler         = "kube-scheduler"
+	Felix             = "felix"
 )
 
 // Reboot ends a worker as a machine without power ends, and starts it again. What its kernel knew is gone; its disk is as it

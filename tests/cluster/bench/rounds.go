@@ -267,8 +267,9 @@ func kind(c cluster.Call) string {
 	return c.Verb + " " + c.Resource
 }
 
-// quiet is how long everything has to settle before an idle contender is measured.
-const quiet = 15 * time.Second
+// quiet is how long everything has to settle before an idle contender is measured. An agent keeps what it has to tell of
+// the rounds for up to a minute.
+const quiet = 75 * time.Second
 
 // present is armed for an endpoint that takes effect without a label.
 func present(*unstructured.Unstructured) bool { return true }

@@ -53,6 +53,16 @@ func (b *bench) scale(ctx context.Context) ([]Scale, error) {
 			return nil, err
 		}
 	}
+	// So would who looks at all Nodes and endpoints: nobody runs these Nodes, and no kernel enforces their endpoints.
+	control, err := b.cluster.Host(cluster.ControlPlaneNode)
+	if err != nil {
+		return nil, err
+	}
+	for _, program := range []string{cluster.ControllerManager, cluster.Scheduler, cluster.Felix} {
+		if err := control.Stop(program); err != nil {
+			return nil, err
+		}
+	}
 	args, err := b.installWithoutAgents(ctx)
 	if err != nil {
 		return nil, err
