@@ -39,8 +39,10 @@ func TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsTrustAway(t *testing.T)
 		_, err := agentOn(ctx, m.Name)
 		return err
 	}))
+	started := time.Now()
 	select {
 	case <-closed:
+		t.Logf("closed %.1fs after the start of its agent was seen", time.Since(started).Seconds())
 	case <-time.After(closing):
 		t.Errorf("%s is still open to the stranger %s after its agent started", m.Name, closing)
 	}

@@ -22,9 +22,6 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
-// What docs/recovery.md promises of each of its commands.
-const recoveryTime = 10 * time.Second
-
 // The headings of docs/recovery.md that say where a command helps, or what it is for.
 const (
 	oursCloses     = "Our own policies close too much"

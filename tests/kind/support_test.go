@@ -2,14 +2,17 @@ package kind
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -41,11 +44,29 @@ import (
 const (
 	namespace = "host-firewall"
 	name      = "host-firewall"
-	// soon is how long anything may take that should follow by itself.
-	soon = 30 * time.Second
 	// pause between two connections of a watcher along the same path.
 	pause = time.Second
 )
+
+// What is promised within some time is promised of a machine that has one cluster. Of a machine that make e2e shares among parts of
+// this suite it is asked as many times later.
+var (
+	// soon is how long anything may take that should follow by itself.
+	soon = shared(30 * time.Second)
+	// closing is how long packets may still come through once an endpoint carries the arming label, or the agent of a new node runs.
+	closing = shared(5 * time.Second)
+	// recoveryTime is what docs/recovery.md promises of each of its commands.
+	recoveryTime = shared(10 * time.Second)
+)
+
+// shared is how long something may take that takes so long on a machine of its own.
+func shared(alone time.Duration) time.Duration {
+	parts, err := strconv.Atoi(cmp.Or(os.Getenv("E2E_PARTS"), "1"))
+	if err != nil || parts < 1 {
+		panic(fmt.Sprintf("E2E_PARTS=%s: how many parts of the suite run beside each other is wanted", os.Getenv("E2E_PARTS")))
+	}
+	return alone * time.Duration(parts)
+}
 
 // values of most tests: the admin's networks may reach SSH.
 func values() map[string]any {

@@ -21,9 +21,6 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
-// closing is how long packets may still come through once an endpoint carries the arming label.
-const closing = 5 * time.Second
-
 // requireClosesInTime waits until the last endpoint is armed, and then for what is to be closed to be closed. SSH takes longer: it
 // is a failsafe, and Felix starts again, after two seconds of its own, when these change.
 func requireClosesInTime(t *testing.T) {
