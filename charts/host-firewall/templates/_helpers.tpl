@@ -90,28 +90,33 @@ true
 {{- end -}}
 
 {{/*
-Whether the admission policy is rendered: true, or nothing. Before Kubernetes 1.30 a token does not name the node that it is bound to.
-Without a cluster (see _calico.tpl how that shows) its version alone decides.
+Whether a kind of Kubernetes' own can be rendered ("root", its "kind" with group and version, and from which "version" of Kubernetes on):
+true, or nothing. Without a cluster (see _calico.tpl how that shows) its version alone decides.
 */}}
-{{- define "host-firewall.admission" -}}
-{{- $served := .Capabilities.APIVersions -}}
-{{- if and .Values.admissionPolicy.enabled (semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version) -}}
-{{- if or (not ($served.Has "v1/Node")) ($served.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy") -}}
+{{- define "host-firewall.serves" -}}
+{{- $served := .root.Capabilities.APIVersions -}}
+{{- if semverCompare (printf ">=%s-0" .version) .root.Capabilities.KubeVersion.Version -}}
+{{- if or (not ($served.Has "v1/Node")) ($served.Has .kind) -}}
 true
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{/*
-Whether the agents' requests get a queue of their own: true, or nothing. Without a cluster (see _calico.tpl how that shows) its version
-alone decides.
+Whether the admission policy is rendered: true, or nothing. Before Kubernetes 1.30 a token does not name the node that it is bound to.
+*/}}
+{{- define "host-firewall.admission" -}}
+{{- if .Values.admissionPolicy.enabled -}}
+{{- include "host-firewall.serves" (dict "root" . "version" "1.30" "kind" "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy") -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Whether the agents' requests get a queue of their own: true, or nothing.
 */}}
 {{- define "host-firewall.fairness" -}}
-{{- $served := .Capabilities.APIVersions -}}
-{{- if and .Values.priorityAndFairness.enabled (semverCompare ">=1.29-0" .Capabilities.KubeVersion.Version) -}}
-{{- if or (not ($served.Has "v1/Node")) ($served.Has "flowcontrol.apiserver.k8s.io/v1/FlowSchema") -}}
-true
-{{- end -}}
+{{- if .Values.priorityAndFairness.enabled -}}
+{{- include "host-firewall.serves" (dict "root" . "version" "1.29" "kind" "flowcontrol.apiserver.k8s.io/v1/FlowSchema") -}}
 {{- end -}}
 {{- end -}}
 

@@ -125,28 +125,21 @@ func (b *bench) installWithoutAgents(ctx context.Context) ([]string, error) {
 		case "ClusterRole", "PriorityLevelConfiguration":
 			wanted = append(wanted, o)
 		case "FlowSchema":
-			// Like a release's own account.
-			schema := &flowcontrolv1.FlowSchema{}
-			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, schema); err != nil {
-				return nil, fmt.Errorf("read flow schema: %w", err)
-			}
-			schema.Spec.Rules[0].Subjects[0].ServiceAccount = &flowcontrolv1.ServiceAccountSubject{Name: loadAccount, Namespace: loadAccount}
-			changed, err := runtime.DefaultUnstructuredConverter.ToUnstructured(schema)
+			changed, err := with(o, func(schema *flowcontrolv1.FlowSchema) {
+				schema.Spec.Rules[0].Subjects[0].ServiceAccount = &flowcontrolv1.ServiceAccountSubject{Name: loadAccount, Namespace: loadAccount}
+			})
 			if err != nil {
-				return nil, fmt.Errorf("write flow schema: %w", err)
+				return nil, err
 			}
-			wanted = append(wanted, &unstructured.Unstructured{Object: changed})
+			wanted = append(wanted, changed)
 		case "ClusterRoleBinding":
-			binding := &rbacv1.ClusterRoleBinding{}
-			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, binding); err != nil {
-				return nil, fmt.Errorf("read binding: %w", err)
-			}
-			binding.Subjects = []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: loadAccount, Namespace: loadAccount}}
-			changed, err := runtime.DefaultUnstructuredConverter.ToUnstructured(binding)
+			changed, err := with(o, func(binding *rbacv1.ClusterRoleBinding) {
+				binding.Subjects = []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: loadAccount, Namespace: loadAccount}}
+			})
 			if err != nil {
-				return nil, fmt.Errorf("write binding: %w", err)
+				return nil, err
 			}
-			wanted = append(wanted, &unstructured.Unstructured{Object: changed})
+			wanted = append(wanted, changed)
 		}
 	}
 	if args == nil {
@@ -161,6 +154,20 @@ func (b *bench) installWithoutAgents(ctx context.Context) ([]string, error) {
 		fmt.Fprintf(&all, "%s\n---\n", raw)
 	}
 	return args, b.kubectl(ctx, all.String(), "apply", "--filename", "-")
+}
+
+// with returns a rendered object, changed.
+func with[T any](o *unstructured.Unstructured, change func(*T)) (*unstructured.Unstructured, error) {
+	typed := new(T)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, typed); err != nil {
+		return nil, fmt.Errorf("read %s: %w", o.GetKind(), err)
+	}
+	change(typed)
+	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(typed)
+	if err != nil {
+		return nil, fmt.Errorf("write %s: %w", o.GetKind(), err)
+	}
+	return &unstructured.Unstructured{Object: object}, nil
 }
 
 // agentArgs are what a rendered DaemonSet starts the agent with.
