@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -34,18 +33,9 @@ const program = "host-firewall-agent"
 // version is set with -ldflags "-X main.version=...".
 var version string
 
-// What the runtime is told, so that the agent is as small on every node.
-const (
-	// processors is how many the agent computes on. It has one thing to do at a time,
-	// and by default there is memory and a thread for each of a big node's.
-	processors = 1
-	// collectAt is how much garbage, in percent of what is in use, makes the runtime
-	// collect it. What is in use is little more than a megabyte, so time is cheap.
-	collectAt = 25
-	// settleEvery is how often the agent gives back to the system what its start, or a
-	// burst of work, has left behind.
-	settleEvery = time.Minute
-)
+// settleEvery is how often the agent gives back to the system what its start, or a
+// burst of work, has left behind. What else keeps it small is in the Dockerfile.
+const settleEvery = time.Minute
 
 // Exit codes. A container that exits with exitUsage won't do better by a restart.
 const (
@@ -56,8 +46,6 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	runtime.GOMAXPROCS(processors)
-	debug.SetGCPercent(collectAt)
 	// The first signal ends the agent in order, a second one at once.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))

@@ -5,8 +5,9 @@ import (
 	"net/http"
 	"path"
 
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
 // This file is what only the command cleanup asks for.
@@ -50,6 +51,6 @@ func (d *Direct) PatchEndpoint(ctx context.Context, name string, patch []byte) e
 
 // FelixConfigurations returns all FelixConfigurations, as the API server has them
 // now.
-func (d *Direct) FelixConfigurations(ctx context.Context) ([]*v3.FelixConfiguration, error) {
-	return ofCalico[v3.FelixConfiguration](ctx, d, felixConfigurations, "")
+func (d *Direct) FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error) {
+	return ofCalico[failsafe.Configuration](ctx, d, felixConfigurations, "")
 }

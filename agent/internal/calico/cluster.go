@@ -13,9 +13,6 @@ import (
 	"sync"
 	"time"
 
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -108,25 +105,6 @@ func New(config *rest.Config, options Options) (*Cluster, error) {
 		return nil, fmt.Errorf("make client for the API server: %w", err)
 	}
 	return &Cluster{options: options, client: client, problem: firstRead}, nil
-}
-
-// newScheme knows Calico's v3 types in both groups, where they look the same, so
-// that one client serves both.
-func newScheme() *runtime.Scheme {
-	scheme := runtime.NewScheme()
-	for _, group := range []string{GroupV3, GroupCRD} {
-		gv := groupVersion(group)
-		scheme.AddKnownTypes(gv,
-			&v3.HostEndpoint{}, &v3.HostEndpointList{},
-			&v3.GlobalNetworkPolicy{}, &v3.GlobalNetworkPolicyList{},
-			&v3.FelixConfiguration{}, &v3.FelixConfigurationList{},
-			&v3.ClusterInformation{}, &v3.ClusterInformationList{},
-		)
-		metav1.AddToGroupVersion(scheme, gv)
-	}
-	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Node{}, &corev1.NodeList{})
-	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
-	return scheme
 }
 
 // groupVersion takes one of the group constants apart.

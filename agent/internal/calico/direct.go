@@ -68,7 +68,7 @@ func ofCalico[T any](ctx context.Context, d *Direct, resource, labels string) ([
 		return nil, nil
 	}
 	for _, object := range objects {
-		_, _ = strip(group)(object)
+		trim(group, any(object).(metav1.Object))
 	}
 	return objects, err
 }

@@ -12,8 +12,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
+	kubejson "sigs.k8s.io/json"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
 // The lists here come from the API server's own cache (resourceVersion 0), which
@@ -57,10 +59,10 @@ func (c *Cluster) ListNodes(ctx context.Context, name string) ([]corev1.Node, er
 		selection.FieldSelector = byName(name).FieldSelector
 	}
 	var nodes []corev1.Node
-	err := list(ctx, c, "v1", "nodes", selection, func(node *corev1.Node) error {
+	err := list(ctx, c, "v1", "nodes", selection, func(n *node) error {
 		nodes = append(nodes, corev1.Node{
-			ObjectMeta: metav1.ObjectMeta{Name: node.Name},
-			Status:     corev1.NodeStatus{Conditions: node.Status.Conditions, Addresses: node.Status.Addresses},
+			ObjectMeta: metav1.ObjectMeta{Name: n.Name},
+			Status:     corev1.NodeStatus{Conditions: n.Status.Conditions, Addresses: n.Status.Addresses},
 		})
 		return nil
 	})
@@ -89,7 +91,8 @@ func (c *Cluster) ListEndpoints(ctx context.Context, node string) ([]v3.HostEndp
 func (c *Cluster) ListOwnEndpoints(ctx context.Context) (own []*v3.HostEndpoint, err error) {
 	group := c.known().group
 	err = list(ctx, c, group, hostEndpoints, byLabel(c.ofNode(c.options.Node)), func(hep *v3.HostEndpoint) error {
-		own = append(own, stripped(group, hep))
+		trim(group, hep)
+		own = append(own, hep)
 		return nil
 	})
 	return own, err
@@ -102,7 +105,8 @@ func (c *Cluster) ListForeignEndpoints(ctx context.Context) (here []*v3.HostEndp
 	err = list(ctx, c, group, hostEndpoints, byLabel(c.notOfRelease()), func(hep *v3.HostEndpoint) error {
 		all++
 		if hep.Spec.Node == c.options.Node {
-			here = append(here, stripped(group, hep))
+			trim(group, hep)
+			here = append(here, hep)
 		}
 		return nil
 	})
@@ -110,22 +114,16 @@ func (c *Cluster) ListForeignEndpoints(ctx context.Context) (here []*v3.HostEndp
 }
 
 // ReadFelix returns the FelixConfiguration of the Node, nil when there is none.
-func (c *Cluster) ReadFelix(ctx context.Context) (own *v3.FelixConfiguration, err error) {
+func (c *Cluster) ReadFelix(ctx context.Context) (own *failsafe.Configuration, err error) {
 	group := c.known().group
 	selection := byName(c.felixName())
 	selection.ResourceVersion = fromCache
-	err = list(ctx, c, group, felixConfigurations, selection, func(configuration *v3.FelixConfiguration) error {
-		_, _ = strip(group)(configuration)
+	err = list(ctx, c, group, felixConfigurations, selection, func(configuration *failsafe.Configuration) error {
+		trim(group, configuration)
 		own = configuration
 		return nil
 	})
 	return own, err
-}
-
-// stripped is an endpoint as the caches hold it.
-func stripped(group string, hep *v3.HostEndpoint) *v3.HostEndpoint {
-	_, _ = strip(group)(hep)
-	return hep
 }
 
 // count asks for one object, whose name it returns, and for how many more there are.
@@ -194,10 +192,10 @@ func (c *Cluster) get(group, resource string, options metav1.ListOptions) *rest.
 	return c.client.Get().AbsPath(resourcePath(group, resource)).VersionedParams(&options, metav1.ParameterCodec).MaxRetries(0)
 }
 
-// decodeItems reads a list in JSON and passes on its items as they come, until
-// there is an error.
+// decodeItems reads a list in JSON, as the client of the watches does, and passes on
+// its items as they come, until there is an error.
 func decodeItems[T any](body io.Reader, each func(*T) error) error {
-	decoder := json.NewDecoder(body)
+	decoder := kubejson.NewDecoderCaseSensitivePreserveInts(body)
 	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
 		return errors.Join(errors.New("the answer is not a list"), err)
 	}

@@ -80,10 +80,10 @@ func (c *Cluster) FollowFelix() {
 
 // Felix returns from those caches the FelixConfiguration of the Node and the one for
 // all nodes, nil where there is none, or why they are not known.
-func (c *Cluster) Felix() (own, forAll *v3.FelixConfiguration, problem string) {
+func (c *Cluster) Felix() (own, forAll *failsafe.Configuration, problem string) {
 	for _, read := range []struct {
 		from *source
-		into **v3.FelixConfiguration
+		into **failsafe.Configuration
 	}{{c.known().felix.current(), &own}, {c.known().felixDefault.current(), &forAll}} {
 		if read.from == nil {
 			return nil, nil, firstRead
@@ -91,7 +91,7 @@ func (c *Cluster) Felix() (own, forAll *v3.FelixConfiguration, problem string) {
 		if problem := problemOf([]*source{read.from}); problem != "" {
 			return nil, nil, problem
 		}
-		*read.into = first[*v3.FelixConfiguration](read.from)
+		*read.into = first[*failsafe.Configuration](read.from)
 	}
 	return own, forAll, ""
 }

@@ -13,7 +13,7 @@ import (
 func TestStoreWakesWithObjectsAndVersionThatBelongTogether(t *testing.T) {
 	var s *store
 	var seen []string // what every wake finds
-	s = newStore(strip(GroupCRD), func() {
+	s = newStore(kept(GroupCRD), func() {
 		objects, version := s.read()
 		text := version + ":"
 		for _, o := range objects {
@@ -44,7 +44,7 @@ func TestStoreWakesWithObjectsAndVersionThatBelongTogether(t *testing.T) {
 // As while a release moves to Calico's own API server: x is the old policy x and
 // the new policy default.x.
 func TestObjectsOfOneNameAreToldApart(t *testing.T) {
-	s := newStore(strip(GroupV3), func() {})
+	s := newStore(kept(GroupV3), func() {})
 	policy := func(uid string) *v3.GlobalNetworkPolicy {
 		return &v3.GlobalNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "x", UID: types.UID(uid), ResourceVersion: "1"}}
 	}

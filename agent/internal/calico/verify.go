@@ -71,6 +71,10 @@ func (d *Direct) Nodes(ctx context.Context) (names []string, err error) {
 }
 
 // Policies returns the policies of the release, as the API server has them now.
-func (d *Direct) Policies(ctx context.Context) ([]*v3.GlobalNetworkPolicy, error) {
-	return ofCalico[v3.GlobalNetworkPolicy](ctx, d, globalNetworkPolicies, d.ofRelease())
+func (d *Direct) Policies(ctx context.Context) (policies []*v3.GlobalNetworkPolicy, err error) {
+	read, err := ofCalico[policy](ctx, d, globalNetworkPolicies, d.ofRelease())
+	for _, p := range read {
+		policies = append(policies, p.whole())
+	}
+	return policies, err
 }

@@ -8,9 +8,7 @@ import (
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -19,7 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
 // turnLimit is the longest that one cache waits for the answer to another one.
@@ -67,7 +65,7 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 			wake:      wake,
 			troubles:  map[string]trouble{},
 		}
-		s.store = newStore(strip(group), wake)
+		s.store = newStore(kept(group), wake)
 		s.reflector = s.newReflector(object)
 		return s
 	}
@@ -78,14 +76,14 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 	}
 	policies := func(subject, selector string) *source {
 		return newSource("GlobalNetworkPolicies "+subject, group, globalNetworkPolicies,
-			metav1.ListOptions{LabelSelector: selector}, &v3.GlobalNetworkPolicy{}, &v3.GlobalNetworkPolicyList{})
+			metav1.ListOptions{LabelSelector: selector}, &policy{}, &listOf[policy]{})
 	}
 	felix := func(name string) *source {
-		return newSource("FelixConfiguration "+name, group, felixConfigurations, byName(name), &v3.FelixConfiguration{}, &v3.FelixConfigurationList{})
+		return newSource("FelixConfiguration "+name, group, felixConfigurations, byName(name), &failsafe.Configuration{}, &listOf[failsafe.Configuration]{})
 	}
 	all := &caches{
 		group:     group,
-		node:      newSource("Node "+c.options.Node, "v1", "nodes", byName(c.options.Node), &corev1.Node{}, &corev1.NodeList{}),
+		node:      newSource("Node "+c.options.Node, "v1", "nodes", byName(c.options.Node), &node{}, &listOf[node]{}),
 		endpoints: endpoints,
 		policies:  policies("of release "+c.options.Release, c.ofRelease()),
 		information: newSource("ClusterInformation "+defaultName, group, clusterInformations, byName(defaultName),
@@ -366,41 +364,6 @@ func (s *source) problem() string {
 		return problem
 	}
 	return firstRead
-}
-
-// strip returns what drops from an object of the group what the agent does not
-// look at, before it is cached.
-func strip(group string) cache.TransformFunc {
-	return func(object any) (any, error) {
-		if accessor, err := meta.Accessor(object); err == nil {
-			accessor.SetManagedFields(nil)
-		}
-		switch o := object.(type) {
-		case *corev1.Node:
-			o.Status.Images = nil
-		case *v3.HostEndpoint:
-			if group != GroupCRD {
-				// It means nothing here. See endpoint.MetadataAnnotation.
-				delete(o.Annotations, endpoint.MetadataAnnotation)
-			}
-		case *v3.FelixConfiguration:
-			if group != GroupCRD {
-				delete(o.Annotations, endpoint.MetadataAnnotation)
-			}
-		case *v3.GlobalNetworkPolicy:
-			// The annotated revision stands for the rules, and of others' policies only
-			// counts whom they select.
-			o.Spec = v3.GlobalNetworkPolicySpec{
-				Selector:               o.Spec.Selector,
-				NamespaceSelector:      o.Spec.NamespaceSelector,
-				ServiceAccountSelector: o.Spec.ServiceAccountSelector,
-			}
-			if last := "kubectl.kubernetes.io/last-applied-configuration"; o.Annotations[last] != "" {
-				delete(o.Annotations, last)
-			}
-		}
-		return object, nil
-	}
 }
 
 // first returns the only object of a cache, or nothing.

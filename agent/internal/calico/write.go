@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
 // eventNamespace is where Kubernetes keeps Events about what has no namespace.
@@ -26,7 +28,8 @@ func (c *Cluster) CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) (*v3
 	if err := c.create(ctx, hostEndpoints, "HostEndpoint "+hep.Name, hep, stored); err != nil {
 		return nil, err
 	}
-	return stripped(c.known().group, stored), nil
+	trim(c.known().group, stored)
+	return stored, nil
 }
 
 // PatchEndpoint applies a JSON merge patch to the endpoint with that name and
@@ -38,7 +41,8 @@ func (c *Cluster) PatchEndpoint(ctx context.Context, name string, patch []byte) 
 	if err := c.patch(ctx, hostEndpoints, "HostEndpoint "+name, name, patch, stored); err != nil {
 		return nil, err
 	}
-	return stripped(c.known().group, stored), nil
+	trim(c.known().group, stored)
+	return stored, nil
 }
 
 // DeleteEndpoint deletes an endpoint, in the very version that is given.
@@ -47,10 +51,10 @@ func (c *Cluster) DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) erro
 }
 
 // CreateFelix creates a FelixConfiguration.
-func (c *Cluster) CreateFelix(ctx context.Context, configuration *v3.FelixConfiguration) error {
-	configuration = configuration.DeepCopy()
-	configuration.TypeMeta = metav1.TypeMeta{APIVersion: c.known().group, Kind: v3.KindFelixConfiguration}
-	return c.create(ctx, felixConfigurations, "FelixConfiguration "+configuration.Name, configuration, nil)
+func (c *Cluster) CreateFelix(ctx context.Context, configuration *failsafe.Configuration) error {
+	typed := *configuration
+	typed.TypeMeta = metav1.TypeMeta{APIVersion: c.known().group, Kind: v3.KindFelixConfiguration}
+	return c.create(ctx, felixConfigurations, "FelixConfiguration "+typed.Name, &typed, nil)
 }
 
 // PatchFelix applies a JSON merge patch to the FelixConfiguration with that name.
@@ -59,7 +63,7 @@ func (c *Cluster) PatchFelix(ctx context.Context, name string, patch []byte) err
 }
 
 // DeleteFelix deletes a FelixConfiguration, in the very version that is given.
-func (c *Cluster) DeleteFelix(ctx context.Context, configuration *v3.FelixConfiguration) error {
+func (c *Cluster) DeleteFelix(ctx context.Context, configuration *failsafe.Configuration) error {
 	return c.delete(ctx, felixConfigurations, "FelixConfiguration "+configuration.Name, configuration.ObjectMeta)
 }
 

@@ -47,11 +47,11 @@ type Cluster interface {
 	// DeleteEndpoint deletes an endpoint, in the version that is given.
 	DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) error
 	// FelixConfigurations returns all FelixConfigurations.
-	FelixConfigurations(ctx context.Context) ([]*v3.FelixConfiguration, error)
+	FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error)
 	// PatchFelix applies a JSON merge patch.
 	PatchFelix(ctx context.Context, name string, patch []byte) error
 	// DeleteFelix deletes a FelixConfiguration, in the version that is given.
-	DeleteFelix(ctx context.Context, configuration *v3.FelixConfiguration) error
+	DeleteFelix(ctx context.Context, configuration *failsafe.Configuration) error
 	// DeletePod deletes a Pod.
 	DeletePod(ctx context.Context, namespace, name string) error
 }
@@ -250,7 +250,7 @@ func (c *cleaner) restoreFailsafes(ctx context.Context) error {
 	}
 	var problems []error
 	type task struct {
-		configuration *v3.FelixConfiguration
+		configuration *failsafe.Configuration
 		change        failsafe.Change
 	}
 	var tasks []task

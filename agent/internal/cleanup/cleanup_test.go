@@ -35,7 +35,7 @@ type fake struct {
 	daemonSet bool
 	served    bool
 	endpoints map[string]*v3.HostEndpoint
-	felix     map[string]*v3.FelixConfiguration
+	felix     map[string]*failsafe.Configuration
 	pod       bool // that helm test has left
 	writes    []string
 	// before is asked before each call and may fail it.
@@ -45,7 +45,7 @@ type fake struct {
 func newFake() *fake {
 	return &fake{
 		daemonSet: true, pods: 2, served: true,
-		endpoints: map[string]*v3.HostEndpoint{}, felix: map[string]*v3.FelixConfiguration{},
+		endpoints: map[string]*v3.HostEndpoint{}, felix: map[string]*failsafe.Configuration{},
 		before: func(string) error { return nil },
 	}
 }
@@ -101,7 +101,7 @@ func (f *fake) Endpoints(context.Context) ([]*v3.HostEndpoint, error) {
 	return copies(f.endpoints), err
 }
 
-func (f *fake) FelixConfigurations(context.Context) ([]*v3.FelixConfiguration, error) {
+func (f *fake) FelixConfigurations(context.Context) ([]*failsafe.Configuration, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	err := f.call("list felix", false)
@@ -135,7 +135,7 @@ func (f *fake) DeleteEndpoint(_ context.Context, hep *v3.HostEndpoint) error {
 	return deleted(f.endpoints, hep.Name, hep.ResourceVersion)
 }
 
-func (f *fake) DeleteFelix(_ context.Context, configuration *v3.FelixConfiguration) error {
+func (f *fake) DeleteFelix(_ context.Context, configuration *failsafe.Configuration) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.call("delete "+configuration.Name, true); err != nil {
@@ -188,8 +188,8 @@ func patched[T metav1.Object](objects map[string]T, name string, patch []byte) e
 	}
 	object.SetLabels(nil)
 	object.SetAnnotations(nil)
-	if configuration, ok := any(object).(*v3.FelixConfiguration); ok {
-		configuration.Spec = v3.FelixConfigurationSpec{}
+	if configuration, ok := any(object).(*failsafe.Configuration); ok {
+		configuration.Spec = nil
 	}
 	if err := json.Unmarshal(after, object); err != nil {
 		return err
@@ -224,7 +224,7 @@ func (f *fake) run(t *testing.T) (said string, err error) {
 }
 
 // narrowed returns a FelixConfiguration that the release has made or changed.
-func (f *fake) narrowed(t *testing.T, node, release string, own *v3.FelixConfiguration) {
+func (f *fake) narrowed(t *testing.T, node, release string, own *failsafe.Configuration) {
 	t.Helper()
 	change, err := failsafe.Plan(own, nil, node, release, &failsafe.Want{Ports: []uint16{22}, CIDRs: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
 	require.NoError(t, err)
@@ -246,16 +246,16 @@ func TestEverythingOfTheReleaseGoesAndNothingElse(t *testing.T) {
 	f.hep("n3", "other", "host-endpoint=ingress")
 	f.endpoints["n4"] = &v3.HostEndpoint{ObjectMeta: metav1.ObjectMeta{Name: "n4"}}
 	f.narrowed(t, "n1", "fw", nil)
-	f.narrowed(t, "n2", "fw", &v3.FelixConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "node.n2", ResourceVersion: "1"}, Spec: v3.FelixConfigurationSpec{LogSeverityScreen: "Debug"}})
+	f.narrowed(t, "n2", "fw", &failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: "node.n2", ResourceVersion: "1"}, Spec: map[string]any{"logSeverityScreen": "Debug"}})
 	f.narrowed(t, "n3", "other", nil)
-	f.felix["default"] = &v3.FelixConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	f.felix["default"] = &failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
 	f.pod = true
 
 	said, err := f.run(t)
 	require.NoError(t, err, said)
 	assert.ElementsMatch(t, []string{"n3", "n4"}, keys(f.endpoints))
 	assert.ElementsMatch(t, []string{"default", "node.n2", "node.n3"}, keys(f.felix))
-	assert.Equal(t, v3.FelixConfigurationSpec{LogSeverityScreen: "Debug"}, f.felix["node.n2"].Spec)
+	assert.Equal(t, map[string]any{"logSeverityScreen": "Debug"}, f.felix["node.n2"].Spec)
 	assert.Empty(t, f.felix["node.n2"].Annotations)
 	assert.Equal(t, "other", failsafe.WrittenBy(f.felix["node.n3"]))
 	assert.False(t, f.daemonSet)

@@ -52,7 +52,7 @@ type Want struct {
 // fields is set; none: it is as it should be.
 type Change struct {
 	// Create is the object to create.
-	Create *v3.FelixConfiguration
+	Create *Configuration
 	// Patch is a JSON merge patch for the object that is there. It carries the
 	// object's resourceVersion, so the API server refuses it with 409 when the object
 	// is not the newest.
@@ -100,7 +100,7 @@ func Builtin() []v3.ProtoPort {
 
 // WrittenBy returns the release whose agent has changed the inbound list of a
 // FelixConfiguration, or made the object; empty: none has.
-func WrittenBy(configuration *v3.FelixConfiguration) string {
+func WrittenBy(configuration *Configuration) string {
 	if r, _ := remembered(configuration); r != nil {
 		return r.Release
 	}
@@ -118,7 +118,7 @@ func WrittenBy(configuration *v3.FelixConfiguration) string {
 // narrow, and nothing is written.
 //
 // An error means that what Felix would do with the list is not what it says.
-func Plan(own, def *v3.FelixConfiguration, node, release string, want *Want) (Change, error) {
+func Plan(own, def *Configuration, node, release string, want *Want) (Change, error) {
 	wrote, err := remembered(own)
 	if err != nil {
 		return Change{}, err
@@ -135,7 +135,10 @@ func Plan(own, def *v3.FelixConfiguration, node, release string, want *Want) (Ch
 	if len(want.CIDRs) == 0 {
 		return Change{}, errors.New("no network is given that SSH would stay open to")
 	}
-	before := listOf(own)
+	before, err := listOf(own)
+	if err != nil {
+		return Change{}, err
+	}
 	if wrote != nil && before != nil && same(*before, wrote.Written) {
 		// What is there is ours; what was there before is what counts.
 		before = wrote.Before
@@ -148,10 +151,7 @@ func Plan(own, def *v3.FelixConfiguration, node, release string, want *Want) (Ch
 	if same(list, narrowed) {
 		return takeBack(own, wrote)
 	}
-	filled, spec, err := fill(own, def, wrote)
-	if err != nil {
-		return Change{}, err
-	}
+	filled, spec := fill(own, def, wrote)
 	now := record{Release: release, Written: narrowed, Before: before, Filled: filled}
 	owner := endpoint.NodeOwner(node, want.Node)
 	if own == nil {
@@ -160,32 +160,24 @@ func Plan(own, def *v3.FelixConfiguration, node, release string, want *Want) (Ch
 	}
 	owners := othersOwners(own)
 	if now.Created = wrote != nil && wrote.Created; now.Created {
-		ours, err := holdsNothingElse(own, wrote)
-		if err != nil {
-			return Change{}, err
-		}
-		if ours {
+		if holdsNothingElse(own, wrote) {
 			owners = append(owners, owner)
 		}
 	}
 	return rewrite(own, wrote, now, owners, spec)
 }
 
-// create returns the change that makes the object, with the other fields given.
-func create(node string, now record, others map[string]any, owner metav1.OwnerReference) (Change, error) {
+// create returns the change that makes the object, with the list and the other fields
+// of the spec.
+func create(node string, now record, spec map[string]any, owner metav1.OwnerReference) (Change, error) {
 	text, err := json.Marshal(now)
 	if err != nil {
 		return Change{}, fmt.Errorf("encode annotation %s: %w", Annotation, err)
 	}
-	spec := v3.FelixConfigurationSpec{FailsafeInboundHostPorts: &now.Written}
-	data, err := json.Marshal(others)
-	if err == nil {
-		err = json.Unmarshal(data, &spec)
+	if spec[inbound], err = valueOf(now.Written); err != nil {
+		return Change{}, err
 	}
-	if err != nil {
-		return Change{}, fmt.Errorf("encode FelixConfiguration %s: %w", Name(node), err)
-	}
-	return Change{Create: &v3.FelixConfiguration{
+	return Change{Create: &Configuration{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:            Name(node),
 			Labels:          map[string]string{endpoint.ReleaseLabel: now.Release},
@@ -198,9 +190,13 @@ func create(node string, now record, others map[string]any, owner metav1.OwnerRe
 
 // rewrite returns the change from what the object has to the list and the record
 // of now, and to these owners. spec is what else changes.
-func rewrite(own *v3.FelixConfiguration, wrote *record, now record, owners []metav1.OwnerReference, spec map[string]any) (Change, error) {
-	if current := listOf(own); current == nil || !same(*current, now.Written) {
-		spec["failsafeInboundHostPorts"] = now.Written
+func rewrite(own *Configuration, wrote *record, now record, owners []metav1.OwnerReference, spec map[string]any) (Change, error) {
+	current, err := listOf(own)
+	if err != nil {
+		return Change{}, err
+	}
+	if current == nil || !same(*current, now.Written) {
+		spec[inbound] = now.Written
 	}
 	metadata := map[string]any{}
 	if !slices.EqualFunc(own.OwnerReferences, owners, sameOwner) {
@@ -218,24 +214,24 @@ func rewrite(own *v3.FelixConfiguration, wrote *record, now record, owners []met
 
 // takeBack returns the change that undoes what we wrote, and only that: a list
 // that somebody has edited since stays as it is.
-func takeBack(own *v3.FelixConfiguration, wrote *record) (Change, error) {
+func takeBack(own *Configuration, wrote *record) (Change, error) {
 	if wrote == nil {
 		return Change{}, nil
 	}
-	left := listOf(own)
+	left, err := listOf(own)
+	if err != nil {
+		return Change{}, err
+	}
 	spec := map[string]any{}
 	if left != nil && same(*left, wrote.Written) {
 		left = wrote.Before
-		spec["failsafeInboundHostPorts"] = nil
+		spec[inbound] = nil
 		if left != nil {
-			spec["failsafeInboundHostPorts"] = *left
+			spec[inbound] = *left
 		}
 	}
-	if wrote.Created && left == nil {
-		nothing, err := holdsNothingElse(own, wrote)
-		if nothing || err != nil {
-			return Change{Delete: nothing}, err
-		}
+	if wrote.Created && left == nil && holdsNothingElse(own, wrote) {
+		return Change{Delete: true}, nil
 	}
 	metadata := map[string]any{}
 	if wrote.Created {
@@ -252,7 +248,7 @@ func takeBack(own *v3.FelixConfiguration, wrote *record) (Change, error) {
 
 // patch returns the change of the object's annotation, to nil for none, of other
 // metadata and of fields of the spec.
-func patch(own *v3.FelixConfiguration, annotation any, metadata, spec map[string]any) (Change, error) {
+func patch(own *Configuration, annotation any, metadata, spec map[string]any) (Change, error) {
 	annotations := map[string]any{}
 	text, _ := annotation.(string)
 	if got, there := own.Annotations[Annotation]; there != (annotation != nil) || got != text {
@@ -278,12 +274,16 @@ func patch(own *v3.FelixConfiguration, annotation any, metadata, spec map[string
 
 // effective returns the list that Felix would have without us, where before is
 // what the node's own object says without us.
-func effective(own, def *v3.FelixConfiguration, before *[]v3.ProtoPort) ([]v3.ProtoPort, error) {
+func effective(own, def *Configuration, before *[]v3.ProtoPort) ([]v3.ProtoPort, error) {
 	source, list := own, before
 	if overridden(own) {
 		list = nil
 	} else if list == nil {
-		source, list = def, listOf(def)
+		inherited, err := listOf(def)
+		if err != nil {
+			return nil, err
+		}
+		source, list = def, inherited
 		if list == nil && !overridden(def) {
 			return Builtin(), nil
 		}
@@ -356,16 +356,9 @@ func (r *record) filled(f field, value string) bool {
 	return noted && (value == f.preset || value == note)
 }
 
-func listOf(configuration *v3.FelixConfiguration) *[]v3.ProtoPort {
-	if configuration == nil {
-		return nil
-	}
-	return configuration.Spec.FailsafeInboundHostPorts
-}
-
 // remembered returns what we noted on an object, nil if nothing. A note that
 // can't be read is an error, for guessing could take away what isn't ours.
-func remembered(own *v3.FelixConfiguration) (*record, error) {
+func remembered(own *Configuration) (*record, error) {
 	if own == nil {
 		return nil, nil
 	}
@@ -380,7 +373,7 @@ func remembered(own *v3.FelixConfiguration) (*record, error) {
 	return &r, nil
 }
 
-func overridden(configuration *v3.FelixConfiguration) bool {
+func overridden(configuration *Configuration) bool {
 	if configuration == nil {
 		return false
 	}
@@ -390,7 +383,7 @@ func overridden(configuration *v3.FelixConfiguration) bool {
 
 // annotationsOf returns the annotations as Calico reads them: the object's own,
 // and over them what endpoint.MetadataAnnotation says.
-func annotationsOf(configuration *v3.FelixConfiguration) map[string]string {
+func annotationsOf(configuration *Configuration) map[string]string {
 	annotations := make(map[string]string, len(configuration.Annotations))
 	maps.Copy(annotations, configuration.Annotations)
 	var shadow metav1.ObjectMeta
@@ -404,7 +397,7 @@ func annotationsOf(configuration *v3.FelixConfiguration) map[string]string {
 // withoutOurs returns the value of endpoint.MetadataAnnotation without our own
 // annotation in it, and whether it is in there. It would win over the one that we
 // write.
-func withoutOurs(configuration *v3.FelixConfiguration) (rest string, shadowed bool) {
+func withoutOurs(configuration *Configuration) (rest string, shadowed bool) {
 	var shadow map[string]any
 	if json.Unmarshal([]byte(configuration.Annotations[endpoint.MetadataAnnotation]), &shadow) != nil {
 		return "", false
@@ -419,7 +412,7 @@ func withoutOurs(configuration *v3.FelixConfiguration) (rest string, shadowed bo
 }
 
 // othersOwners returns the owners of an object but for its Node.
-func othersOwners(own *v3.FelixConfiguration) []metav1.OwnerReference {
+func othersOwners(own *Configuration) []metav1.OwnerReference {
 	return slices.DeleteFunc(slices.Clone(own.OwnerReferences), func(owner metav1.OwnerReference) bool {
 		return owner.Kind == "Node" && Name(owner.Name) == own.Name
 	})
@@ -431,7 +424,7 @@ func sameOwner(a, b metav1.OwnerReference) bool {
 
 // holdsNothingElse tells whether an object that we made has got nothing from
 // others since.
-func holdsNothingElse(own *v3.FelixConfiguration, wrote *record) (bool, error) {
+func holdsNothingElse(own *Configuration, wrote *record) bool {
 	annotations := annotationsOf(own)
 	delete(annotations, Annotation)
 	labels := maps.Clone(own.Labels)
@@ -439,17 +432,14 @@ func holdsNothingElse(own *v3.FelixConfiguration, wrote *record) (bool, error) {
 		delete(labels, endpoint.ReleaseLabel)
 	}
 	if len(annotations) > 0 || len(labels) > 0 || len(own.Finalizers) > 0 || len(othersOwners(own)) > 0 {
-		return false, nil
+		return false
 	}
-	spec, err := fieldsOf(own)
-	if err != nil {
-		return false, err
-	}
-	delete(spec, "failsafeInboundHostPorts")
+	spec := fieldsOf(own)
+	delete(spec, inbound)
 	for _, field := range filledFields() {
 		if value, _ := spec[field.name].(string); wrote.filled(field, value) {
 			delete(spec, field.name)
 		}
 	}
-	return len(spec) == 0, nil
+	return len(spec) == 0
 }

@@ -1,6 +1,7 @@
 package failsafe_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/netip"
 	"slices"
@@ -60,6 +61,38 @@ func want(list []uint16, cidrs ...string) *failsafe.Want {
 
 func admins() *failsafe.Want { return want([]uint16{22}, "192.0.2.0/24", "2001:db8::/32") }
 
+// read returns a FelixConfiguration as the agent reads it.
+func read(t testing.TB, typed *v3.FelixConfiguration) *failsafe.Configuration {
+	t.Helper()
+	if typed == nil {
+		return nil
+	}
+	return convert[failsafe.Configuration](t, typed)
+}
+
+// convert does what happens to an object on its way through an API server: it goes
+// in as JSON and comes out as JSON. What Calico's types don't know is an error.
+func convert[To any](t testing.TB, from any) *To {
+	t.Helper()
+	data, err := json.Marshal(from)
+	require.NoError(t, err)
+	to := new(To)
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	require.NoError(t, decoder.Decode(to))
+	return to
+}
+
+// plan plans for objects of Calico's types.
+func plan(t testing.TB, own, def *v3.FelixConfiguration, w *failsafe.Want) (failsafe.Change, error) {
+	t.Helper()
+	ours, theirs := read(t, own), read(t, def)
+	change, err := failsafe.Plan(ours, theirs, node, release, w)
+	require.Equal(t, read(t, own), ours, "the plan changes its input")
+	require.Equal(t, read(t, def), theirs, "the plan changes its input")
+	return change, err
+}
+
 // apply does to an object what an API server does with a change. asV3 fills in
 // what Calico's v3 API fills in.
 func apply(t testing.TB, own *v3.FelixConfiguration, change failsafe.Change, asV3 bool) *v3.FelixConfiguration {
@@ -67,7 +100,7 @@ func apply(t testing.TB, own *v3.FelixConfiguration, change failsafe.Change, asV
 	switch {
 	case change.Create != nil:
 		require.True(t, own == nil, "an object is created that is there")
-		own = change.Create.DeepCopy()
+		own = convert[v3.FelixConfiguration](t, change.Create)
 	case change.Delete:
 		require.NotNil(t, own)
 		return nil
@@ -107,15 +140,10 @@ func pointer[T any](v T) *T { return &v }
 // settle plans and applies, and proves that a second plan finds nothing to do.
 func settle(t testing.TB, own, def *v3.FelixConfiguration, w *failsafe.Want, asV3 bool) *v3.FelixConfiguration {
 	t.Helper()
-	var untouched *v3.FelixConfiguration
-	if own != nil {
-		untouched = own.DeepCopy()
-	}
-	change, err := failsafe.Plan(own, def, node, release, w)
+	change, err := plan(t, own, def, w)
 	require.NoError(t, err)
-	require.Equal(t, untouched, own, "the plan changes its input")
 	own = apply(t, own, change, asV3)
-	again, err := failsafe.Plan(own, def, node, release, w)
+	again, err := plan(t, own, def, w)
 	require.NoError(t, err)
 	require.True(t, again.None(), "the second plan: %s", again.Patch)
 	return own
@@ -172,7 +200,7 @@ func TestEntriesForSSHGiveWayToOneForEachNetwork(t *testing.T) {
 				require.NotNil(t, after)
 				assert.Equal(t, "node.n1", after.Name)
 				assert.Equal(t, ports(test.list), *after.Spec.FailsafeInboundHostPorts)
-				assert.Equal(t, release, failsafe.WrittenBy(after))
+				assert.Equal(t, release, failsafe.WrittenBy(read(t, after)))
 
 				// And back.
 				restored := settle(t, after, def, nil, asV3)
@@ -182,7 +210,7 @@ func TestEntriesForSSHGiveWayToOneForEachNetwork(t *testing.T) {
 				}
 				assert.Equal(t, own.Spec.FailsafeInboundHostPorts, restored.Spec.FailsafeInboundHostPorts)
 				assert.Empty(t, restored.Annotations)
-				assert.Empty(t, failsafe.WrittenBy(restored))
+				assert.Empty(t, failsafe.WrittenBy(read(t, restored)))
 			})
 		})
 	}
@@ -280,11 +308,31 @@ func TestObjectThatWeMadeStaysWhenOthersUseIt(t *testing.T) {
 			rest := settle(t, own, nil, nil, false)
 			require.NotNil(t, rest)
 			assert.Nil(t, rest.Spec.FailsafeInboundHostPorts)
-			assert.Empty(t, failsafe.WrittenBy(rest))
+			assert.Empty(t, failsafe.WrittenBy(read(t, rest)))
 			rest = settle(t, rest, nil, nil, false)
 			assert.NotNil(t, rest, "it is not ours any more")
 		})
 	}
+}
+
+func TestFieldThatNoTypeKnowsIsSeenAndLeftAlone(t *testing.T) {
+	own := read(t, settle(t, nil, nil, admins(), false))
+	own.Spec["fieldOfALaterCalico"] = map[string]any{"limit": int64(1)}
+	for name, w := range map[string]*failsafe.Want{"narrowed": want([]uint16{22}, "198.51.100.0/24"), "taken back": nil} {
+		t.Run(name, func(t *testing.T) {
+			change, err := failsafe.Plan(own, nil, node, release, w)
+			require.NoError(t, err)
+			assert.False(t, change.Delete, "somebody else uses the object")
+			assert.NotEmpty(t, change.Patch)
+			assert.NotContains(t, string(change.Patch), "fieldOfALaterCalico")
+		})
+	}
+}
+
+func TestListThatIsNoneIsNamed(t *testing.T) {
+	own := &failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: "node.n1"}, Spec: map[string]any{"failsafeInboundHostPorts": "tcp:22"}}
+	_, err := failsafe.Plan(own, nil, node, release, admins())
+	assert.ErrorContains(t, err, "read spec.failsafeInboundHostPorts of FelixConfiguration node.n1")
 }
 
 // shadow does what calicoctl does to an object that is stored in
@@ -304,7 +352,7 @@ func shadow(t testing.TB, c *v3.FelixConfiguration, more map[string]string) {
 func TestNoteThatCalicoctlMovedIsFoundAgain(t *testing.T) {
 	own := settle(t, nil, nil, admins(), false)
 	shadow(t, own, nil)
-	assert.Equal(t, release, failsafe.WrittenBy(own))
+	assert.Equal(t, release, failsafe.WrittenBy(read(t, own)))
 	assert.True(t, settle(t, own.DeepCopy(), nil, nil, false) == nil, "we made it, and it holds nothing else")
 
 	own = settle(t, own, nil, want([]uint16{22}, "198.51.100.0/24"), false)
@@ -345,7 +393,7 @@ func TestWhatTheNodesOwnObjectSaysOfThemStays(t *testing.T) {
 		own.Spec.BPFConnectTimeLoadBalancingEnabled = pointer(true)
 		def.Spec.FloatingIPs = pointer(v3.FloatingIPsEnabled)
 		def.Spec.BPFConnectTimeLoadBalancing = pointer(v3.BPFConnectTimeLBDisabled)
-		change, err := failsafe.Plan(own, def, node, release, admins())
+		change, err := plan(t, own, def, admins())
 		require.NoError(t, err)
 		for _, word := range []string{"floatingIPs", "bpfConnectTimeLoadBalancing"} {
 			var patch struct{ Spec map[string]any }
@@ -394,7 +442,7 @@ func TestWhatFelixWouldReadOtherwiseIsRefused(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			change, err := failsafe.Plan(test.own, test.def, node, release, test.want)
+			change, err := plan(t, test.own, test.def, test.want)
 			assert.ErrorContains(t, err, test.words)
 			assert.True(t, change.None())
 		})
@@ -408,7 +456,7 @@ func TestWhatIsNotOursIsNotTakenBack(t *testing.T) {
 	other := configuration("node.n1", "TCP:22")
 	other.Annotations = map[string]string{failsafe.Annotation: `{"release":"other","written":[{"protocol":"TCP","port":22}],"created":true}`}
 	for _, own := range []*v3.FelixConfiguration{nil, configuration("node.n1", "TCP:22"), other} {
-		change, err := failsafe.Plan(own, nil, node, release, nil)
+		change, err := plan(t, own, nil, nil)
 		require.NoError(t, err)
 		assert.True(t, change.None())
 	}

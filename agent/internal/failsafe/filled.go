@@ -1,12 +1,6 @@
 package failsafe
 
-import (
-	"encoding/json"
-	"fmt"
-	"maps"
-
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
-)
+import v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 // field is a field of the spec that Calico's v3 API fills in with its default
 // whenever somebody writes a FelixConfiguration without it. In the object of a
@@ -31,15 +25,8 @@ const (
 
 // fill returns, of the fields that are not set by somebody in own, what should be
 // noted of each, and the changes to the spec that keep default's value in force.
-func fill(own, def *v3.FelixConfiguration, wrote *record) (noted map[string]string, spec map[string]any, err error) {
-	ours, err := fieldsOf(own)
-	if err != nil {
-		return nil, nil, err
-	}
-	theirs, err := fieldsOf(def)
-	if err != nil {
-		return nil, nil, err
-	}
+func fill(own, def *Configuration, wrote *record) (noted map[string]string, spec map[string]any) {
+	ours, theirs := fieldsOf(own), fieldsOf(def)
 	noted, spec = map[string]string{}, map[string]any{}
 	for _, f := range filledFields() {
 		current, set := ours[f.name].(string)
@@ -58,7 +45,7 @@ func fill(own, def *v3.FelixConfiguration, wrote *record) (noted map[string]stri
 			spec[f.name] = nil
 		}
 	}
-	return noted, spec, nil
+	return noted, spec
 }
 
 // inForce returns what the fields of default say about f; empty: what Calico
@@ -79,22 +66,4 @@ func inForce(fields map[string]any, f field) string {
 		return ""
 	}
 	return value
-}
-
-// fieldsOf returns the fields that the spec of a FelixConfiguration has, none if
-// there is no object.
-func fieldsOf(configuration *v3.FelixConfiguration) (fields map[string]any, err error) {
-	if configuration == nil {
-		return nil, nil
-	}
-	data, err := json.Marshal(configuration.Spec)
-	if err == nil {
-		err = json.Unmarshal(data, &fields)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("encode FelixConfiguration %s: %w", configuration.Name, err)
-	}
-	// One field of the type is written even where it is empty.
-	maps.DeleteFunc(fields, func(_ string, value any) bool { return value == "" })
-	return fields, nil
 }

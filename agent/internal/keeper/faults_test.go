@@ -232,7 +232,7 @@ func sshOnly() *failsafe.Want {
 func TestFailsafeIsNarrowedAfterTheNodeIsArmedAndWidenedWhenNothingIsToBeClosed(t *testing.T) {
 	config := testConfig()
 	config.Failsafe = sshOnly()
-	var left map[string]*v3.FelixConfiguration
+	var left map[string]*failsafe.Configuration
 	playWith(t, config, func(c *cluster) { c.policies = testPolicies("r2", "fw-drop") }, func(s *scene) {
 		s.pass(time.Hour)
 		assert.Equal(t, []string{"create unarmed"}, s.take(), "the policy that lets SSH in may be the one that is missing")
@@ -249,12 +249,12 @@ func TestFailsafeIsNarrowedAfterTheNodeIsArmedAndWidenedWhenNothingIsToBeClosed(
 		assert.Equal(t, []string{"create felix"}, s.take())
 
 		s.change(func() {
-			ports := []v3.ProtoPort{{Protocol: "TCP", Port: 22}, {Protocol: "TCP", Port: 6443}}
-			s.putFelix(&v3.FelixConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v3.FelixConfigurationSpec{FailsafeInboundHostPorts: &ports}})
+			ports := []any{map[string]any{"protocol": "TCP", "port": int64(22)}, map[string]any{"protocol": "TCP", "port": int64(6443)}}
+			s.putFelix(&failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: map[string]any{"failsafeInboundHostPorts": ports}})
 		})
 		s.pass(time.Minute)
 		assert.Equal(t, []string{"patch felix"}, s.take(), "default is followed")
-		assert.Len(t, *s.felix["node.n1"].Spec.FailsafeInboundHostPorts, 2)
+		assert.Len(t, s.felix["node.n1"].Spec["failsafeInboundHostPorts"], 2)
 		left = s.felix
 	})
 	off, audit := config, config

@@ -61,20 +61,20 @@ type API interface {
 	// Foreign returns the policies that are not the release's, or why not.
 	Foreign() (policies []*v3.GlobalNetworkPolicy, problem string)
 	// Felix returns the FelixConfigurations of the Node and for all nodes, or why not.
-	Felix() (own, forAll *v3.FelixConfiguration, problem string)
+	Felix() (own, forAll *failsafe.Configuration, problem string)
 
 	// Endpoints are created, and changed by a JSON merge patch; FelixConfigurations
 	// are also deleted, in the version that is given. What is stored comes back.
 	CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) (*v3.HostEndpoint, error)
 	PatchEndpoint(ctx context.Context, name string, patch []byte) (*v3.HostEndpoint, error)
-	CreateFelix(ctx context.Context, configuration *v3.FelixConfiguration) error
+	CreateFelix(ctx context.Context, configuration *failsafe.Configuration) error
 	PatchFelix(ctx context.Context, name string, patch []byte) error
-	DeleteFelix(ctx context.Context, configuration *v3.FelixConfiguration) error
+	DeleteFelix(ctx context.Context, configuration *failsafe.Configuration) error
 	// CreateEvent creates an Event about the Node.
 	CreateEvent(ctx context.Context, event *corev1.Event) error
 
 	// ReadFelix returns the FelixConfiguration of the Node, nil when there is none.
-	ReadFelix(ctx context.Context) (*v3.FelixConfiguration, error)
+	ReadFelix(ctx context.Context) (*failsafe.Configuration, error)
 	// AnyArmed tells whether the endpoint with that name, or any where it is empty, is
 	// the release's and has these labels too.
 	AnyArmed(ctx context.Context, name string, arming map[string]string) (bool, error)

@@ -23,6 +23,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
 // cluster is an API server with one node's view of it, and a cache that is
@@ -39,10 +41,10 @@ type cluster struct {
 	node     *corev1.Node
 	policies []*v3.GlobalNetworkPolicy
 	foreign  []*v3.GlobalNetworkPolicy
-	notReady bool                              // the datastore
-	stored   map[string]*v3.HostEndpoint       // whosever they are
-	cached   map[string]*v3.HostEndpoint       // as the cache has them
-	felix    map[string]*v3.FelixConfiguration // as the cache has them, behind by felixLag
+	notReady bool                               // the datastore
+	stored   map[string]*v3.HostEndpoint        // whosever they are
+	cached   map[string]*v3.HostEndpoint        // as the cache has them
+	felix    map[string]*failsafe.Configuration // as the cache has them, behind by felixLag
 	felixLag time.Duration
 	noFelix  string // why there is no cache of it
 	byLabel  bool   // as Config.Named asks for
@@ -90,7 +92,7 @@ func (c *cluster) Foreign() ([]*v3.GlobalNetworkPolicy, string) {
 	}
 	return c.foreign, ""
 }
-func (c *cluster) Felix() (own, forAll *v3.FelixConfiguration, problem string) {
+func (c *cluster) Felix() (own, forAll *failsafe.Configuration, problem string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !slices.Contains(c.follows, "felix") {
@@ -244,7 +246,7 @@ func merge(t *testing.T, current any, patch []byte, into any) {
 	require.NoError(t, json.Unmarshal(after, into))
 }
 
-func (c *cluster) CreateFelix(_ context.Context, configuration *v3.FelixConfiguration) error {
+func (c *cluster) CreateFelix(_ context.Context, configuration *failsafe.Configuration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.request("create felix"); err != nil {
@@ -260,13 +262,13 @@ func (c *cluster) PatchFelix(_ context.Context, name string, patch []byte) error
 	if err := c.request("patch felix"); err != nil {
 		return err
 	}
-	var patched v3.FelixConfiguration
+	var patched failsafe.Configuration
 	merge(c.t, c.felix[name], patch, &patched)
 	c.putFelix(&patched)
 	return nil
 }
 
-func (c *cluster) DeleteFelix(_ context.Context, configuration *v3.FelixConfiguration) error {
+func (c *cluster) DeleteFelix(_ context.Context, configuration *failsafe.Configuration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.request("delete felix"); err != nil {
@@ -278,7 +280,7 @@ func (c *cluster) DeleteFelix(_ context.Context, configuration *v3.FelixConfigur
 }
 
 // putFelix stores a version. The lock is held.
-func (c *cluster) putFelix(configuration *v3.FelixConfiguration) {
+func (c *cluster) putFelix(configuration *failsafe.Configuration) {
 	c.version++
 	configuration = configuration.DeepCopy()
 	configuration.ResourceVersion = strconv.Itoa(c.version)
@@ -298,7 +300,7 @@ func (c *cluster) CreateEvent(_ context.Context, event *corev1.Event) error {
 	return nil
 }
 
-func (c *cluster) ReadFelix(context.Context) (*v3.FelixConfiguration, error) {
+func (c *cluster) ReadFelix(context.Context) (*failsafe.Configuration, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.felix["node.n1"], c.request("read felix")
@@ -454,7 +456,7 @@ func playWith(t *testing.T, config Config, prepare func(c *cluster), test func(s
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := &cluster{t: t, node: testNode("n1"), wake: func() {}, byLabel: config.Named(),
-			stored: map[string]*v3.HostEndpoint{}, cached: map[string]*v3.HostEndpoint{}, felix: map[string]*v3.FelixConfiguration{}}
+			stored: map[string]*v3.HostEndpoint{}, cached: map[string]*v3.HostEndpoint{}, felix: map[string]*failsafe.Configuration{}}
 		prepare(c)
 		s := &scene{cluster: c, log: &logBuffer{}, ended: make(chan struct{})}
 		s.keeper = New(config, c, slog.New(slog.NewTextHandler(s.log, nil)))

@@ -277,7 +277,7 @@ func (k *Keeper) widenFelix(ctx context.Context, f facts, alarm *alarm) error {
 }
 
 // changeFelix makes the change, unless it has to wait.
-func (k *Keeper) changeFelix(ctx context.Context, f facts, own *v3.FelixConfiguration, change failsafe.Change, alarm *alarm) error {
+func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configuration, change failsafe.Change, alarm *alarm) error {
 	if left := k.holdFelix.left(f.now); left > 0 {
 		alarm.in(left)
 		return k.holdFelix.err
@@ -313,7 +313,7 @@ func (k *Keeper) changeFelix(ctx context.Context, f facts, own *v3.FelixConfigur
 }
 
 // versionOf returns the version of an object, empty when there is none.
-func versionOf(configuration *v3.FelixConfiguration) string {
+func versionOf(configuration *failsafe.Configuration) string {
 	if configuration == nil {
 		return ""
 	}

@@ -1,0 +1,138 @@
+package calico
+
+import (
+	"slices"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+)
+
+// This file says what is read of each kind. A decoder keeps what it knows of a type
+// for as long as the process lives, and the whole types of Node and
+// GlobalNetworkPolicy are large.
+
+// node is what is read of a Node.
+type node struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Status struct {
+		Conditions []corev1.NodeCondition `json:"conditions,omitempty"`
+		Addresses  []corev1.NodeAddress   `json:"addresses,omitempty"`
+	} `json:"status,omitempty"`
+}
+
+// DeepCopyObject is for the client, as are those of the other kinds.
+func (n *node) DeepCopyObject() runtime.Object {
+	copied := *n
+	n.ObjectMeta.DeepCopyInto(&copied.ObjectMeta)
+	copied.Status.Conditions, copied.Status.Addresses = slices.Clone(n.Status.Conditions), slices.Clone(n.Status.Addresses)
+	return &copied
+}
+
+// whole returns the Node, of which nothing else is known.
+func (n *node) whole() *corev1.Node {
+	return &corev1.Node{ObjectMeta: n.ObjectMeta, Status: corev1.NodeStatus{Conditions: n.Status.Conditions, Addresses: n.Status.Addresses}}
+}
+
+// policy is what is read of a GlobalNetworkPolicy. Of the release's, the annotated
+// revision stands for the rules, and of others' only counts whom they select.
+type policy struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec struct {
+		Selector               string `json:"selector,omitempty"`
+		NamespaceSelector      string `json:"namespaceSelector,omitempty"`
+		ServiceAccountSelector string `json:"serviceAccountSelector,omitempty"`
+	} `json:"spec,omitempty"`
+}
+
+func (p *policy) DeepCopyObject() runtime.Object {
+	copied := *p
+	p.ObjectMeta.DeepCopyInto(&copied.ObjectMeta)
+	return &copied
+}
+
+// whole returns the policy, of which nothing else is known.
+func (p *policy) whole() *v3.GlobalNetworkPolicy {
+	return &v3.GlobalNetworkPolicy{ObjectMeta: p.ObjectMeta, Spec: v3.GlobalNetworkPolicySpec{
+		Selector:               p.Spec.Selector,
+		NamespaceSelector:      p.Spec.NamespaceSelector,
+		ServiceAccountSelector: p.Spec.ServiceAccountSelector,
+	}}
+}
+
+// listOf is a list of one of these kinds.
+type listOf[T any] struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []T `json:"items"`
+}
+
+// DeepCopyObject returns a list with the same items: nobody changes them.
+func (l *listOf[T]) DeepCopyObject() runtime.Object {
+	copied := *l
+	return &copied
+}
+
+// newScheme knows what is read of Calico's kinds in both groups, where they look the
+// same, so that one client serves both, and of Nodes.
+func newScheme() *runtime.Scheme {
+	scheme := runtime.NewScheme()
+	for _, group := range []string{GroupV3, GroupCRD} {
+		gv := groupVersion(group)
+		scheme.AddKnownTypes(gv,
+			&v3.HostEndpoint{}, &v3.HostEndpointList{},
+			&v3.ClusterInformation{}, &v3.ClusterInformationList{},
+		)
+		add(scheme, gv.WithKind(v3.KindGlobalNetworkPolicy), &policy{}, &listOf[policy]{})
+		add(scheme, gv.WithKind(v3.KindFelixConfiguration), &failsafe.Configuration{}, &listOf[failsafe.Configuration]{})
+	}
+	add(scheme, corev1.SchemeGroupVersion.WithKind("Node"), &node{}, &listOf[node]{})
+	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
+	return scheme
+}
+
+// add makes a scheme know a kind, and its list, by types of ours.
+func add(scheme *runtime.Scheme, kind schema.GroupVersionKind, object, list runtime.Object) {
+	scheme.AddKnownTypeWithName(kind, object)
+	kind.Kind += "List"
+	scheme.AddKnownTypeWithName(kind, list)
+}
+
+// kept returns what makes of an object that was read in the group what is kept of it.
+func kept(group string) cache.TransformFunc {
+	return func(object any) (any, error) {
+		switch o := object.(type) {
+		case *node:
+			object = o.whole()
+		case *policy:
+			// What was applied is the whole policy once more.
+			delete(o.Annotations, "kubectl.kubernetes.io/last-applied-configuration")
+			object = o.whole()
+		}
+		if o, ok := object.(metav1.Object); ok {
+			trim(group, o)
+		}
+		return object, nil
+	}
+}
+
+// trim drops from an object that was read in the group what is of no use, and may
+// be large.
+func trim(group string, object metav1.Object) {
+	object.SetManagedFields(nil)
+	if group != GroupCRD {
+		// It means nothing there.
+		delete(object.GetAnnotations(), endpoint.MetadataAnnotation)
+	}
+}
