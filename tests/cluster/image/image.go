@@ -24,8 +24,9 @@ import (
 
 // Config is what an image says of the process that runs in it.
 type Config struct {
-	Entrypoint string // path of the binary in the image
-	User       string // numeric; empty is root
+	Entrypoint string   // path of the binary in the image
+	User       string   // numeric; empty is root
+	Env        []string // NAME=VALUE
 	Labels     map[string]string
 	Arch       string // GOARCH; empty is this machine's
 }
@@ -52,7 +53,7 @@ func Binary(ctx context.Context, root, pkg, target, arch string, set ...string) 
 
 // buildFlags are those of the Dockerfile, where their reason stands; a test compares the two.
 func buildFlags() []string {
-	return []string{"-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2", "-gcflags", "k8s.io/api/...=-l"}
+	return []string{"-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2", "-gcflags", "k8s.io/api/...=-l -d=wrapglobalmapctl=2"}
 }
 
 // File is one file of an image.
@@ -98,7 +99,7 @@ func PackFiles(contents []File, ref, archive string, c Config) error {
 	}
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", cmp.Or(c.Arch, runtime.GOARCH)
-	config.Config = v1.Config{Entrypoint: []string{c.Entrypoint}, User: c.User, Labels: c.Labels}
+	config.Config = v1.Config{Entrypoint: []string{c.Entrypoint}, User: c.User, Env: c.Env, Labels: c.Labels}
 	if img, err = mutate.ConfigFile(img, config); err != nil {
 		return fmt.Errorf("pack image %s: %w", ref, err)
 	}
