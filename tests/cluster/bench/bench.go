@@ -50,10 +50,12 @@ type bench struct {
 
 var nodesResource = schema.GroupVersionResource{Version: "v1", Resource: "nodes"}
 
-// Run starts a cluster, measures everything on it, and takes it away. Progress goes to out.
-func Run(ctx context.Context, root string, settings Settings, out io.Writer) (report *Report, err error) {
+// Run measures everything on a cluster that it starts, and many nodes on another one. Progress goes to out. With an error
+// comes what was measured before it.
+func Run(ctx context.Context, root string, settings Settings, out io.Writer) (*Report, error) {
 	b := &bench{root: root, settings: settings, out: out, began: time.Now()}
-	report = &Report{Date: b.began.UTC().Format(time.DateOnly), Settings: settings.record()}
+	var err error
+	report := &Report{Date: b.began.UTC().Format(time.DateOnly), Settings: settings.record()}
 	if report.Machine, err = machine(); err != nil {
 		return nil, err
 	}
@@ -61,36 +63,60 @@ func Run(ctx context.Context, root string, settings Settings, out io.Writer) (re
 		return nil, err
 	}
 	report.Versions["Go"] = runtime.Version()
-	b.cluster, err = cluster.UpWith(ctx, root, out, cluster.Options{
+	if len(b.contenders()) > 0 {
+		if err := b.onCluster(ctx, func(ctx context.Context) (err error) {
+			report.Contenders, err = b.compare(ctx)
+			return err
+		}); err != nil {
+			return report, err
+		}
+	}
+	if len(settings.Scale) > 0 {
+		// What the others have left in an API server is not what many nodes cost it.
+		if err := b.onCluster(ctx, func(ctx context.Context) (err error) {
+			report.Scale, err = b.scale(ctx)
+			return err
+		}); err != nil {
+			return report, fmt.Errorf("measure at scale: %w", err)
+		}
+	}
+	report.Minutes = time.Since(b.began).Minutes()
+	report.Promises = promises(report)
+	return report, nil
+}
+
+// onCluster starts a cluster, does something with it, and takes it away.
+func (b *bench) onCluster(ctx context.Context, do func(context.Context) error) (err error) {
+	b.cluster, err = cluster.UpWith(ctx, b.root, b.out, cluster.Options{
 		Programs: []string{binaries.KubeControllers},
 		// Nodes that are mere objects have no kubelet that says again and again that they are Ready.
 		ControllerManager: []string{"--node-monitor-grace-period=24h"},
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer func() { err = errors.Join(err, cluster.Down(root, out)) }()
+	defer func() { err = errors.Join(err, cluster.Down(b.root, b.out)) }()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	if err := b.connect(ctx); err != nil {
-		return nil, err
+		return err
 	}
+	return do(ctx)
+}
+
+// compare measures the contenders, one after the other.
+func (b *bench) compare(ctx context.Context) (results []Result, err error) {
 	if err := b.kubectl(ctx, "", "create", "namespace", namespace); err != nil {
 		return nil, err
 	}
 	for _, c := range b.contenders() {
 		result, err := b.measure(ctx, c)
 		if err != nil {
-			return nil, fmt.Errorf("measure %s: %w", c.name, err)
+			return results, fmt.Errorf("measure %s: %w", c.name, err)
 		}
-		report.Contenders = append(report.Contenders, result)
+		results = append(results, result)
 	}
-	if report.Scale, err = b.scale(ctx); err != nil {
-		return nil, fmt.Errorf("measure at scale: %w", err)
-	}
-	report.Minutes = time.Since(b.began).Minutes()
-	report.Promises = promises(report)
-	return report, nil
+	return results, nil
 }
 
 // connect opens the bench's own connections, straight into the network of the API server.
@@ -158,6 +184,7 @@ func (b *bench) measure(ctx context.Context, c *contender) (r Result, err error)
 	if r.Repair, err = b.repairs(ctx, c); err != nil {
 		return r, err
 	}
+	repaired := time.Now()
 	b.say("back, ms: %s", r.Repair.text())
 	if c.perNode {
 		r.Joins, err = b.joins(ctx, c)
@@ -167,7 +194,7 @@ func (b *bench) measure(ctx context.Context, c *contender) (r Result, err error)
 	if err != nil {
 		return r, err
 	}
-	r.Idle, err = b.idle(ctx, c)
+	r.Idle, err = b.idle(ctx, c, repaired)
 	return r, err
 }
 

@@ -47,6 +47,7 @@ type contender struct {
 	rounds   int
 	limit    time.Duration
 	sleeps   time.Duration // between two looks, for a loop that does
+	tells    time.Duration // how long it may keep what it has to tell of the rounds
 }
 
 // node is where the pod that is measured runs; empty: the contender has only one.
@@ -88,7 +89,7 @@ func (b *bench) contenders() []*contender {
 			name:    Agent,
 			what:    "installed with the chart, `ssh.cidrs` given",
 			archive: archive("agent"), namespace: releaseNamespace, pods: "app.kubernetes.io/name=host-firewall", user: account(releaseNamespace, releaseName), perNode: true,
-			endpoint: itself, armed: labelled, rounds: b.settings.Rounds, limit: eventLimit,
+			endpoint: itself, armed: labelled, rounds: b.settings.Rounds, limit: eventLimit, tells: repairsOut,
 		},
 		{
 			name: Article,

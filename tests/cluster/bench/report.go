@@ -200,7 +200,7 @@ func (r *Report) Markdown() string {
 	var t strings.Builder
 	fmt.Fprintf(&t, `# Benchmarks
 
-Written by `+"`make bench`"+`; every figure was measured by it, in one run on one cluster. Do not edit. All samples are in
+Written by `+"`make bench`"+`; every figure was measured by it, in one run. Do not edit. All samples are in
 [benchmarks.json](benchmarks.json).
 
 %s. Machine: %d cores, %.0f GiB memory, Linux %s, %s, with all of the cluster on it: a control plane (etcd does not wait for
@@ -229,7 +229,7 @@ the disk) and two workers with containerd, kubelet, kube-proxy and Felix. Versio
 }
 
 func (r *Report) writeContenders(t *strings.Builder) {
-	t.WriteString("## Beside what else one could run\n\n")
+	t.WriteString("## Beside what else one could run\n\nOne after the other on the same cluster.\n\n")
 	rows := [][]string{{""}}
 	add := func(title string, cell func(Result) string) {
 		row := []string{title}
@@ -290,8 +290,8 @@ func (r *Report) writeScale(t *strings.Builder) {
 	t.WriteString(`## At scale
 
 The agent's own loop for every node in one process, each with its own client, connection and watches, against the one API
-server; but for one, the Nodes are objects with a Ready condition, and all of a release but its DaemonSet is there. Nobody runs those
-Nodes: controller manager, scheduler and Felix are stopped meanwhile.
+server of a cluster that has just started; but for one, the Nodes are objects with a Ready condition, and all of a release but its
+DaemonSet is there. Nobody runs those Nodes: controller manager, scheduler and Felix are stopped meanwhile.
 
 `)
 	rows := [][]string{{"nodes"}}

@@ -202,14 +202,16 @@ func bareNode(number int, name string) *corev1.Node {
 
 const bareLabel = "host-firewall.test/bare"
 
-// idle measures a contender that has nothing to do.
-func (b *bench) idle(ctx context.Context, c *contender) (*Idle, error) {
+// idle measures a contender that has nothing to do since that time.
+func (b *bench) idle(ctx context.Context, c *contender, rest time.Time) (*Idle, error) {
 	i, err := b.find(ctx, c, c.node(b))
 	if err != nil {
 		return nil, err
 	}
 	b.say("idle for %s", b.settings.Idle)
-	if err := sleep(ctx, quiet); err != nil {
+	// A quick look does not wait for minutes.
+	tells := min(c.tells, 2*b.settings.Idle)
+	if err := sleep(ctx, max(quiet, time.Until(rest.Add(tells)))); err != nil {
 		return nil, err
 	}
 	before, err := statOf(i.pid)
@@ -267,9 +269,14 @@ func kind(c cluster.Call) string {
 	return c.Verb + " " + c.Resource
 }
 
-// quiet is how long everything has to settle before an idle contender is measured. An agent keeps what it has to tell of
-// the rounds for up to a minute.
-const quiet = 75 * time.Second
+const (
+	// quiet is how long everything has to settle before it is measured idle.
+	quiet = 15 * time.Second
+	// newsOut is how long an agent may keep what it has to tell of its arming.
+	newsOut = 75 * time.Second
+	// repairsOut is that for repairs: one Event tells of those of five minutes.
+	repairsOut = 6 * time.Minute
+)
 
 // present is armed for an endpoint that takes effect without a label.
 func present(*unstructured.Unstructured) bool { return true }

@@ -43,9 +43,6 @@ const (
 
 // scale measures the agent's keepers for many nodes, a larger number each time.
 func (b *bench) scale(ctx context.Context) ([]Scale, error) {
-	if len(b.settings.Scale) == 0 {
-		return nil, nil
-	}
 	b.head("at scale")
 	// The workers would only take time away.
 	for _, w := range b.workers() {
@@ -80,16 +77,16 @@ func (b *bench) scale(ctx context.Context) ([]Scale, error) {
 	for _, n := range slices.Sorted(slices.Values(b.settings.Scale)) {
 		if len(results) > 0 {
 			if err := b.clear(ctx); err != nil {
-				return nil, err
+				return results, err
 			}
 		}
 		b.say("creating Nodes until there are %d", n)
 		if nodes, err = b.addBareNodes(ctx, nodes, n); err != nil {
-			return nil, err
+			return results, err
 		}
 		r, err := b.scaleTo(ctx, nodes, program, kubeconfig, args)
 		if err != nil {
-			return nil, fmt.Errorf("%d nodes: %w", n, err)
+			return results, fmt.Errorf("%d nodes: %w", n, err)
 		}
 		results = append(results, r)
 	}
@@ -253,9 +250,9 @@ func (b *bench) server() (int, error) {
 	return pids[0], nil
 }
 
-// watchServer measures the API server while nobody wants anything of it.
-func (b *bench) watchServer(ctx context.Context, pid int) (cpu, window time.Duration, resident int64, err error) {
-	if err := sleep(ctx, quiet); err != nil {
+// watchServer measures the API server while nobody wants anything of it, after some time to settle.
+func (b *bench) watchServer(ctx context.Context, pid int, settle time.Duration) (cpu, window time.Duration, resident int64, err error) {
+	if err := sleep(ctx, settle); err != nil {
 		return 0, 0, 0, err
 	}
 	window = min(b.settings.Idle, serverWindow)
@@ -280,7 +277,7 @@ func (b *bench) scaleTo(ctx context.Context, nodes []string, program, kubeconfig
 	if err != nil {
 		return s, err
 	}
-	without, _, empty, err := b.watchServer(ctx, pid)
+	without, _, empty, err := b.watchServer(ctx, pid, quiet)
 	if err != nil {
 		return s, err
 	}
@@ -307,7 +304,7 @@ func (b *bench) scaleTo(ctx context.Context, nodes []string, program, kubeconfig
 		b.say("%d keepers are ready; most of the others: %s; requests: %s", armed.Ready, counts(most(armed.Reasons, 5)), counts(armed.Requests))
 	}
 
-	idle, window, resident, err := b.watchServer(ctx, pid)
+	idle, window, resident, err := b.watchServer(ctx, pid, newsOut)
 	if err != nil {
 		return s, err
 	}

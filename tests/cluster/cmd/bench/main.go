@@ -54,6 +54,9 @@ func run(ctx context.Context) error {
 	}
 	report, err := bench.Run(ctx, root, settings, os.Stdout)
 	if err != nil {
+		if report != nil {
+			fmt.Printf("\nwhat was measured until then (nothing is written):\n\n%s\n", report.Markdown())
+		}
 		return err
 	}
 	dir := os.Getenv("BENCH_OUT")
