@@ -68,8 +68,9 @@ const (
 	newNode     = "worker-3"
 	// settle is how long a change may take to reach every kernel.
 	settle = 30 * time.Second
-	// pause between two connections of a watcher along the same path.
-	pause = 200 * time.Millisecond
+	// pause between two connections of a watcher along the same path. There are hundreds of paths, so that some are tried all the
+	// time, and machines where more of them would leave nothing for the cluster.
+	pause = time.Second
 )
 
 func (d *demo) play(ctx context.Context) error {
