@@ -181,10 +181,14 @@ func (b *bench) measure(ctx context.Context, c *contender) (r Result, err error)
 	if err := b.awaitArmed(ctx, c); err != nil {
 		return r, err
 	}
+	began := time.Now()
 	if r.Repair, err = b.repairs(ctx, c); err != nil {
 		return r, err
 	}
-	repaired := time.Now()
+	told := time.Now()
+	if told.Sub(began) > firstNews {
+		told = told.Add(c.tells)
+	}
 	b.say("back, ms: %s", r.Repair.text())
 	if c.perNode {
 		r.Joins, err = b.joins(ctx, c)
@@ -194,7 +198,7 @@ func (b *bench) measure(ctx context.Context, c *contender) (r Result, err error)
 	if err != nil {
 		return r, err
 	}
-	r.Idle, err = b.idle(ctx, c, repaired)
+	r.Idle, err = b.idle(ctx, c, told)
 	return r, err
 }
 

@@ -47,7 +47,7 @@ type contender struct {
 	rounds   int
 	limit    time.Duration
 	sleeps   time.Duration // between two looks, for a loop that does
-	tells    time.Duration // how long it may keep what it has to tell of the rounds
+	tells    time.Duration // how long it may keep what it has to tell of rounds that last longer than firstNews
 }
 
 // node is where the pod that is measured runs; empty: the contender has only one.

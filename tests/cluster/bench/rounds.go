@@ -202,16 +202,14 @@ func bareNode(number int, name string) *corev1.Node {
 
 const bareLabel = "host-firewall.test/bare"
 
-// idle measures a contender that has nothing to do since that time.
-func (b *bench) idle(ctx context.Context, c *contender, rest time.Time) (*Idle, error) {
+// idle measures a contender that has nothing to do, nor to tell from that time on.
+func (b *bench) idle(ctx context.Context, c *contender, told time.Time) (*Idle, error) {
 	i, err := b.find(ctx, c, c.node(b))
 	if err != nil {
 		return nil, err
 	}
 	b.say("idle for %s", b.settings.Idle)
-	// A quick look does not wait for minutes.
-	tells := min(c.tells, 2*b.settings.Idle)
-	if err := sleep(ctx, max(quiet, time.Until(rest.Add(tells)))); err != nil {
+	if err := sleep(ctx, max(quiet, time.Until(told))); err != nil {
 		return nil, err
 	}
 	before, err := statOf(i.pid)
@@ -274,7 +272,9 @@ const (
 	quiet = 15 * time.Second
 	// newsOut is how long an agent may keep what it has to tell of its arming.
 	newsOut = 75 * time.Second
-	// repairsOut is that for repairs: one Event tells of those of five minutes.
+	// firstNews is how long an agent gathers repairs before it tells of them, and repairsOut how long it may keep those that come
+	// after that: one Event tells of those of five minutes.
+	firstNews  = 10 * time.Second
 	repairsOut = 6 * time.Minute
 )
 
