@@ -60,10 +60,7 @@ func (c *Cluster) ListNodes(ctx context.Context, name string) ([]corev1.Node, er
 	}
 	var nodes []corev1.Node
 	err := list(ctx, c, "v1", "nodes", selection, func(n *node) error {
-		nodes = append(nodes, corev1.Node{
-			ObjectMeta: metav1.ObjectMeta{Name: n.Name},
-			Status:     corev1.NodeStatus{Conditions: n.Status.Conditions, Addresses: n.Status.Addresses},
-		})
+		nodes = append(nodes, corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name}, Status: n.whole().Status})
 		return nil
 	})
 	return nodes, err
