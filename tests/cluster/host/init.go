@@ -159,7 +159,7 @@ func (s *supervisor) start(c Component) {
 		var pid int
 		pid, err = syscall.ForkExec(path, c.Args, &syscall.ProcAttr{
 			Dir:   "/",
-			Env:   append(os.Environ(), c.Env...),
+			Env:   environment(c),
 			Files: []uintptr{devNull().Fd(), out, out},
 			Sys:   &syscall.SysProcAttr{Setsid: true},
 		})
@@ -207,4 +207,10 @@ func (s *supervisor) reap() error {
 			time.AfterFunc(restartAfter, func() { s.start(c) })
 		}
 	}
+}
+
+// environment is the machine's, with what the component sets in the place of what the
+// machine has under the same name: whoever starts a cluster may have a KUBECONFIG.
+func environment(c Component) []string {
+	return (&exec.Cmd{Env: append(os.Environ(), c.Env...)}).Environ()
 }
