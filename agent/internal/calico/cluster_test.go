@@ -649,30 +649,21 @@ func TestOneArmedEndpointIsEnoughToTell(t *testing.T) {
 		s, a := runComplete(t, group)
 		path := "/apis/" + group + "/hostendpoints"
 		s.on("GET "+path, list(group, "HostEndpoint"))
-		armed, err := a.AnyArmed(t.Context(), "", map[string]string{"host-endpoint": "ingress"})
+		armed, err := a.AnyArmed(t.Context(), map[string]string{"host-endpoint": "ingress"})
 		require.NoError(t, err)
 		assert.False(t, armed)
 		asked := s.asked("GET " + path)
 		assert.Equal(t, selection, asked[len(asked)-1].query)
 
 		s.on("GET "+path, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"items":[{"spec":{}},nonsense`)) })
-		armed, err = a.AnyArmed(t.Context(), "", map[string]string{"host-endpoint": "ingress"})
+		armed, err = a.AnyArmed(t.Context(), map[string]string{"host-endpoint": "ingress"})
 		require.NoError(t, err, "what follows is not read")
 		assert.True(t, armed)
 		s.on("GET "+path, failure(403, metav1.StatusReasonForbidden))
-		armed, err = a.AnyArmed(t.Context(), "", map[string]string{"host-endpoint": "ingress"})
+		armed, err = a.AnyArmed(t.Context(), map[string]string{"host-endpoint": "ingress"})
 		assert.ErrorContains(t, err, `lacks the right "list"`)
 		assert.False(t, armed)
 	}
-}
-
-func TestOneEndpointByItsNameIsAskedForWhetherItIsArmed(t *testing.T) {
-	t.Parallel()
-	s, a := runComplete(t, calico.GroupCRD)
-	_, err := a.AnyArmed(t.Context(), "n1", map[string]string{"host-endpoint": "ingress"})
-	require.NoError(t, err)
-	asked := s.asked("GET /apis/" + calico.GroupCRD + "/hostendpoints")
-	assert.Equal(t, "fieldSelector=metadata.name%3Dn1&labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-endpoint%3Dingress&resourceVersion=0", asked[len(asked)-1].query)
 }
 
 func TestCountingReadsOneObjectAndBelievesTheAPIServer(t *testing.T) {
@@ -738,6 +729,19 @@ func TestCachesThatAreNotAlwaysNeededAreKeptOnlyThen(t *testing.T) {
 	assert.Equal(t, "fieldSelector=metadata.name%3Dnode.n1&resourceVersion=0", asked[0].query)
 	a.FollowFelix()
 	a.await(t, "the configurations are known", func() bool { _, _, problem := a.Felix(); return problem == "" })
+
+	s.on("GET "+inCRD+"/hostendpoints", func(w http.ResponseWriter, r *http.Request) {
+		peer := hep(calico.GroupCRD, "2")
+		peer.Name = strings.TrimPrefix(r.URL.Query().Get("fieldSelector"), "metadata.name=")
+		list(calico.GroupCRD, "HostEndpoint", peer)(w, r)
+	})
+	assert.Nil(t, a.Peer())
+	for _, name := range []string{"n2", "n3"} {
+		a.FollowPeer(name)
+		a.await(t, "the endpoint "+name+" is known", func() bool { peer := a.Peer(); return peer != nil && peer.Name == name })
+	}
+	a.FollowPeer("")
+	assert.Nil(t, a.Peer())
 }
 
 func TestDatastoreIsReadyUnlessItSaysNot(t *testing.T) {

@@ -34,13 +34,11 @@ func (c *Cluster) CountEndpoints(ctx context.Context) (count int, first string, 
 	return c.count(ctx, c.known().group, hostEndpoints)
 }
 
-// AnyArmed tells whether the endpoint with that name, or any where it is empty, is the
-// release's and has these labels too. It reads no more than the first that is.
-func (c *Cluster) AnyArmed(ctx context.Context, name string, arming map[string]string) (armed bool, err error) {
+// AnyArmed tells whether any endpoint is the release's and has these labels too. It
+// reads no more than the first that is.
+func (c *Cluster) AnyArmed(ctx context.Context, arming map[string]string) (armed bool, err error) {
 	selection := byLabel("")
-	if name != "" {
-		selection.FieldSelector = byName(name).FieldSelector
-	} else if c.known().group != GroupV3 {
+	if c.known().group != GroupV3 {
 		selection = firstOne()
 	}
 	selection.LabelSelector = c.ofRelease() + "," + labels.Set(arming).String()

@@ -56,7 +56,13 @@ func (c *Cluster) DatastoreReady() bool {
 
 // FollowForeign starts or ends the cache of the policies that are not the
 // release's. To ask for what is already so does nothing.
-func (c *Cluster) FollowForeign(on bool) { c.known().foreign.follow(on) }
+func (c *Cluster) FollowForeign(on bool) {
+	whose := ""
+	if on {
+		whose = "of others"
+	}
+	c.known().foreign.follow(whose)
+}
 
 // Foreign returns those policies from the cache, each with what says whom it
 // selects only, or why they are not all known.
@@ -74,8 +80,8 @@ func (c *Cluster) Foreign() (policies []*v3.GlobalNetworkPolicy, problem string)
 // FollowFelix starts the caches of the FelixConfiguration of the Node and of the
 // one for all nodes, once.
 func (c *Cluster) FollowFelix() {
-	c.known().felix.follow(true)
-	c.known().felixDefault.follow(true)
+	c.known().felix.follow(c.felixName())
+	c.known().felixDefault.follow(defaultName)
 }
 
 // Felix returns from those caches the FelixConfiguration of the Node and the one for
@@ -94,6 +100,19 @@ func (c *Cluster) Felix() (own, forAll *failsafe.Configuration, problem string) 
 		*read.into = first[*failsafe.Configuration](read.from)
 	}
 	return own, forAll, ""
+}
+
+// FollowPeer starts the cache of one more endpoint, in the place of the one before;
+// without a name it ends that.
+func (c *Cluster) FollowPeer(name string) { c.known().peer.follow(name) }
+
+// Peer returns that endpoint from the cache, whosever it is, nil when there is none or
+// it is not known yet.
+func (c *Cluster) Peer() *v3.HostEndpoint {
+	if s := c.known().peer.current(); s != nil {
+		return first[*v3.HostEndpoint](s)
+	}
+	return nil
 }
 
 // felixName is the name of the FelixConfiguration of the agent's Node.

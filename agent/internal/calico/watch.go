@@ -20,8 +20,10 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
-// turnLimit is the longest that one cache waits for the answer to another one.
-const turnLimit = 10 * time.Second
+// turnLimit is the longest that one cache waits for the answer to another one. It is
+// longer than the 15 seconds after which an API server refuses what waits in its
+// queue: with more than one request of each agent there, more would wait that long.
+const turnLimit = 20 * time.Second
 
 // backoff is how long a cache waits after failures, and up to as long again. It is
 // client-go's own, but that an API server which has been away is followed again
@@ -39,7 +41,7 @@ var errSilent = errors.New("the watch went silent: it did not end when it should
 type caches struct {
 	group                                  string
 	node, endpoints, policies, information *source
-	foreign, felix, felixDefault           *optional
+	foreign, felix, felixDefault, peer     *optional
 
 	// running are the goroutines of all caches.
 	running sync.WaitGroup
@@ -69,7 +71,10 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 		s.reflector = s.newReflector(object)
 		return s
 	}
-	endpoints := newSource("HostEndpoint "+c.options.Node, group, hostEndpoints, byName(c.options.Node), &v3.HostEndpoint{}, &v3.HostEndpointList{})
+	endpoint := func(name string) *source {
+		return newSource("HostEndpoint "+name, group, hostEndpoints, byName(name), &v3.HostEndpoint{}, &v3.HostEndpointList{})
+	}
+	endpoints := endpoint(c.options.Node)
 	if c.options.ByLabel {
 		endpoints = newSource("HostEndpoints of Node "+c.options.Node, group, hostEndpoints,
 			metav1.ListOptions{LabelSelector: c.ofNode(c.options.Node)}, &v3.HostEndpoint{}, &v3.HostEndpointList{})
@@ -89,12 +94,11 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 		information: newSource("ClusterInformation "+defaultName, group, clusterInformations, byName(defaultName),
 			&v3.ClusterInformation{}, &v3.ClusterInformationList{}),
 	}
-	on := func(open func() *source) *optional {
+	on := func(open func(string) *source) *optional {
 		return &optional{open: open, start: func(s *source) context.CancelFunc { return all.start(ctx, s) }}
 	}
-	all.foreign = on(func() *source { return policies("of others", c.notOfRelease()) })
-	all.felix = on(func() *source { return felix(c.felixName()) })
-	all.felixDefault = on(func() *source { return felix(defaultName) })
+	all.foreign = on(func(whose string) *source { return policies(whose, c.notOfRelease()) })
+	all.felix, all.felixDefault, all.peer = on(felix), on(felix), on(endpoint)
 	return all
 }
 
@@ -134,7 +138,7 @@ func (c *caches) always() []*source {
 // all returns every cache that is kept now.
 func (c *caches) all() []*source {
 	sources := c.always()
-	for _, o := range []*optional{c.foreign, c.felix, c.felixDefault} {
+	for _, o := range []*optional{c.foreign, c.felix, c.felixDefault, c.peer} {
 		if s := o.current(); s != nil {
 			sources = append(sources, s)
 		}
@@ -154,25 +158,29 @@ func problemOf(sources []*source) string {
 
 // optional is a cache that is kept only while somebody wants it.
 type optional struct {
-	open  func() *source
+	open  func(what string) *source
 	start func(*source) context.CancelFunc
 
 	mu   sync.Mutex
-	kept *source // nil while nobody wants it
+	what string  // is wanted; empty: nothing
+	kept *source // nil then
 	stop context.CancelFunc
 }
 
-// follow starts or ends the cache.
-func (o *optional) follow(on bool) {
+// follow starts the cache of what is wanted now, and ends another one.
+func (o *optional) follow(what string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	switch {
-	case on && o.kept == nil:
-		o.kept = o.open()
-		o.stop = o.start(o.kept)
-	case !on && o.kept != nil:
+	if what == o.what {
+		return
+	}
+	if o.kept != nil {
 		o.stop()
 		o.kept, o.stop = nil, nil
+	}
+	if o.what = what; what != "" {
+		o.kept = o.open(what)
+		o.stop = o.start(o.kept)
 	}
 }
 

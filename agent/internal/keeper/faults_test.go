@@ -557,7 +557,7 @@ func TestNobodyLooksAtEachNodeWhileEndpointsAreStillComing(t *testing.T) {
 }
 
 // To say whether any endpoint is armed, the API server goes through all of them.
-func TestOfManyNodesMostAgentsAskAboutOneEndpoint(t *testing.T) {
+func TestOfManyNodesMostAgentsFollowOneEndpoint(t *testing.T) {
 	named := testConfig()
 	named.Interfaces = func() ([]endpoint.Interface, []string, error) {
 		return []endpoint.Interface{{Name: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.7")}}}, []string{"eth0"}, nil
@@ -566,13 +566,13 @@ func TestOfManyNodesMostAgentsAskAboutOneEndpoint(t *testing.T) {
 		config Config
 		nodes  int
 		first  string
-		any    bool // is what is always asked
+		any    bool // is what is asked, and nothing followed
 	}{
-		"few":                                    {testConfig(), manyNodes - 1, "a1", true},
-		"many":                                   {testConfig(), manyNodes, "a1", false},
-		"the one that others ask":                {testConfig(), manyNodes, "n1", true},
-		"many, by interfaces":                    {named, manyNodes, "a1", false},
-		"the one that others ask, by interfaces": {named, manyNodes, "n1-eth0", true},
+		"few":                        {testConfig(), manyNodes - 1, "a1", true},
+		"many":                       {testConfig(), manyNodes, "a1", false},
+		"the one that others follow": {testConfig(), manyNodes, "n1", true},
+		"many, by interfaces":        {named, manyNodes, "a1", false},
+		"the one that others follow, by interfaces": {named, manyNodes, "n1-eth0", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			playWith(t, test.config, func(c *cluster) {
@@ -584,17 +584,24 @@ func TestOfManyNodesMostAgentsAskAboutOneEndpoint(t *testing.T) {
 				asked := s.surveyed()
 				if test.any {
 					assert.Greater(t, asked["any armed"], 100)
-					assert.Zero(t, asked["any armed a1"])
+					assert.Zero(t, asked["follow "+test.first])
 					return
 				}
-				assert.Greater(t, asked["any armed a1"], asked["any armed"])
+				assert.Equal(t, 1, asked["follow a1"])
 				assert.Positive(t, asked["any armed"], "its agent may be dead")
 
+				disarmed := testEndpoint(false)
+				disarmed.Name, disarmed.Spec.Node = "a1", "a1"
+				s.change(func() { s.theirs = []v3.HostEndpoint{*disarmed} })
+				s.pass(time.Minute)
+				assert.False(t, s.keeper.Status().Armed)
+				assert.NotEmpty(t, read(s.cluster, func() string { return s.peer }))
 				armed := testEndpoint(true)
 				armed.Name, armed.Spec.Node = "a1", "a1"
 				s.change(func() { s.theirs = []v3.HostEndpoint{*armed} })
 				s.pass(time.Minute)
 				assert.True(t, s.keeper.Status().Armed)
+				assert.Empty(t, read(s.cluster, func() string { return s.peer }), "nobody needs it any more")
 			})
 		})
 	}

@@ -55,13 +55,16 @@ type API interface {
 	// DatastoreReady tells whether Calico lets its datastore be written to.
 	DatastoreReady() bool
 	// FollowForeign starts and ends a cache, FollowFelix starts one, that are not always
-	// needed.
+	// needed; FollowPeer starts that of the endpoint with a name, and ends any other.
 	FollowForeign(on bool)
 	FollowFelix()
+	FollowPeer(name string)
 	// Foreign returns the policies that are not the release's, or why not.
 	Foreign() (policies []*v3.GlobalNetworkPolicy, problem string)
 	// Felix returns the FelixConfigurations of the Node and for all nodes, or why not.
 	Felix() (own, forAll *failsafe.Configuration, problem string)
+	// Peer returns the followed endpoint, nil when there is none or it is not known yet.
+	Peer() *v3.HostEndpoint
 
 	// Endpoints are created, and changed by a JSON merge patch; FelixConfigurations
 	// are also deleted, in the version that is given. What is stored comes back.
@@ -75,9 +78,8 @@ type API interface {
 
 	// ReadFelix returns the FelixConfiguration of the Node, nil when there is none.
 	ReadFelix(ctx context.Context) (*failsafe.Configuration, error)
-	// AnyArmed tells whether the endpoint with that name, or any where it is empty, is
-	// the release's and has these labels too.
-	AnyArmed(ctx context.Context, name string, arming map[string]string) (bool, error)
+	// AnyArmed tells whether any endpoint is the release's and has these labels too.
+	AnyArmed(ctx context.Context, arming map[string]string) (bool, error)
 	// CountNodes and CountEndpoints return how many there are of anybody, and the name of
 	// the first endpoint in the API server's order.
 	CountNodes(ctx context.Context) (int, error)
@@ -291,6 +293,7 @@ func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 	}
 	k.tellUnreadable(d.unreadable)
 	k.api.FollowForeign(len(m.ours) == 0)
+	k.api.FollowPeer(k.peers.followed)
 	if err := k.writeEndpoints(ctx, f, d, &status, &alarm); err != nil {
 		if !k.failed(ctx, f, err, &status, &alarm) {
 			return alarm.next

@@ -55,6 +55,7 @@ type cluster struct {
 	nodes    int               // what counting them says; 0: as many as there are
 	heps     int               // the same for endpoints
 	first    string            // the name of the first endpoint
+	peer     string            // the name of the one that is followed
 	fail     func(verb string) error
 	requests []string // verb, and for a write of an endpoint its name and whether it leaves it armed
 	follows  []string // caches that are followed
@@ -102,6 +103,24 @@ func (c *cluster) Felix() (own, forAll *failsafe.Configuration, problem string) 
 }
 func (c *cluster) FollowForeign(on bool) { c.follow("foreign", on) }
 func (c *cluster) FollowFelix()          { c.follow("felix", true) }
+func (c *cluster) FollowPeer(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if name != "" && name != c.peer {
+		_ = c.request("follow " + name)
+	}
+	c.peer = name
+}
+func (c *cluster) Peer() *v3.HostEndpoint {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, hep := range c.theirs {
+		if hep.Name == c.peer {
+			return &hep
+		}
+	}
+	return nil
+}
 
 // follow wakes the keeper when a cache is read that was not before.
 func (c *cluster) follow(what string, on bool) {
@@ -306,14 +325,14 @@ func (c *cluster) ReadFelix(context.Context) (*failsafe.Configuration, error) {
 	return c.felix["node.n1"], c.request("read felix")
 }
 
-func (c *cluster) AnyArmed(_ context.Context, name string, arming map[string]string) (armed bool, err error) {
+func (c *cluster) AnyArmed(_ context.Context, arming map[string]string) (armed bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.request(strings.TrimSpace("any armed " + name)); err != nil {
+	if err := c.request("any armed"); err != nil {
 		return false, err
 	}
 	for _, hep := range c.ofRelease() {
-		armed = armed || (name == "" || name == hep.Name) && labels.SelectorFromSet(arming).Matches(labels.Set(hep.Labels))
+		armed = armed || labels.SelectorFromSet(arming).Matches(labels.Set(hep.Labels))
 	}
 	return armed, nil
 }

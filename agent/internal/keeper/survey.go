@@ -28,8 +28,8 @@ const (
 	perRival = 20 * time.Millisecond
 	// surveyTimeout is how long the requests of one question may take together.
 	surveyTimeout = time.Minute
-	// With fewer Nodes any endpoint is looked for each time, with more mostly one, and any
-	// in one of so many times.
+	// With fewer Nodes any endpoint is looked for each time, with more mostly one is
+	// followed, and any looked for in one of so many times.
 	manyNodes, anyOnce = 500, 16
 	// rolledAtOnce is which part of the agents is taken to start at once where their
 	// endpoints are there already, as in a rolling update: one in so many.
@@ -87,6 +87,8 @@ type peers struct {
 	// the name of the first endpoint.
 	nodes, endpoints int
 	first            string
+	// followed is the endpoint whose cache tells whether it is armed; empty: none.
+	followed string
 }
 
 // nobody tells that nobody would be shut out who is not already.
@@ -164,7 +166,8 @@ func (k *Keeper) askPeers(ctx context.Context, now time.Time) {
 
 // askArmed finds out whether an endpoint is armed. To say whether any is, the API
 // server goes through all of them. So where there are many, and some still on their
-// way, nearly everybody asks only about the first one, whose own agent asks about any.
+// way, nearly everybody follows only the first one, whose own agent asks about any. No
+// event of it is waited for, so that not all arm in one moment.
 func (k *Keeper) askArmed(ctx context.Context) error {
 	p := &k.peers
 	joins := false
@@ -174,12 +177,17 @@ func (k *Keeper) askArmed(ctx context.Context) error {
 		}
 		joins = p.endpoints >= p.nodes
 	}
-	name := p.first
-	if p.nodes < manyNodes || joins || k.isFirst() || rand.N(anyOnce) == 0 {
-		name = ""
+	p.followed = ""
+	if p.nodes >= manyNodes && !joins && !k.isFirst() {
+		p.followed = p.first
+	}
+	if p.followed != "" && rand.N(anyOnce) != 0 {
+		hep := k.api.Peer()
+		p.armed = hep != nil && hep.Name == p.followed && k.config.shape().Owns(hep) && k.config.shape().Armed(hep)
+		return nil
 	}
 	var err error
-	p.armed, err = k.api.AnyArmed(ctx, name, k.config.ArmingLabels)
+	p.armed, err = k.api.AnyArmed(ctx, k.config.ArmingLabels)
 	return err
 }
 
