@@ -22,14 +22,15 @@ import (
 // spares etcd when thousands of agents ask at once, and are read object by object
 // as they arrive, so that the answer never is in memory as a whole.
 
-// CountNodes returns how many Nodes there are, at the price of one of them.
+// CountNodes returns how many Nodes there are. The API server sends one of them, but
+// goes through all.
 func (c *Cluster) CountNodes(ctx context.Context) (int, error) {
 	nodes, _, err := c.count(ctx, "v1", "nodes")
 	return nodes, err
 }
 
-// CountEndpoints returns how many endpoints there are, whosever they are, at the
-// price of one of them, and the name of that one.
+// CountEndpoints returns how many endpoints there are, whosever they are, in the same
+// way, and the name of the one that is sent.
 func (c *Cluster) CountEndpoints(ctx context.Context) (count int, first string, err error) {
 	return c.count(ctx, c.known().group, hostEndpoints)
 }

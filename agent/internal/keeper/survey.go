@@ -21,7 +21,7 @@ const (
 	// Many agents may ask at once. All of them together shall make the API server
 	// read about one object in so long,
 	perObject = 500 * time.Microsecond
-	// and ask it about one cheap question in so long.
+	// and look, mostly at what they have followed, whether one is armed once in so long.
 	perPoll = 2 * time.Millisecond
 	// perRival is how long an agent leaves endpoints of others alone for each of them, and
 	// leftovers of its own for each Node.
@@ -182,8 +182,8 @@ func (k *Keeper) askArmed(ctx context.Context) error {
 		p.followed = p.first
 	}
 	if p.followed != "" && rand.N(anyOnce) != 0 {
-		hep := k.api.Peer()
-		p.armed = hep != nil && hep.Name == p.followed && k.config.shape().Owns(hep) && k.config.shape().Armed(hep)
+		hep, shape := k.api.Peer(), k.config.shape()
+		p.armed = hep != nil && hep.Name == p.followed && shape.Owns(hep) && shape.Armed(hep)
 		return nil
 	}
 	var err error
