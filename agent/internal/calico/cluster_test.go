@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -688,6 +689,47 @@ func TestCountingReadsOneObjectAndBelievesTheAPIServer(t *testing.T) {
 	assert.ErrorContains(t, err, "does not say how many")
 }
 
+func TestFirstEndpointIsTheFirstOfTheRelease(t *testing.T) {
+	t.Parallel()
+	theirs, ours := hep(calico.GroupCRD, "1"), hep(calico.GroupCRD, "1")
+	theirs.Name, ours.Name = "a", "b"
+	ours.Labels = map[string]string{"host-firewall.io/release": "fw"}
+	more := map[string]any{"continue": "more", "remainingItemCount": 4999}
+	for name, test := range map[string]struct {
+		metadata      map[string]any
+		items, ofOurs []any // ofOurs is what there is with the release's label
+		count         int
+		first         string
+		requests      int
+	}{
+		"none":                   {map[string]any{}, nil, nil, 0, "", 1},
+		"ours":                   {more, []any{ours}, []any{ours}, 5000, "b", 1},
+		"theirs comes before":    {more, []any{theirs}, []any{ours}, 5000, "b", 2},
+		"all are theirs":         {more, []any{theirs}, nil, 5000, "", 2},
+		"all are sent":           {map[string]any{}, []any{theirs, ours}, []any{ours}, 2, "b", 1},
+		"all are sent, not ours": {map[string]any{}, []any{theirs}, nil, 1, "", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, a := runComplete(t, calico.GroupCRD)
+			path := inCRD + "/hostendpoints"
+			before := len(s.asked("GET " + path))
+			s.on("GET "+path, func(w http.ResponseWriter, r *http.Request) {
+				items := test.items
+				if r.URL.Query().Get("labelSelector") == "host-firewall.io/release=fw" {
+					items = test.ofOurs
+				}
+				object(200, map[string]any{"metadata": test.metadata, "items": append([]any{}, items...)})(w, r)
+			})
+			count, first, err := a.CountEndpoints(t.Context())
+			require.NoError(t, err)
+			assert.Equal(t, test.count, count)
+			assert.Equal(t, test.first, first)
+			assert.Len(t, s.asked("GET " + path)[before:], test.requests)
+		})
+	}
+}
+
 func TestCachesThatAreNotAlwaysNeededAreKeptOnlyThen(t *testing.T) {
 	t.Parallel()
 	s := newAPIServer(t)
@@ -709,13 +751,24 @@ func TestCachesThatAreNotAlwaysNeededAreKeptOnlyThen(t *testing.T) {
 	assert.NotEmpty(t, problem)
 	assert.Empty(t, s.asked("GET "+felix))
 
-	a.FollowForeign(true)
-	a.FollowForeign(true)
+	ofOthers := func(what string) int {
+		asked := slices.Clone(s.asked(what + " " + policies))
+		return len(slices.DeleteFunc(asked, func(r request) bool { return !strings.Contains(r.query, "%21%3D") }))
+	}
+	a.FollowForeign(true, false)
+	a.FollowForeign(true, false)
 	a.await(t, "others' policies are known", func() bool { _, problem := a.Foreign(); return problem == "" })
 	foreign, _ := a.Foreign()
 	require.Len(t, foreign, 1)
 	assert.Equal(t, v3.GlobalNetworkPolicySpec{Selector: "all()"}, foreign[0].Spec, "whom it selects, and no more")
-	a.FollowForeign(false)
+	assert.Equal(t, 1, ofOthers("GET"))
+	assert.Zero(t, ofOthers("watch"), "which lasts")
+	a.FollowForeign(true, true)
+	require.Eventually(t, func() bool { return ofOthers("watch") > 0 }, deadline, 10*time.Millisecond, "changes are followed")
+	foreign, problem = a.Foreign()
+	assert.Len(t, foreign, 1, "what was read is known meanwhile")
+	assert.Empty(t, problem)
+	a.FollowForeign(false, false)
 	_, problem = a.Foreign()
 	assert.NotEmpty(t, problem)
 

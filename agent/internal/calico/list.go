@@ -30,24 +30,43 @@ func (c *Cluster) CountNodes(ctx context.Context) (int, error) {
 }
 
 // CountEndpoints returns how many endpoints there are, whosever they are, in the same
-// way, and the name of the one that is sent.
+// way, and the name of the release's first one, empty when there is none.
 func (c *Cluster) CountEndpoints(ctx context.Context) (count int, first string, err error) {
-	return c.count(ctx, c.known().group, hostEndpoints)
+	count, sent, err := c.count(ctx, c.known().group, hostEndpoints)
+	if err != nil {
+		return 0, "", err
+	}
+	for _, hep := range sent {
+		if hep.Labels[endpoint.ReleaseLabel] == c.options.Release {
+			return count, hep.Name, nil
+		}
+	}
+	if len(sent) == count {
+		return count, "", nil
+	}
+	err = c.first(ctx, c.ofRelease(), func(hep *v3.HostEndpoint) { first = hep.Name })
+	return count, first, err
 }
 
 // AnyArmed tells whether any endpoint is the release's and has these labels too. It
 // reads no more than the first that is.
 func (c *Cluster) AnyArmed(ctx context.Context, arming map[string]string) (armed bool, err error) {
+	err = c.first(ctx, c.ofRelease()+","+labels.Set(arming).String(), func(*v3.HostEndpoint) { armed = true })
+	return armed, err
+}
+
+// first passes on the first endpoint with such labels, if there is one, and reads no
+// other.
+func (c *Cluster) first(ctx context.Context, selector string, found func(*v3.HostEndpoint)) error {
 	selection := byLabel("")
 	if c.known().group != GroupV3 {
 		selection = firstOne()
 	}
-	selection.LabelSelector = c.ofRelease() + "," + labels.Set(arming).String()
-	err = list(ctx, c, c.known().group, hostEndpoints, selection, func(*v3.HostEndpoint) error {
-		armed = true
+	selection.LabelSelector = selector
+	return list(ctx, c, c.known().group, hostEndpoints, selection, func(hep *v3.HostEndpoint) error {
+		found(hep)
 		return errEnough
 	})
-	return armed, err
 }
 
 // ListNodes returns the Node with that name, or all when it is empty, each with its
@@ -122,8 +141,9 @@ func (c *Cluster) ReadFelix(ctx context.Context) (own *failsafe.Configuration, e
 	return own, err
 }
 
-// count asks for one object, whose name it returns, and for how many more there are.
-func (c *Cluster) count(ctx context.Context, group, resource string) (count int, first string, err error) {
+// count asks for one object, and for how many more there are. It returns what is sent:
+// that one, or all from who knows no limits.
+func (c *Cluster) count(ctx context.Context, group, resource string) (count int, sent []metav1.PartialObjectMetadata, err error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	var page metav1.PartialObjectMetadataList
@@ -136,18 +156,15 @@ func (c *Cluster) count(ctx context.Context, group, resource string) (count int,
 		err = json.Unmarshal(body, &page)
 	}
 	if err != nil {
-		return 0, "", fmt.Errorf("count %s: %w", resource, explain(err, "list", resource))
+		return 0, nil, fmt.Errorf("count %s: %w", resource, explain(err, "list", resource))
 	}
-	if count = len(page.Items); count > 0 {
-		first = page.Items[0].Name
+	switch {
+	case page.Continue == "":
+		return len(page.Items), page.Items, nil
+	case page.RemainingItemCount == nil:
+		return 0, nil, fmt.Errorf("count %s: the API server does not say how many there are", resource)
 	}
-	if page.Continue == "" {
-		return count, first, nil
-	}
-	if page.RemainingItemCount == nil {
-		return 0, "", fmt.Errorf("count %s: the API server does not say how many there are", resource)
-	}
-	return count + int(*page.RemainingItemCount), first, nil
+	return len(page.Items) + int(*page.RemainingItemCount), page.Items, nil
 }
 
 // fromCache is the version that asks for a list from the API server's cache.

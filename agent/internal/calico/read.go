@@ -54,27 +54,34 @@ func (c *Cluster) DatastoreReady() bool {
 	return information == nil || information.Spec.DatastoreReady == nil || *information.Spec.DatastoreReady
 }
 
-// FollowForeign starts or ends the cache of the policies that are not the
-// release's. To ask for what is already so does nothing.
-func (c *Cluster) FollowForeign(on bool) {
-	whose := ""
-	if on {
-		whose = "of others"
+// FollowForeign starts or ends the cache of the policies that are not the release's.
+// It is read once, and with changes kept up to date. To ask for what is already so does
+// nothing.
+func (c *Cluster) FollowForeign(on, changes bool) {
+	whose := func(wanted bool) string {
+		if wanted {
+			return "of others"
+		}
+		return ""
 	}
-	c.known().foreign.follow(whose)
+	c.known().foreignOnce.follow(whose(on))
+	c.known().foreign.follow(whose(on && changes))
 }
 
 // Foreign returns those policies from the cache, each with what says whom it
 // selects only, or why they are not all known.
 func (c *Cluster) Foreign() (policies []*v3.GlobalNetworkPolicy, problem string) {
-	s := c.known().foreign.current()
-	if s == nil {
-		return nil, firstRead
+	problem = firstRead
+	for _, o := range []*optional{c.known().foreign, c.known().foreignOnce} {
+		s := o.current()
+		if s == nil {
+			continue
+		}
+		if problem = problemOf([]*source{s}); problem == "" {
+			return objectsOf[*v3.GlobalNetworkPolicy](s), ""
+		}
 	}
-	if problem := problemOf([]*source{s}); problem != "" {
-		return nil, problem
-	}
-	return objectsOf[*v3.GlobalNetworkPolicy](s), ""
+	return nil, problem
 }
 
 // FollowFelix starts the caches of the FelixConfiguration of the Node and of the

@@ -9,6 +9,7 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -42,6 +43,8 @@ type caches struct {
 	group                                  string
 	node, endpoints, policies, information *source
 	foreign, felix, felixDefault, peer     *optional
+	// foreignOnce is not kept up to date.
+	foreignOnce *optional
 
 	// running are the goroutines of all caches.
 	running sync.WaitGroup
@@ -95,9 +98,11 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 			&v3.ClusterInformation{}, &v3.ClusterInformationList{}),
 	}
 	on := func(open func(string) *source) *optional {
-		return &optional{open: open, start: func(s *source) context.CancelFunc { return all.start(ctx, s) }}
+		return &optional{open: open, start: func(s *source) context.CancelFunc { return all.start(ctx, s.reflector.RunWithContext) }}
 	}
-	all.foreign = on(func(whose string) *source { return policies(whose, c.notOfRelease()) })
+	foreign := func(whose string) *source { return policies(whose, c.notOfRelease()) }
+	all.foreign = on(foreign)
+	all.foreignOnce = &optional{open: foreign, start: func(s *source) context.CancelFunc { return all.start(ctx, s.readOnce) }}
 	all.felix, all.felixDefault, all.peer = on(felix), on(felix), on(endpoint)
 	return all
 }
@@ -110,7 +115,7 @@ func byName(name string) metav1.ListOptions {
 // run keeps the caches up to date until the context ends.
 func (c *caches) run(ctx context.Context) {
 	for _, s := range c.always() {
-		c.start(ctx, s)
+		c.start(ctx, s.reflector.RunWithContext)
 	}
 	<-ctx.Done()
 	c.mu.Lock()
@@ -119,15 +124,16 @@ func (c *caches) run(ctx context.Context) {
 	c.running.Wait()
 }
 
-// start runs one cache until the context ends or the returned function is called.
-func (c *caches) start(ctx context.Context, s *source) context.CancelFunc {
+// start runs what fills one cache until the context ends or the returned function is
+// called.
+func (c *caches) start(ctx context.Context, fill func(context.Context)) context.CancelFunc {
 	ctx, cancel := context.WithCancel(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended {
 		return cancel
 	}
-	c.running.Go(func() { s.reflector.RunWithContext(ctx) })
+	c.running.Go(func() { fill(ctx) })
 	return cancel
 }
 
@@ -138,7 +144,7 @@ func (c *caches) always() []*source {
 // all returns every cache that is kept now.
 func (c *caches) all() []*source {
 	sources := c.always()
-	for _, o := range []*optional{c.foreign, c.felix, c.felixDefault, c.peer} {
+	for _, o := range []*optional{c.foreign, c.foreignOnce, c.felix, c.felixDefault, c.peer} {
 		if s := o.current(); s != nil {
 			sources = append(sources, s)
 		}
@@ -223,6 +229,26 @@ type trouble struct {
 func (s *source) newReflector(object runtime.Object) *cache.Reflector {
 	requests := &cache.ListWatch{ListWithContextFunc: s.listObjects, WatchFuncWithContext: s.watchObjects}
 	return cache.NewReflectorWithOptions(requests, object, s.store, cache.ReflectorOptions{Name: s.subject, Backoff: &backoff})
+}
+
+// readOnce fills the store by a list, which costs the API server less than a watch.
+func (s *source) readOnce(ctx context.Context) {
+	// Whatever goes wrong, listObjects has noted it.
+	_ = backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (done bool, _ error) {
+		list, err := s.listObjects(ctx, metav1.ListOptions{ResourceVersion: fromCache})
+		if err != nil {
+			return false, nil
+		}
+		objects, err := meta.ExtractList(list)
+		if err != nil {
+			return false, err
+		}
+		all := make([]any, len(objects))
+		for i, o := range objects {
+			all[i] = o
+		}
+		return true, s.store.Replace(all, "")
+	})
 }
 
 func (s *source) listObjects(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {

@@ -206,7 +206,7 @@ func (c Config) mayArm(f facts, m memory, missing bool) decision {
 		waiting.reason = fmt.Sprintf("Ready nodes without an endpoint of this release would be shut out: %s. "+
 			"Start an agent there, list their addresses in cluster.cidrs, or set cluster.trustNodes: false", some(f.peers.strangers))
 	default:
-		waiting.reason = fmt.Sprintf("no node is armed yet, waiting until one of the agents has looked at all %d Nodes for some that would be shut out", f.peers.nodes)
+		waiting.reason = "no node is armed yet, waiting until one of the agents has looked at all Nodes for some that would be shut out"
 	}
 	return waiting
 }

@@ -240,10 +240,10 @@ func TestDecide(t *testing.T) {
 		"nobody is armed, and it is not this agent's turn to look": {
 			hep: testEndpoint(false),
 			facts: facts{node: testNode("n1"), policies: complete,
-				peers: peers{question: answered, nodes: 5000}},
+				peers: peers{question: answered}},
 			memory:   memory{completeSince: long},
 			state:    Waiting,
-			reason:   "no node is armed yet, waiting until one of the agents has looked at all 5000 Nodes",
+			reason:   "no node is armed yet, waiting until one of the agents has looked at all Nodes",
 			desired:  unarmed,
 			again:    2 * time.Second,
 			askPeers: true,

@@ -237,7 +237,7 @@ func TestFailsafeIsNarrowedAfterTheNodeIsArmedAndWidenedWhenNothingIsToBeClosed(
 		s.pass(time.Hour)
 		assert.Equal(t, []string{"create unarmed"}, s.take(), "the policy that lets SSH in may be the one that is missing")
 		s.change(func() { withPolicies(s.cluster) })
-		s.pass(settle)
+		s.pass(settle + 2*perNarrowing)
 		assert.Equal(t, []string{"list nodes", "list endpoints", "patch armed", "create felix"}, s.take())
 		assert.True(t, s.keeper.Status().Ready)
 
@@ -475,6 +475,20 @@ func TestNodeIsArmedSoonAfterAnotherOneOfTheRelease(t *testing.T) {
 	}
 }
 
+func TestTheFirstEndpointsAgentLooksAsSoonAsAllHaveOne(t *testing.T) {
+	play(t, func(c *cluster) {
+		withPolicies(c)
+		c.nodes, c.heps, c.first = 5000, 4999, "n1"
+	}, func(s *scene) {
+		s.pass(settle + 10*time.Second)
+		assert.Zero(t, s.surveyed()["list nodes"])
+		s.change(func() { s.heps = 5000 })
+		s.pass(4 * askFirst)
+		assert.Equal(t, 1, s.surveyed()["list nodes"])
+		assert.True(t, s.isArmed())
+	})
+}
+
 // surveyed returns how often each request has been made since the last call.
 func (s *scene) surveyed() map[string]int {
 	return read(s.cluster, func() map[string]int {
@@ -556,6 +570,23 @@ func TestNobodyLooksAtEachNodeWhileEndpointsAreStillComing(t *testing.T) {
 	})
 }
 
+func TestTurnThatWasDrawnAsOneOfFewIsDrawnAgain(t *testing.T) {
+	const times, few, nodes = 20, 100, 1000
+	looks := 0
+	for range times {
+		play(t, func(c *cluster) {
+			withPolicies(c)
+			c.nodes, c.heps = nodes, few
+		}, func(s *scene) {
+			s.pass(settle)
+			s.change(func() { s.heps = nodes })
+			s.pass(few*2*few*perObject + time.Minute/2)
+			looks += s.surveyed()["list nodes"]
+		})
+	}
+	assert.LessOrEqual(t, looks, times/2, "all of the few would look at once")
+}
+
 // To say whether any endpoint is armed, the API server goes through all of them.
 func TestOfManyNodesMostAgentsFollowOneEndpoint(t *testing.T) {
 	named := testConfig()
@@ -568,11 +599,11 @@ func TestOfManyNodesMostAgentsFollowOneEndpoint(t *testing.T) {
 		first  string
 		any    bool // is what is asked, and nothing followed
 	}{
-		"few":                        {testConfig(), manyNodes - 1, "a1", true},
-		"many":                       {testConfig(), manyNodes, "a1", false},
-		"the one that others follow": {testConfig(), manyNodes, "n1", true},
-		"many, by interfaces":        {named, manyNodes, "a1", false},
-		"the one that others follow, by interfaces": {named, manyNodes, "n1-eth0", true},
+		"few":                        {testConfig(), manyEndpoints - 1, "a1", true},
+		"many":                       {testConfig(), manyEndpoints, "a1", false},
+		"the one that others follow": {testConfig(), manyEndpoints, "n1", true},
+		"many, by interfaces":        {named, manyEndpoints, "a1", false},
+		"the one that others follow, by interfaces": {named, manyEndpoints, "n1-eth0", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			playWith(t, test.config, func(c *cluster) {
@@ -606,6 +637,68 @@ func TestOfManyNodesMostAgentsFollowOneEndpoint(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestNodeThatJoinsManyClosesAtOnce(t *testing.T) {
+	const times = 20
+	for name, test := range map[string]struct {
+		age         time.Duration // of the Node, beside the policies of the release
+		least, most int           // how often it is armed at once
+	}{
+		"it came after the release": {-time.Minute, times, times},
+		"the release came to it":    {time.Minute, 0, times / 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			atOnce := 0
+			for range times {
+				play(t, func(c *cluster) {
+					withPolicies(c)
+					for _, p := range c.policies {
+						p.CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour))
+					}
+					c.node.CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour - test.age))
+					c.nodes, c.heps, c.first = 5000, 5000, "a1"
+					unarmed, armed := testEndpoint(false), testEndpoint(true)
+					unarmed.Name, unarmed.Spec.Node = "a1", "a1"
+					armed.Name, armed.Spec.Node = "n2", "n2"
+					c.theirs = []v3.HostEndpoint{*unarmed, *armed}
+				}, func(s *scene) {
+					s.pass(settle)
+					if s.isArmed() {
+						atOnce++
+					}
+					asked := s.surveyed()
+					assert.Equal(t, 1, asked["count endpoints"])
+					assert.Zero(t, asked["count nodes"], "the API server would go through all, for each agent")
+				})
+			}
+			assert.GreaterOrEqual(t, atOnce, test.least, "an endpoint is armed, though not the first")
+			assert.LessOrEqual(t, atOnce, test.most, "thousands that start together follow the first")
+		})
+	}
+}
+
+func TestWhatIsNoHurryComesAfterMostOthersAreArmed(t *testing.T) {
+	config := testConfig()
+	config.Failsafe = sshOnly()
+	playWith(t, config, func(c *cluster) {
+		withPolicies(c)
+		c.heps, c.first = 1000, "a1"
+		armed := testEndpoint(true)
+		armed.Name, armed.Spec.Node = "a1", "a1"
+		c.theirs = []v3.HostEndpoint{*armed}
+	}, func(s *scene) {
+		s.pass(settle + 2*1000*perPoll + askFirst)
+		require.True(t, s.isArmed())
+		assert.NotContains(t, s.take(), "create felix")
+		assert.Contains(t, s.keeper.Status().Reason, "it is narrowed when most other nodes are armed")
+		s.pass(2 * 1000 * perNarrowing)
+		assert.Equal(t, []string{"create felix"}, s.take())
+		assert.True(t, s.keeper.Status().Ready)
+		assert.Empty(t, s.said())
+		s.pass(2 * 1000 * perCalm)
+		assert.Equal(t, []string{"Armed"}, s.said())
+	})
 }
 
 func TestFewAgentsLookAtOnce(t *testing.T) {

@@ -56,7 +56,8 @@ type API interface {
 	DatastoreReady() bool
 	// FollowForeign starts and ends a cache, FollowFelix starts one, that are not always
 	// needed; FollowPeer starts that of the endpoint with a name, and ends any other.
-	FollowForeign(on bool)
+	// Without changes, that of FollowForeign is read only once.
+	FollowForeign(on, changes bool)
 	FollowFelix()
 	FollowPeer(name string)
 	// Foreign returns the policies that are not the release's, or why not.
@@ -81,7 +82,7 @@ type API interface {
 	// AnyArmed tells whether any endpoint is the release's and has these labels too.
 	AnyArmed(ctx context.Context, arming map[string]string) (bool, error)
 	// CountNodes and CountEndpoints return how many there are of anybody, and the name of
-	// the first endpoint in the API server's order.
+	// the release's first endpoint in the API server's order.
 	CountNodes(ctx context.Context) (int, error)
 	CountEndpoints(ctx context.Context) (count int, first string, err error)
 	// ListNodes returns the Node with that name, ListEndpoints the endpoints of the
@@ -175,6 +176,8 @@ type Keeper struct {
 	fresh        map[string]*v3.HostEndpoint // as they came back and the cache has not shown yet
 	created      bool                        // no endpoint was there before this process
 	noteAt       time.Time                   // when a note may be written alone; zero: none waits
+	narrowFrom   time.Time                   // when the failsafe may be narrowed
+	calmFrom     time.Time                   // when leftovers may be looked for, and good news be told
 	felixWrote   felixWrote
 	felixClean   bool   // nothing of ours is in the failsafe, and nothing shall be
 	failure      string // why endpoints are held back
@@ -292,7 +295,9 @@ func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 		return alarm.next
 	}
 	k.tellUnreadable(d.unreadable)
-	k.api.FollowForeign(len(m.ours) == 0)
+	// Mostly what is read once is enough, for the endpoint is created at once.
+	waits := f.foreign.problem == "" && (!d.create || k.holdEndpoint.failures > 0)
+	k.api.FollowForeign(len(m.ours) == 0, waits)
 	k.api.FollowPeer(k.peers.followed)
 	if err := k.writeEndpoints(ctx, f, d, &status, &alarm); err != nil {
 		if !k.failed(ctx, f, err, &status, &alarm) {
@@ -309,6 +314,7 @@ func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 	}
 	k.tellFights(f.now, &status, &alarm)
 	if !k.config.Named() && !k.rivals.swept {
+		alarm.at(f.now, k.calmFrom)
 		alarm.at(f.now, k.sweeping.next)
 	}
 	k.checkTrouble(f.now, &status, &alarm)
@@ -329,13 +335,13 @@ func (k *Keeper) ask(ctx context.Context, f facts, d decision, m memory) (asked 
 		k.askRivals(ctx)
 		asked = true
 	}
-	if !k.config.Named() && !k.rivals.swept && (m.armed || d.state == Off) && k.sweeping.due(f.now) {
+	if !k.config.Named() && !k.rivals.swept && (m.armed || d.state == Off) && !f.now.Before(k.calmFrom) && k.sweeping.due(f.now) {
 		k.sweep(ctx)
 		asked = true
 	}
 	switch {
 	case d.askPeers && k.peers.due(f.now):
-		k.askPeers(ctx, f.now)
+		k.askPeers(ctx, f)
 		asked = true
 	case !d.askPeers && (!d.arm || m.armed || f.now.Sub(k.peers.last) >= askMost):
 		// What was found out counts until the node is armed, but not for long.

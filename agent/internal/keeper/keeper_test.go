@@ -34,32 +34,33 @@ type cluster struct {
 	wake func()
 	lag  time.Duration
 
-	mu       sync.Mutex
-	problem  string
-	trouble  string
-	since    time.Time // of trouble
-	node     *corev1.Node
-	policies []*v3.GlobalNetworkPolicy
-	foreign  []*v3.GlobalNetworkPolicy
-	notReady bool                               // the datastore
-	stored   map[string]*v3.HostEndpoint        // whosever they are
-	cached   map[string]*v3.HostEndpoint        // as the cache has them
-	felix    map[string]*failsafe.Configuration // as the cache has them, behind by felixLag
-	felixLag time.Duration
-	noFelix  string // why there is no cache of it
-	byLabel  bool   // as Config.Named asks for
-	version  int
-	seen     int               // up to which version the cache has followed
-	others   []corev1.Node     // Nodes besides node
-	theirs   []v3.HostEndpoint // endpoints of the release on those
-	nodes    int               // what counting them says; 0: as many as there are
-	heps     int               // the same for endpoints
-	first    string            // the name of the first endpoint
-	peer     string            // the name of the one that is followed
-	fail     func(verb string) error
-	requests []string // verb, and for a write of an endpoint its name and whether it leaves it armed
-	follows  []string // caches that are followed
-	events   []*corev1.Event
+	mu          sync.Mutex
+	problem     string
+	trouble     string
+	since       time.Time // of trouble
+	node        *corev1.Node
+	policies    []*v3.GlobalNetworkPolicy
+	foreign     []*v3.GlobalNetworkPolicy
+	foreignOnce []*v3.GlobalNetworkPolicy          // as they were when they began to be followed
+	notReady    bool                               // the datastore
+	stored      map[string]*v3.HostEndpoint        // whosever they are
+	cached      map[string]*v3.HostEndpoint        // as the cache has them
+	felix       map[string]*failsafe.Configuration // as the cache has them, behind by felixLag
+	felixLag    time.Duration
+	noFelix     string // why there is no cache of it
+	byLabel     bool   // as Config.Named asks for
+	version     int
+	seen        int               // up to which version the cache has followed
+	others      []corev1.Node     // Nodes besides node
+	theirs      []v3.HostEndpoint // endpoints of the release on those
+	nodes       int               // what counting them says; 0: as many as there are
+	heps        int               // the same for endpoints
+	first       string            // the name of the release's first endpoint
+	peer        string            // the name of the one that is followed
+	fail        func(verb string) error
+	requests    []string // verb, and for a write of an endpoint its name and whether it leaves it armed
+	follows     []string // caches that are followed
+	events      []*corev1.Event
 }
 
 func (c *cluster) Problem() string { return read(c, func() string { return c.problem }) }
@@ -88,10 +89,13 @@ func (c *cluster) DatastoreReady() bool { return read(c, func() bool { return !c
 func (c *cluster) Foreign() ([]*v3.GlobalNetworkPolicy, string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !slices.Contains(c.follows, "foreign") {
+	switch {
+	case !slices.Contains(c.follows, "foreign"):
 		return nil, "not followed"
+	case slices.Contains(c.follows, "changes of foreign"):
+		return c.foreign, ""
 	}
-	return c.foreign, ""
+	return c.foreignOnce, ""
 }
 func (c *cluster) Felix() (own, forAll *failsafe.Configuration, problem string) {
 	c.mu.Lock()
@@ -101,8 +105,11 @@ func (c *cluster) Felix() (own, forAll *failsafe.Configuration, problem string) 
 	}
 	return c.felix["node.n1"], c.felix["default"], c.noFelix
 }
-func (c *cluster) FollowForeign(on bool) { c.follow("foreign", on) }
-func (c *cluster) FollowFelix()          { c.follow("felix", true) }
+func (c *cluster) FollowForeign(on, changes bool) {
+	c.follow("foreign", on)
+	c.follow("changes of foreign", on && changes)
+}
+func (c *cluster) FollowFelix() { c.follow("felix", true) }
 func (c *cluster) FollowPeer(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -129,6 +136,9 @@ func (c *cluster) follow(what string, on bool) {
 	switch was := slices.Contains(c.follows, what); {
 	case on && !was:
 		c.follows = append(c.follows, what)
+		if what == "foreign" {
+			c.foreignOnce = c.foreign
+		}
 		go c.wake()
 	case !on:
 		c.follows = slices.DeleteFunc(c.follows, func(w string) bool { return w == what })

@@ -22,15 +22,17 @@ const (
 	// read about one object in so long,
 	perObject = 500 * time.Microsecond
 	// and look, mostly at what they have followed, whether one is armed once in so long.
-	perPoll = 2 * time.Millisecond
-	// perRival is how long an agent leaves endpoints of others alone for each of them, and
-	// leftovers of its own for each Node.
+	perPoll = time.Millisecond
+	// perRival is how long an agent leaves endpoints of others alone for each of them.
 	perRival = 20 * time.Millisecond
+	// Most other nodes are armed, which comes first, so long for each endpoint after it was
+	// asked about them: then the failsafe is narrowed, and what is no hurry is done.
+	perNarrowing, perCalm = 5 * time.Millisecond, 20 * time.Millisecond
 	// surveyTimeout is how long the requests of one question may take together.
 	surveyTimeout = time.Minute
-	// With fewer Nodes any endpoint is looked for each time, with more mostly one is
-	// followed, and any looked for in one of so many times.
-	manyNodes, anyOnce = 500, 16
+	// With fewer endpoints any is looked at each time, with more mostly one is followed,
+	// and any looked at in one of so many times.
+	manyEndpoints, anyOnce = 500, 32
 	// rolledAtOnce is which part of the agents is taken to start at once where their
 	// endpoints are there already, as in a rolling update: one in so many.
 	rolledAtOnce = 100
@@ -83,10 +85,12 @@ type peers struct {
 	looked    bool      // strangers is known
 	strangers []string  // names of nodes that would be shut out, when this agent last looked
 	turn      time.Time // when it is this agent's turn to look; zero: it is not known
-	// nodes and endpoints are how many there were when the turn was drawn, and first is
-	// the name of the first endpoint.
-	nodes, endpoints int
-	first            string
+	// drawnOf and drawnAs are how many Nodes and endpoints there were when that was drawn.
+	drawnOf, drawnAs int
+	// endpoints are how many there were when they were last counted, and first is the
+	// name of the release's first one.
+	endpoints int
+	first     string
 	// followed is the endpoint whose cache tells whether it is armed; empty: none.
 	followed string
 }
@@ -137,48 +141,48 @@ func (k *Keeper) sweep(ctx context.Context) {
 }
 
 // askPeers finds out whether anybody would be shut out.
-func (k *Keeper) askPeers(ctx context.Context, now time.Time) {
+func (k *Keeper) askPeers(ctx context.Context, f facts) {
 	ctx, cancel := context.WithTimeout(ctx, surveyTimeout)
 	defer cancel()
 	p := &k.peers
-	err := k.askArmed(ctx)
+	err := k.askArmed(ctx, f)
 	if err == nil && !p.armed {
-		err = k.lookForStrangers(ctx, now)
+		err = k.lookForStrangers(ctx, f.now)
 	}
-	now = time.Now()
+	now := time.Now()
 	if err == nil && len(p.strangers) == 0 {
 		// It is another one's turn, and soon: the number of agents alone says how often to ask.
 		p.delay = 0
 	}
+	agents := time.Duration(p.endpoints)
 	// At random, for agents that start side by side would ask side by side.
-	least := rand.N(2*time.Duration(p.nodes)*perPoll + 1)
+	least := rand.N(2*agents*perPoll + 1)
 	if k.isFirst() {
 		// Others find out from this one.
 		least = 0
 	}
 	p.answered(now, least, err)
-	// Leftovers are looked for when most others are armed, too.
-	k.sweeping.next = now.Add(wait.Jitter(time.Duration(p.nodes)*perRival, 1))
+	k.narrowFrom, k.calmFrom = now.Add(wait.Jitter(agents*perNarrowing, 1)), now.Add(wait.Jitter(agents*perCalm, 1))
 	if p.turn.After(now) && p.turn.Before(p.next) {
 		p.next = p.turn
 	}
 }
 
-// askArmed finds out whether an endpoint is armed. To say whether any is, the API
-// server goes through all of them. So where there are many, and some still on their
-// way, nearly everybody follows only the first one, whose own agent asks about any. No
-// event of it is waited for, so that not all arm in one moment.
-func (k *Keeper) askArmed(ctx context.Context) error {
+// askArmed finds out whether an endpoint is armed. To say whether any is, or how many
+// there are, the API server goes through all of them. So where there are many, and a
+// release was installed on their nodes, nearly everybody follows only the first one,
+// whose own agent asks about any. No event of it is waited for, so that not all arm in
+// one moment.
+func (k *Keeper) askArmed(ctx context.Context, f facts) (err error) {
 	p := &k.peers
-	joins := false
-	if p.nodes == 0 {
-		if err := k.count(ctx); err != nil {
+	if p.endpoints < manyEndpoints {
+		if p.endpoints, p.first, err = k.api.CountEndpoints(ctx); err != nil {
 			return err
 		}
-		joins = p.endpoints >= p.nodes
 	}
 	p.followed = ""
-	if p.nodes >= manyNodes && !joins && !k.isFirst() {
+	again := p.asked && p.err == nil
+	if joins := !again && f.joins(); p.endpoints >= manyEndpoints && !joins && !k.isFirst() {
 		p.followed = p.first
 	}
 	if p.followed != "" && rand.N(anyOnce) != 0 {
@@ -186,22 +190,16 @@ func (k *Keeper) askArmed(ctx context.Context) error {
 		p.armed = hep != nil && hep.Name == p.followed && shape.Owns(hep) && shape.Armed(hep)
 		return nil
 	}
-	var err error
 	p.armed, err = k.api.AnyArmed(ctx, k.config.ArmingLabels)
 	return err
 }
 
-// count finds out how many Nodes and endpoints there are.
-func (k *Keeper) count(ctx context.Context) error {
-	nodes, err := k.api.CountNodes(ctx)
-	if err != nil {
-		return err
-	}
-	endpoints, first, err := k.api.CountEndpoints(ctx)
-	if err == nil {
-		k.peers.nodes, k.peers.endpoints, k.peers.first = nodes, endpoints, first
-	}
-	return err
+// joins tells whether the Node came after a policy of the release: others are armed
+// already, as a rule.
+func (f facts) joins() bool {
+	return slices.ContainsFunc(f.policies, func(p *v3.GlobalNetworkPolicy) bool {
+		return p.CreationTimestamp.Before(&f.node.CreationTimestamp)
+	})
 }
 
 // isFirst tells whether the first endpoint is this agent's.
@@ -231,25 +229,43 @@ func (k *Keeper) lookForStrangers(ctx context.Context, now time.Time) error {
 	return err
 }
 
-// drawTurn tells whether it is this agent's turn to look at each Node. While there
-// are fewer endpoints than Nodes, but more each time, others are still on their way,
-// and nobody has to look to know that.
+// drawTurn tells whether it is this agent's turn to look at each Node. When there are
+// more endpoints than when the turn was drawn, others are still on their way, nobody has
+// to look to know that, and it was drawn as one of too few. When there are as many as
+// Nodes, the one that others follow does not wait for its turn.
 func (k *Keeper) drawTurn(ctx context.Context, now time.Time) (mine bool, err error) {
 	p := &k.peers
-	if now.Before(p.turn) {
+	if p.turn.IsZero() {
+		// There are as many Nodes at least, which mostly is enough to know whose turn it is not.
+		p.draw(now, p.endpoints, !k.created)
+	}
+	early, first := now.Before(p.turn), k.isFirst()
+	if early && !first {
 		return false, nil
 	}
-	if !p.turn.IsZero() {
-		before := p.endpoints
-		if err := k.count(ctx); err != nil {
-			return false, err
-		}
-		if p.endpoints >= p.nodes || p.endpoints <= before {
-			return true, nil
-		}
+	nodes, err := k.api.CountNodes(ctx)
+	if err != nil {
+		return false, err
 	}
-	p.turn = now.Add(turnIn(p.nodes, p.endpoints, !k.created))
+	if p.endpoints, p.first, err = k.api.CountEndpoints(ctx); err != nil {
+		return false, err
+	}
+	switch {
+	case first && p.endpoints >= nodes:
+		return true, nil
+	case early:
+		return false, nil
+	case nodes <= p.drawnOf && p.endpoints <= p.drawnAs:
+		return true, nil
+	}
+	p.draw(now, nodes, !k.created)
 	return !now.Before(p.turn), nil
+}
+
+// draw draws a turn among the agents of so many Nodes.
+func (p *peers) draw(now time.Time, nodes int, found bool) {
+	p.turn = now.Add(turnIn(nodes, p.endpoints, found))
+	p.drawnOf, p.drawnAs = nodes, p.endpoints
 }
 
 // turnIn returns a random time after which an agent may look at each Node, as one

@@ -209,8 +209,12 @@ func (k *Keeper) sendEvents(ctx context.Context, f facts, alarm *alarm) {
 		if v.count == 0 {
 			continue
 		}
-		if f.now.Before(v.due) {
-			alarm.at(f.now, v.due)
+		due := v.due
+		if !isWarning(kind) && due.Before(k.calmFrom) {
+			due = k.calmFrom
+		}
+		if f.now.Before(due) {
+			alarm.at(f.now, due)
 			continue
 		}
 		err := k.api.CreateEvent(ctx, v.object(k.config.Node, f, kind))

@@ -235,6 +235,10 @@ func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *St
 // narrowFelix follows the FelixConfigurations and keeps the failsafe narrow. The
 // error is worth telling.
 func (k *Keeper) narrowFelix(ctx context.Context, f facts, alarm *alarm) error {
+	if f.now.Before(k.narrowFrom) {
+		alarm.at(f.now, k.narrowFrom)
+		return errors.New("it is narrowed when most other nodes are armed, in a moment")
+	}
 	k.api.FollowFelix()
 	own, forAll, problem := k.api.Felix()
 	if problem != "" {

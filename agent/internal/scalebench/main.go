@@ -7,7 +7,8 @@
 // its standard input, one word a line, and answers each with a line:
 //
 //	start    starts all keepers at once
-//	report   prints a report, after a collection of garbage
+//	status   prints what has come of it
+//	report   prints the memory of this process, too, after a collection of garbage
 //
 // It ends when its input does.
 package main
@@ -75,13 +76,16 @@ func run(args []string, log *slog.Logger) error {
 				f.running.Go(func() { m.cluster.Run(ctx, m.keeper.Wake) })
 				f.running.Go(func() { m.keeper.Run(ctx) })
 			}
-		case "report":
+		case "status", "report":
 		default:
 			return fmt.Errorf("%q is not understood", words.Text())
 		}
-		r, err := f.report()
-		if err != nil {
-			return err
+		r := f.report()
+		if words.Text() == "report" {
+			debug.FreeOSMemory()
+			if r.Resident, r.Anonymous, err = memory(); err != nil {
+				return err
+			}
 		}
 		if err := answers.Encode(r); err != nil {
 			return fmt.Errorf("answer: %w", err)
@@ -135,21 +139,20 @@ func (f *fleet) add(node, kubeconfig string, args []string, log *slog.Logger) er
 // reasonLength is how much of a reason tells it from others.
 const reasonLength = 60
 
-// report is how the process is.
+// report is how the keepers are.
 type report struct {
 	Keepers    int            `json:"keepers"`
 	Ready      int            `json:"ready"`
 	Reasons    map[string]int `json:"reasons"` // why the others are not
-	Resident   int64          `json:"residentBytes"`
-	Anonymous  int64          `json:"anonymousBytes"`
+	Resident   int64          `json:"residentBytes,omitempty"`
+	Anonymous  int64          `json:"anonymousBytes,omitempty"`
 	Goroutines int            `json:"goroutines"`
 	Requests   map[string]int `json:"requests"` // by method, resource and code
 	TooMany    int            `json:"tooManyRequests"`
 	Disobeyed  map[string]int `json:"retryAfterDisobeyed"`
 }
 
-func (f *fleet) report() (report, error) {
-	debug.FreeOSMemory()
+func (f *fleet) report() report {
 	r := report{Keepers: len(f.members), Goroutines: runtime.NumGoroutine(), Reasons: map[string]int{}}
 	for _, m := range f.members {
 		if status := m.keeper.Status(); status.Ready {
@@ -160,9 +163,7 @@ func (f *fleet) report() (report, error) {
 		}
 	}
 	f.traffic.fill(&r)
-	var err error
-	r.Resident, r.Anonymous, err = memory()
-	return r, err
+	return r
 }
 
 // memory is what the kernel says of this process.

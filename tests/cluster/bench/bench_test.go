@@ -74,7 +74,7 @@ func example() *Report {
 			{Name: Agent, Repair: repair(8 * time.Millisecond), Idle: idle(map[string]int{"watch nodes": 1, "list hostendpoints": 1}), Image: image.Size{Binary: 15 * mb}},
 			{Name: Calico, Repair: distribution(nil, 3, time.Second), Idle: idle(nil)},
 		},
-		Scale: []Scale{{Nodes: 5000, Armed: 5000, ArmedSeconds: 119.5, IdleSeconds: 60}},
+		Scale: []Scale{{Nodes: 5000, Armed: 5000, ArmedSeconds: 119.5, Ready: 4999, ReadySeconds: 300, IdleSeconds: 60}},
 	}
 }
 
@@ -116,6 +116,7 @@ func TestReportIsWrittenForPeopleAndPrograms(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(text), "| deleted endpoint back and armed, ms: p50 / p90 / p99 / max | 4.0 / 4.0 / 4.0 / 4.0 | 8.0 / 8.0 / 8.0 / 8.0 | not within 1 s |\n")
 	assert.Contains(t, string(text), "| all started together; seconds until all were armed | 119.5 |\n")
+	assert.Contains(t, string(text), "| and ready, the failsafe of SSH narrowed | only 4999 ready after 300 |\n")
 	assert.Contains(t, string(text), "| anonymous memory of that, MB | 2.0 | 2.0 | 2.0 |\n")
 	assert.Contains(t, string(text), "- kept: no API request in 300 idle seconds beyond watches that are renewed (1 watch nodes) and the resync (1 list hostendpoints): none\n")
 	raw, err := os.ReadFile(filepath.Join(dir, "benchmarks.json"))

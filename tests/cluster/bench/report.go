@@ -80,6 +80,8 @@ type Scale struct {
 	Nodes             int            `json:"nodes"`
 	Armed             int            `json:"armed"`
 	ArmedSeconds      float64        `json:"armedSeconds"` // until all were, after all had started together
+	Ready             int            `json:"ready"`
+	ReadySeconds      float64        `json:"readySeconds"`
 	Repair            Distribution   `json:"repairMilliseconds"`
 	BytesPerKeeper    int64          `json:"residentBytesPerKeeper"`
 	AnonymousPer      int64          `json:"anonymousBytesPerKeeper"`
@@ -305,12 +307,14 @@ DaemonSet is there. Nobody runs those Nodes: controller manager, scheduler and F
 	for _, s := range r.Scale {
 		rows[0] = append(rows[0], fmt.Sprint(s.Nodes))
 	}
-	add("all started together; seconds until all were armed", func(s Scale) string {
-		if s.Armed < s.Nodes {
-			return fmt.Sprintf("only %d armed after %.0f", s.Armed, s.ArmedSeconds)
+	after := func(nodes, count int, word string, seconds float64) string {
+		if count < nodes {
+			return fmt.Sprintf("only %d %s after %.0f", count, word, seconds)
 		}
-		return fmt.Sprintf("%.1f", s.ArmedSeconds)
-	})
+		return fmt.Sprintf("%.1f", seconds)
+	}
+	add("all started together; seconds until all were armed", func(s Scale) string { return after(s.Nodes, s.Armed, "armed", s.ArmedSeconds) })
+	add("and ready, the failsafe of SSH narrowed", func(s Scale) string { return after(s.Nodes, s.Ready, "ready", s.ReadySeconds) })
 	add("deleted endpoint back and armed, ms: p50 / p90 / p99 / max", func(s Scale) string { return s.Repair.text() })
 	add("rounds of that", func(s Scale) string { return s.Repair.rounds() })
 	add("resident memory per keeper, kB", func(s Scale) string { return fmt.Sprintf("%.0f", float64(s.BytesPerKeeper)/1000) })

@@ -34,8 +34,11 @@ import (
 
 const (
 	loadAccount = "load" // in the namespace of the same name: cluster.LoadUser
-	// armLimit is when keepers that are not all armed are given up.
+	// armLimit is when keepers that are not all armed, or ready, are given up.
 	armLimit = 5 * time.Minute
+	// newsPerNode is how much longer agents keep what they have to tell for each of so many, and look for leftovers: twice
+	// perCalm of package keeper.
+	newsPerNode = 40 * time.Millisecond
 	// serverWindow is the longest that the idle API server is watched.
 	serverWindow = time.Minute
 	nodeCreators = 16
@@ -60,7 +63,7 @@ func (b *bench) scale(ctx context.Context) ([]Scale, error) {
 			return nil, err
 		}
 	}
-	args, err := b.installWithoutAgents(ctx)
+	objects, args, err := b.releaseWithoutAgents(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +87,10 @@ func (b *bench) scale(ctx context.Context) ([]Scale, error) {
 		if nodes, err = b.addBareNodes(ctx, nodes, n); err != nil {
 			return results, err
 		}
+		// A release comes to Nodes that are there.
+		if err := b.kubectl(ctx, objects, "apply", "--filename", "-"); err != nil {
+			return results, err
+		}
 		r, err := b.scaleTo(ctx, nodes, program, kubeconfig, args)
 		if err != nil {
 			return results, fmt.Errorf("%d nodes: %w", n, err)
@@ -93,31 +100,30 @@ func (b *bench) scale(ctx context.Context) ([]Scale, error) {
 	return results, nil
 }
 
-// installWithoutAgents creates all of a release but the DaemonSet, gives its rights to the account of the load, and
-// returns the arguments of the agents.
-func (b *bench) installWithoutAgents(ctx context.Context) ([]string, error) {
+// releaseWithoutAgents returns all of a release but the DaemonSet, with its rights for the account of the load, which it
+// creates, and the arguments of the agents.
+func (b *bench) releaseWithoutAgents(ctx context.Context) (objects string, args []string, err error) {
 	r, err := release.New(b.root, b.cluster.Kubeconfig(), releaseNamespace, releaseName)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	policies, rest, err := r.Render(ctx, values())
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	text, err := manifest(loadAccount)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	if err := b.kubectl(ctx, text, "apply", "--filename", "-"); err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	var args []string
 	wanted := policies
 	for _, o := range rest {
 		switch o.GetKind() {
 		case "DaemonSet":
 			if args, err = agentArgs(o); err != nil {
-				return nil, err
+				return "", nil, err
 			}
 		case "ClusterRole", "PriorityLevelConfiguration":
 			wanted = append(wanted, o)
@@ -126,7 +132,7 @@ func (b *bench) installWithoutAgents(ctx context.Context) ([]string, error) {
 				schema.Spec.Rules[0].Subjects[0].ServiceAccount = &flowcontrolv1.ServiceAccountSubject{Name: loadAccount, Namespace: loadAccount}
 			})
 			if err != nil {
-				return nil, err
+				return "", nil, err
 			}
 			wanted = append(wanted, changed)
 		case "ClusterRoleBinding":
@@ -134,23 +140,23 @@ func (b *bench) installWithoutAgents(ctx context.Context) ([]string, error) {
 				binding.Subjects = []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: loadAccount, Namespace: loadAccount}}
 			})
 			if err != nil {
-				return nil, err
+				return "", nil, err
 			}
 			wanted = append(wanted, changed)
 		}
 	}
 	if args == nil {
-		return nil, errors.New("the chart has rendered no DaemonSet")
+		return "", nil, errors.New("the chart has rendered no DaemonSet")
 	}
 	var all strings.Builder
 	for _, o := range wanted {
 		raw, err := o.MarshalJSON()
 		if err != nil {
-			return nil, fmt.Errorf("write objects: %w", err)
+			return "", nil, fmt.Errorf("write objects: %w", err)
 		}
 		fmt.Fprintf(&all, "%s\n---\n", raw)
 	}
-	return args, b.kubectl(ctx, all.String(), "apply", "--filename", "-")
+	return all.String(), args, nil
 }
 
 // with returns a rendered object, changed.
@@ -218,10 +224,10 @@ func (b *bench) addBareNodes(ctx context.Context, names []string, count int) ([]
 	return names, group.Wait()
 }
 
-// clear removes what the keepers have made.
+// clear removes what the keepers have made, and the policies.
 func (b *bench) clear(ctx context.Context) error {
 	ours := metav1.ListOptions{LabelSelector: "host-firewall.io/release"}
-	for _, resource := range []string{"hostendpoints", "felixconfigurations"} {
+	for _, resource := range []string{"hostendpoints", "felixconfigurations", "globalnetworkpolicies"} {
 		client := b.calico(resource)
 		// One request may give up before all is done.
 		err := cluster.Poll(ctx, 5*time.Minute, "all "+resource+" to be gone", func(ctx context.Context) error {
@@ -250,11 +256,8 @@ func (b *bench) server() (int, error) {
 	return pids[0], nil
 }
 
-// watchServer measures the API server while nobody wants anything of it, after some time to settle.
-func (b *bench) watchServer(ctx context.Context, pid int, settle time.Duration) (cpu, window time.Duration, resident int64, err error) {
-	if err := sleep(ctx, settle); err != nil {
-		return 0, 0, 0, err
-	}
+// watchServer measures the API server while nobody wants anything of it.
+func (b *bench) watchServer(ctx context.Context, pid int) (cpu, window time.Duration, resident int64, err error) {
 	window = min(b.settings.Idle, serverWindow)
 	before, err := statOf(pid)
 	if err != nil {
@@ -277,7 +280,10 @@ func (b *bench) scaleTo(ctx context.Context, nodes []string, program, kubeconfig
 	if err != nil {
 		return s, err
 	}
-	without, _, empty, err := b.watchServer(ctx, pid, quiet)
+	if err := sleep(ctx, quiet); err != nil {
+		return s, err
+	}
+	without, _, empty, err := b.watchServer(ctx, pid)
 	if err != nil {
 		return s, err
 	}
@@ -295,16 +301,16 @@ func (b *bench) scaleTo(ctx context.Context, nodes []string, program, kubeconfig
 	if err := b.arm(ctx, f, pid, &s); err != nil {
 		return s, err
 	}
-	armed, err := f.ask("report")
+	settle := newsOut + time.Duration(s.Nodes)*newsPerNode
+	b.say("waiting %.0f s, until everything is told", settle.Seconds())
+	if err := sleep(ctx, settle); err != nil {
+		return s, err
+	}
+	calm, err := f.ask("status")
 	if err != nil {
 		return s, err
 	}
-	s.RequestsToArm = armed.Requests
-	if s.Armed < s.Nodes {
-		b.say("%d keepers are ready; most of the others: %s; requests: %s", armed.Ready, counts(most(armed.Reasons, 5)), counts(armed.Requests))
-	}
-
-	idle, window, resident, err := b.watchServer(ctx, pid, newsOut)
+	idle, window, resident, err := b.watchServer(ctx, pid)
 	if err != nil {
 		return s, err
 	}
@@ -313,7 +319,7 @@ func (b *bench) scaleTo(ctx context.Context, nodes []string, program, kubeconfig
 	if err != nil {
 		return s, err
 	}
-	s.RequestsIdle = difference(rested.Requests, armed.Requests)
+	s.RequestsIdle = difference(rested.Requests, calm.Requests)
 	keepers := int64(len(nodes))
 	s.BytesPerKeeper, s.AnonymousPer = (rested.Resident-before.Resident)/keepers, (rested.Anonymous-before.Anonymous)/keepers
 	b.say("%.0f kB per keeper; API server %.1f%% of a core (%.1f%% without keepers); requests meanwhile: %s", float64(s.BytesPerKeeper)/1000,
@@ -328,7 +334,7 @@ func (b *bench) scaleTo(ctx context.Context, nodes []string, program, kubeconfig
 	return s, err
 }
 
-// arm starts the keepers and waits until the endpoints of all nodes are armed.
+// arm starts the keepers and waits until the endpoints of all nodes are armed, and the keepers are ready.
 func (b *bench) arm(ctx context.Context, f *fleet, server int, s *Scale) error {
 	before, err := statOf(server)
 	if err != nil {
@@ -339,17 +345,19 @@ func (b *bench) arm(ctx context.Context, f *fleet, server int, s *Scale) error {
 	if _, err := f.ask("start"); err != nil {
 		return err
 	}
-	armed := map[string]bool{}
+	there, armed := map[string]bool{}, map[string]bool{}
 	told, last := start, start
 	err = b.endpoints.await(ctx, armLimit, func(e event) bool {
-		if name := e.object.GetName(); e.kind == watch.Deleted || !labelled(e.object) {
+		name := e.object.GetName()
+		there[name] = true
+		if e.kind == watch.Deleted || !labelled(e.object) {
 			delete(armed, name)
 		} else if !armed[name] {
 			armed[name], last = true, e.at
 		}
 		if time.Since(told) > 10*time.Second {
 			told = time.Now()
-			b.say("%d of %d armed after %.0f s", len(armed), s.Nodes, time.Since(start).Seconds())
+			b.say("%d endpoints, %d armed, of %d after %.0f s", len(there), len(armed), s.Nodes, time.Since(start).Seconds())
 		}
 		return len(armed) == s.Nodes
 	})
@@ -365,7 +373,19 @@ func (b *bench) arm(ctx context.Context, f *fleet, server int, s *Scale) error {
 	}
 	s.ServerCPUToArm = (after.cpu - before.cpu).Seconds()
 	b.say("%d of %d armed after %.1f s", s.Armed, s.Nodes, s.ArmedSeconds)
-	return nil
+	r, err := f.ask("status")
+	s.RequestsToArm = r.Requests
+	for err == nil && r.Ready < s.Nodes && time.Since(start) < armLimit {
+		if err = sleep(ctx, time.Second); err == nil {
+			r, err = f.ask("status")
+		}
+	}
+	s.Ready, s.ReadySeconds = r.Ready, time.Since(start).Seconds()
+	b.say("%d of %d ready after %.0f s", s.Ready, s.Nodes, s.ReadySeconds)
+	if s.Ready < s.Nodes {
+		b.say("most of the others: %s; requests: %s", counts(most(r.Reasons, 5)), counts(r.Requests))
+	}
+	return err
 }
 
 func (b *bench) scaleRepairs(ctx context.Context, nodes []string) (Distribution, error) {
