@@ -797,6 +797,34 @@ func TestCachesThatAreNotAlwaysNeededAreKeptOnlyThen(t *testing.T) {
 	assert.Nil(t, a.Peer())
 }
 
+func TestPoliciesOfOthersThatCannotBeReadAreAskedForAgain(t *testing.T) {
+	t.Parallel()
+	s, a := runComplete(t, calico.GroupCRD)
+	policies := inCRD + "/globalnetworkpolicies"
+	answer := func(ofOthers http.HandlerFunc) {
+		s.on("GET "+policies, func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Query().Get("labelSelector"), "!=") {
+				ofOthers(w, r)
+				return
+			}
+			list(calico.GroupCRD, "GlobalNetworkPolicy")(w, r)
+		})
+	}
+	problem := func() string { _, problem := a.Foreign(); return problem }
+	answer(failure(403, metav1.StatusReasonForbidden))
+	a.FollowForeign(true, false)
+	a.await(t, "the refusal is told", func() bool { return strings.Contains(problem(), `lacks the right "list"`) })
+	answer(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"items":[{"metadata":{"name":"a"}},`))
+	})
+	a.await(t, "half a list is none", func() bool { return strings.Contains(problem(), "EOF") })
+	answer(list(calico.GroupCRD, "GlobalNetworkPolicy", policy(calico.GroupCRD, "theirs")))
+	a.await(t, "the policies are known", func() bool { return problem() == "" })
+	foreign, _ := a.Foreign()
+	require.Len(t, foreign, 1)
+	assert.Equal(t, "theirs", foreign[0].Name)
+}
+
 func TestDatastoreIsReadyUnlessItSaysNot(t *testing.T) {
 	t.Parallel()
 	no, yes := false, true

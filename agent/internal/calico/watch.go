@@ -9,7 +9,6 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -102,7 +101,9 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 	}
 	foreign := func(whose string) *source { return policies(whose, c.notOfRelease()) }
 	all.foreign = on(foreign)
-	all.foreignOnce = &optional{open: foreign, start: func(s *source) context.CancelFunc { return all.start(ctx, s.readOnce) }}
+	all.foreignOnce = &optional{open: foreign, start: func(s *source) context.CancelFunc {
+		return all.start(ctx, func(ctx context.Context) { readOnce[policy](ctx, s) })
+	}}
 	all.felix, all.felixDefault, all.peer = on(felix), on(felix), on(endpoint)
 	return all
 }
@@ -231,23 +232,25 @@ func (s *source) newReflector(object runtime.Object) *cache.Reflector {
 	return cache.NewReflectorWithOptions(requests, object, s.store, cache.ReflectorOptions{Name: s.subject, Backoff: &backoff})
 }
 
-// readOnce fills the store by a list, which costs the API server less than a watch.
-func (s *source) readOnce(ctx context.Context) {
-	// Whatever goes wrong, listObjects has noted it.
+// readOnce fills a store by one list, which costs the API server less than a watch, and
+// is read as it arrives.
+func readOnce[T any](ctx context.Context, s *source) {
+	// It ends when the store is filled, or the context ends.
 	_ = backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (done bool, _ error) {
-		list, err := s.listObjects(ctx, metav1.ListOptions{ResourceVersion: fromCache})
-		if err != nil {
-			return false, nil
+		defer s.takeTurn(ctx)()
+		bound, cancel := context.WithTimeout(ctx, listTimeout)
+		defer cancel()
+		var all []any
+		body, err := s.request(metav1.ListOptions{ResourceVersion: fromCache}).Stream(bound)
+		if err == nil {
+			defer body.Close()
+			err = decodeItems(body, func(object *T) error { all = append(all, object); return nil })
 		}
-		objects, err := meta.ExtractList(list)
-		if err != nil {
-			return false, err
+		if err == nil {
+			err = s.store.Replace(all, "")
 		}
-		all := make([]any, len(objects))
-		for i, o := range objects {
-			all[i] = o
-		}
-		return true, s.store.Replace(all, "")
+		s.note(ctx, "list", err)
+		return err == nil, nil
 	})
 }
 

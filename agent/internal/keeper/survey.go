@@ -27,7 +27,7 @@ const (
 	perRival = 20 * time.Millisecond
 	// Most other nodes are armed, which comes first, so long for each endpoint after it was
 	// asked about them: then the failsafe is narrowed, and what is no hurry is done.
-	perNarrowing, perCalm = 5 * time.Millisecond, 20 * time.Millisecond
+	perNarrowing, perCalm = 10 * time.Millisecond, 20 * time.Millisecond
 	// surveyTimeout is how long the requests of one question may take together.
 	surveyTimeout = time.Minute
 	// With fewer endpoints any is looked at each time, with more mostly one is followed,
