@@ -678,14 +678,15 @@ func TestCountingReadsOneObjectAndBelievesTheAPIServer(t *testing.T) {
 		"many more":     {map[string]any{"continue": "more", "remainingItemCount": 4999}, 5000},
 	} {
 		s.on("GET "+nodesPath, object(200, map[string]any{"metadata": test.metadata, "items": []any{node("n1")}}))
-		got, err := a.CountNodes(t.Context())
+		got, first, err := a.CountNodes(t.Context())
 		require.NoError(t, err, name)
 		assert.Equal(t, test.want, got, name)
+		assert.Equal(t, "n1", first, name)
 	}
 	asked := s.asked("GET " + nodesPath)
 	assert.Equal(t, "limit=1&resourceVersion=1&resourceVersionMatch=NotOlderThan", asked[len(asked)-1].query)
 	s.on("GET "+nodesPath, object(200, map[string]any{"metadata": map[string]any{"continue": "more"}, "items": []any{node("n1")}}))
-	_, err := a.CountNodes(t.Context())
+	_, _, err := a.CountNodes(t.Context())
 	assert.ErrorContains(t, err, "does not say how many")
 }
 

@@ -22,11 +22,14 @@ import (
 // spares etcd when thousands of agents ask at once, and are read object by object
 // as they arrive, so that the answer never is in memory as a whole.
 
-// CountNodes returns how many Nodes there are. The API server sends one of them, but
-// goes through all.
-func (c *Cluster) CountNodes(ctx context.Context) (int, error) {
-	nodes, _, err := c.count(ctx, "v1", "nodes")
-	return nodes, err
+// CountNodes returns how many Nodes there are, and the name of the first one. The API
+// server sends only that, but goes through all.
+func (c *Cluster) CountNodes(ctx context.Context) (count int, first string, err error) {
+	count, sent, err := c.count(ctx, "v1", "nodes")
+	if len(sent) > 0 {
+		first = sent[0].Name
+	}
+	return count, first, err
 }
 
 // CountEndpoints returns how many endpoints there are, whosever they are, in the same

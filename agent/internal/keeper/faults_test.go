@@ -478,7 +478,7 @@ func TestNodeIsArmedSoonAfterAnotherOneOfTheRelease(t *testing.T) {
 func TestTheFirstEndpointsAgentLooksAsSoonAsAllHaveOne(t *testing.T) {
 	play(t, func(c *cluster) {
 		withPolicies(c)
-		c.nodes, c.heps, c.first = 5000, 4999, "n1"
+		c.nodes, c.heps, c.firstNode = 5000, 4999, "n1"
 	}, func(s *scene) {
 		s.pass(settle + 10*time.Second)
 		assert.Zero(t, s.surveyed()["list nodes"])
@@ -520,7 +520,7 @@ func TestAgentsOfManyNodesTakeTurnsInLookingAtEach(t *testing.T) {
 					c.put(testEndpoint(false))
 				}
 			}, func(s *scene) {
-				s.pass(test.turn + settle + time.Minute)
+				s.pass(nodes*perCalm + test.turn + settle + time.Minute)
 				asked := s.surveyed()
 				assert.Equal(t, 1, asked["list nodes"], "each agent looks once")
 				assert.Positive(t, asked["list nodes n2"], "and then at the node that it has found")
@@ -594,43 +594,48 @@ func TestOfManyNodesMostAgentsFollowOneEndpoint(t *testing.T) {
 		return []endpoint.Interface{{Name: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.7")}}}, []string{"eth0"}, nil
 	}
 	for name, test := range map[string]struct {
-		config Config
-		nodes  int
-		first  string
-		any    bool // is what is asked, and nothing followed
+		config   Config
+		nodes    int
+		node     string // the first
+		followed string // empty: any is asked for, and nothing followed
 	}{
-		"few":                        {testConfig(), manyEndpoints - 1, "a1", true},
-		"many":                       {testConfig(), manyEndpoints, "a1", false},
-		"the one that others follow": {testConfig(), manyEndpoints, "n1", true},
-		"many, by interfaces":        {named, manyEndpoints, "a1", false},
-		"the one that others follow, by interfaces": {named, manyEndpoints, "n1-eth0", true},
+		"few":                        {testConfig(), manyNodes - 1, "a1", ""},
+		"many":                       {testConfig(), manyNodes, "a1", "a1"},
+		"the one that others follow": {testConfig(), manyNodes, "n1", ""},
+		"many, by interfaces":        {named, manyNodes, "a1", "a1-eth0"},
+		"the one that others follow, by interfaces": {named, manyNodes, "n1", ""},
+		"the first Node has no endpoint":            {testConfig(), manyNodes, "a0", "a1"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			theirs := func(armed bool) []v3.HostEndpoint {
+				hep := testEndpoint(armed)
+				hep.Name, hep.Spec.Node = test.followed, "a1"
+				return []v3.HostEndpoint{*hep}
+			}
 			playWith(t, test.config, func(c *cluster) {
 				withPolicies(c)
-				c.nodes, c.heps, c.first = test.nodes, test.nodes, test.first
+				c.nodes, c.heps, c.firstNode, c.first = test.nodes, test.nodes, test.node, "a1"
 				c.others = []corev1.Node{*testNode("n2")}
+				if test.followed != "" {
+					c.theirs = theirs(false)
+				}
 			}, func(s *scene) {
 				s.pass(time.Hour)
 				asked := s.surveyed()
-				if test.any {
+				if test.followed == "" {
 					assert.Greater(t, asked["any armed"], 100)
-					assert.Zero(t, asked["follow "+test.first])
+					assert.Empty(t, read(s.cluster, func() string { return s.peer }))
 					return
 				}
-				assert.Equal(t, 1, asked["follow a1"])
+				assert.Equal(t, 1, asked["follow "+test.followed])
 				assert.Positive(t, asked["any armed"], "its agent may be dead")
-				assert.Less(t, asked["any armed"], 100, "but seldom: the API server goes through all")
-
-				disarmed := testEndpoint(false)
-				disarmed.Name, disarmed.Spec.Node = "a1", "a1"
-				s.change(func() { s.theirs = []v3.HostEndpoint{*disarmed} })
-				s.pass(time.Minute)
+				assert.Less(t, asked["any armed"], 200, "but seldom: the API server goes through all")
+				assert.Less(t, asked["count endpoints"], 10)
+				assert.Less(t, asked["count nodes"], 10)
 				assert.False(t, s.keeper.Status().Armed)
-				assert.NotEmpty(t, read(s.cluster, func() string { return s.peer }))
-				armed := testEndpoint(true)
-				armed.Name, armed.Spec.Node = "a1", "a1"
-				s.change(func() { s.theirs = []v3.HostEndpoint{*armed} })
+				assert.Equal(t, test.followed, read(s.cluster, func() string { return s.peer }))
+
+				s.change(func() { s.theirs = theirs(true) })
 				s.pass(time.Minute)
 				assert.True(t, s.keeper.Status().Armed)
 				assert.Empty(t, read(s.cluster, func() string { return s.peer }), "nobody needs it any more")
@@ -657,7 +662,7 @@ func TestNodeThatJoinsManyClosesAtOnce(t *testing.T) {
 						p.CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour))
 					}
 					c.node.CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour - test.age))
-					c.nodes, c.heps, c.first = 5000, 5000, "a1"
+					c.nodes, c.heps, c.firstNode = 5000, 5000, "a1"
 					unarmed, armed := testEndpoint(false), testEndpoint(true)
 					unarmed.Name, unarmed.Spec.Node = "a1", "a1"
 					armed.Name, armed.Spec.Node = "n2", "n2"
@@ -668,8 +673,8 @@ func TestNodeThatJoinsManyClosesAtOnce(t *testing.T) {
 						atOnce++
 					}
 					asked := s.surveyed()
-					assert.Equal(t, 1, asked["count endpoints"])
-					assert.Zero(t, asked["count nodes"], "the API server would go through all, for each agent")
+					assert.Equal(t, 1, asked["count nodes"])
+					assert.Zero(t, asked["count endpoints"], "the API server would go through all, for each agent")
 				})
 			}
 			assert.GreaterOrEqual(t, atOnce, test.least, "an endpoint is armed, though not the first")
@@ -683,7 +688,7 @@ func TestWhatIsNoHurryComesAfterMostOthersAreArmed(t *testing.T) {
 	config.Failsafe = sshOnly()
 	playWith(t, config, func(c *cluster) {
 		withPolicies(c)
-		c.heps, c.first = 1000, "a1"
+		c.nodes, c.firstNode = 1000, "a1"
 		armed := testEndpoint(true)
 		armed.Name, armed.Spec.Node = "a1", "a1"
 		c.theirs = []v3.HostEndpoint{*armed}

@@ -56,6 +56,7 @@ type cluster struct {
 	nodes       int               // what counting them says; 0: as many as there are
 	heps        int               // the same for endpoints
 	first       string            // the name of the release's first endpoint
+	firstNode   string            // the name of the first Node
 	peer        string            // the name of the one that is followed
 	fail        func(verb string) error
 	requests    []string // verb, and for a write of an endpoint its name and whether it leaves it armed
@@ -358,10 +359,10 @@ func (c *cluster) ofRelease() []v3.HostEndpoint {
 	return endpoints
 }
 
-func (c *cluster) CountNodes(context.Context) (int, error) {
+func (c *cluster) CountNodes(context.Context) (count int, first string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return max(c.nodes, 1+len(c.others)), c.request("count nodes")
+	return max(c.nodes, 1+len(c.others)), c.firstNode, c.request("count nodes")
 }
 
 func (c *cluster) CountEndpoints(context.Context) (count int, first string, err error) {

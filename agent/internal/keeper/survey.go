@@ -25,14 +25,16 @@ const (
 	perPoll = time.Millisecond
 	// perRival is how long an agent leaves endpoints of others alone for each of them.
 	perRival = 20 * time.Millisecond
-	// Most other nodes are armed, which comes first, so long for each endpoint after it was
+	// Most other nodes are armed, which comes first, so long for each Node after it was
 	// asked about them: then the failsafe is narrowed, and what is no hurry is done.
-	perNarrowing, perCalm = 10 * time.Millisecond, 20 * time.Millisecond
+	perNarrowing, perCalm = 5 * time.Millisecond, 20 * time.Millisecond
 	// surveyTimeout is how long the requests of one question may take together.
 	surveyTimeout = time.Minute
-	// With fewer endpoints any is looked at each time, with more mostly one is followed,
-	// and any looked at in one of so many times.
-	manyEndpoints, anyOnce = 500, 32
+	// With fewer Nodes any endpoint is looked at each time, with more mostly one is
+	// followed, and any looked at in one of so many times.
+	manyNodes, anyOnce = 500, 32
+	// missingAfter is how long the followed one may not be there.
+	missingAfter = time.Minute
 	// rolledAtOnce is which part of the agents is taken to start at once where their
 	// endpoints are there already, as in a rolling update: one in so many.
 	rolledAtOnce = 100
@@ -87,10 +89,9 @@ type peers struct {
 	turn      time.Time // when it is this agent's turn to look; zero: it is not known
 	// drawnOf and drawnAs are how many Nodes and endpoints there were when that was drawn.
 	drawnOf, drawnAs int
-	// endpoints are how many there were when they were last counted, and first is the
-	// name of the release's first one.
-	endpoints int
-	first     string
+	nodes            int       // how many there were when they were last counted
+	first            string    // the name of the endpoint that all may follow
+	since            time.Time // when that was found out
 	// followed is the endpoint whose cache tells whether it is armed; empty: none.
 	followed string
 }
@@ -154,7 +155,7 @@ func (k *Keeper) askPeers(ctx context.Context, f facts) {
 		// It is another one's turn, and soon: the number of agents alone says how often to ask.
 		p.delay = 0
 	}
-	agents := time.Duration(p.endpoints)
+	agents := time.Duration(p.nodes)
 	// At random, for agents that start side by side would ask side by side.
 	least := rand.N(2*agents*perPoll + 1)
 	if k.isFirst() {
@@ -170,28 +171,49 @@ func (k *Keeper) askPeers(ctx context.Context, f facts) {
 
 // askArmed finds out whether an endpoint is armed. To say whether any is, or how many
 // there are, the API server goes through all of them. So where there are many, and a
-// release was installed on their nodes, nearly everybody follows only the first one,
-// whose own agent asks about any. No event of it is waited for, so that not all arm in
-// one moment.
+// release was installed on their nodes, nearly everybody follows only the one of the
+// first Node, whose own agent asks about any. No event of it is waited for, so that not
+// all arm in one moment.
 func (k *Keeper) askArmed(ctx context.Context, f facts) (err error) {
 	p := &k.peers
-	if p.endpoints < manyEndpoints {
-		if p.endpoints, p.first, err = k.api.CountEndpoints(ctx); err != nil {
+	joins := false
+	if p.first == "" {
+		node := ""
+		if p.nodes, node, err = k.api.CountNodes(ctx); err != nil {
 			return err
 		}
+		// All have the same interface, as a rule.
+		p.first, p.since = endpoint.Name(node, k.links.selected[0].Name), f.now
+		joins = f.joins()
 	}
 	p.followed = ""
-	again := p.asked && p.err == nil
-	if joins := !again && f.joins(); p.endpoints >= manyEndpoints && !joins && !k.isFirst() {
+	if p.nodes >= manyNodes && !joins && !k.isFirst() {
 		p.followed = p.first
 	}
 	if p.followed != "" && rand.N(anyOnce) != 0 {
-		hep, shape := k.api.Peer(), k.config.shape()
-		p.armed = hep != nil && hep.Name == p.followed && shape.Owns(hep) && shape.Armed(hep)
-		return nil
+		return k.askFollowed(ctx, f.now)
 	}
 	p.armed, err = k.api.AnyArmed(ctx, k.config.ArmingLabels)
 	return err
+}
+
+// askFollowed finds out whether the followed endpoint is armed. When it does not come,
+// its Node has none, and the first that is there is followed.
+func (k *Keeper) askFollowed(ctx context.Context, now time.Time) error {
+	p, shape := &k.peers, k.config.shape()
+	hep := k.api.Peer()
+	p.armed = hep != nil && hep.Name == p.followed && shape.Owns(hep) && shape.Armed(hep)
+	if p.armed || hep != nil && shape.Owns(hep) || now.Sub(p.since) < missingAfter {
+		return nil
+	}
+	_, first, err := k.api.CountEndpoints(ctx)
+	if err != nil {
+		return err
+	}
+	if p.since = now; first != "" {
+		p.first = first
+	}
+	return nil
 }
 
 // joins tells whether the Node came after a policy of the release: others are armed
@@ -202,7 +224,7 @@ func (f facts) joins() bool {
 	})
 }
 
-// isFirst tells whether the first endpoint is this agent's.
+// isFirst tells whether the endpoint that all may follow is this agent's.
 func (k *Keeper) isFirst() bool {
 	return slices.ContainsFunc(k.links.selected, func(i endpoint.Interface) bool {
 		return k.peers.first == endpoint.Name(k.config.Node, i.Name)
@@ -235,37 +257,33 @@ func (k *Keeper) lookForStrangers(ctx context.Context, now time.Time) error {
 // Nodes, the one that others follow does not wait for its turn.
 func (k *Keeper) drawTurn(ctx context.Context, now time.Time) (mine bool, err error) {
 	p := &k.peers
-	if p.turn.IsZero() {
-		// There are as many Nodes at least, which mostly is enough to know whose turn it is not.
-		p.draw(now, p.endpoints, !k.created)
+	if p.turn.IsZero() && p.nodes >= manyNodes {
+		// Mostly another one has looked before it has to be drawn.
+		p.turn = now.Add(rand.N(time.Duration(p.nodes) * perCalm))
 	}
 	early, first := now.Before(p.turn), k.isFirst()
 	if early && !first {
 		return false, nil
 	}
-	nodes, err := k.api.CountNodes(ctx)
-	if err != nil {
-		return false, err
+	if p.asked {
+		if p.nodes, _, err = k.api.CountNodes(ctx); err != nil {
+			return false, err
+		}
 	}
-	if p.endpoints, p.first, err = k.api.CountEndpoints(ctx); err != nil {
-		return false, err
-	}
+	endpoints, _, err := k.api.CountEndpoints(ctx)
 	switch {
-	case first && p.endpoints >= nodes:
+	case err != nil:
+		return false, err
+	case first && endpoints >= p.nodes:
 		return true, nil
 	case early:
 		return false, nil
-	case nodes <= p.drawnOf && p.endpoints <= p.drawnAs:
+	case p.nodes <= p.drawnOf && endpoints <= p.drawnAs:
 		return true, nil
 	}
-	p.draw(now, nodes, !k.created)
+	p.turn = now.Add(turnIn(p.nodes, endpoints, !k.created))
+	p.drawnOf, p.drawnAs = p.nodes, endpoints
 	return !now.Before(p.turn), nil
-}
-
-// draw draws a turn among the agents of so many Nodes.
-func (p *peers) draw(now time.Time, nodes int, found bool) {
-	p.turn = now.Add(turnIn(nodes, p.endpoints, found))
-	p.drawnOf, p.drawnAs = nodes, p.endpoints
 }
 
 // turnIn returns a random time after which an agent may look at each Node, as one
