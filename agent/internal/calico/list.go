@@ -25,30 +25,21 @@ import (
 // CountNodes returns how many Nodes there are, and the name of the first one. The API
 // server sends only that, but goes through all.
 func (c *Cluster) CountNodes(ctx context.Context) (count int, first string, err error) {
-	count, sent, err := c.count(ctx, "v1", "nodes")
-	if len(sent) > 0 {
-		first = sent[0].Name
-	}
-	return count, first, err
+	return c.count(ctx, "v1", "nodes")
 }
 
 // CountEndpoints returns how many endpoints there are, whosever they are, in the same
-// way, and the name of the release's first one, empty when there is none.
-func (c *Cluster) CountEndpoints(ctx context.Context) (count int, first string, err error) {
-	count, sent, err := c.count(ctx, c.known().group, hostEndpoints)
-	if err != nil {
-		return 0, "", err
-	}
-	for _, hep := range sent {
-		if hep.Labels[endpoint.ReleaseLabel] == c.options.Release {
-			return count, hep.Name, nil
-		}
-	}
-	if len(sent) == count {
-		return count, "", nil
-	}
-	err = c.first(ctx, c.ofRelease(), func(hep *v3.HostEndpoint) { first = hep.Name })
-	return count, first, err
+// way.
+func (c *Cluster) CountEndpoints(ctx context.Context) (int, error) {
+	count, _, err := c.count(ctx, c.known().group, hostEndpoints)
+	return count, err
+}
+
+// FirstEndpoint returns the name of the release's first endpoint, empty when there is
+// none.
+func (c *Cluster) FirstEndpoint(ctx context.Context) (name string, err error) {
+	err = c.first(ctx, c.ofRelease(), func(hep *v3.HostEndpoint) { name = hep.Name })
+	return name, err
 }
 
 // AnyArmed tells whether any endpoint is the release's and has these labels too. It
@@ -144,9 +135,8 @@ func (c *Cluster) ReadFelix(ctx context.Context) (own *failsafe.Configuration, e
 	return own, err
 }
 
-// count asks for one object, and for how many more there are. It returns what is sent:
-// that one, or all from who knows no limits.
-func (c *Cluster) count(ctx context.Context, group, resource string) (count int, sent []metav1.PartialObjectMetadata, err error) {
+// count asks for one object, whose name it returns, and for how many more there are.
+func (c *Cluster) count(ctx context.Context, group, resource string) (count int, first string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	var page metav1.PartialObjectMetadataList
@@ -159,15 +149,18 @@ func (c *Cluster) count(ctx context.Context, group, resource string) (count int,
 		err = json.Unmarshal(body, &page)
 	}
 	if err != nil {
-		return 0, nil, fmt.Errorf("count %s: %w", resource, explain(err, "list", resource))
+		return 0, "", fmt.Errorf("count %s: %w", resource, explain(err, "list", resource))
 	}
-	switch {
-	case page.Continue == "":
-		return len(page.Items), page.Items, nil
-	case page.RemainingItemCount == nil:
-		return 0, nil, fmt.Errorf("count %s: the API server does not say how many there are", resource)
+	if count = len(page.Items); count > 0 {
+		first = page.Items[0].Name
 	}
-	return len(page.Items) + int(*page.RemainingItemCount), page.Items, nil
+	if page.Continue == "" {
+		return count, first, nil
+	}
+	if page.RemainingItemCount == nil {
+		return 0, "", fmt.Errorf("count %s: the API server does not say how many there are", resource)
+	}
+	return count + int(*page.RemainingItemCount), first, nil
 }
 
 // fromCache is the version that asks for a list from the API server's cache.

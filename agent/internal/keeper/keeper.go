@@ -82,9 +82,11 @@ type API interface {
 	// AnyArmed tells whether any endpoint is the release's and has these labels too.
 	AnyArmed(ctx context.Context, arming map[string]string) (bool, error)
 	// CountNodes and CountEndpoints return how many there are of anybody, and the name of
-	// the first Node, and of the release's first endpoint, in the API server's order.
+	// the first Node in the API server's order; FirstEndpoint that of the release's first
+	// endpoint, empty when there is none.
 	CountNodes(ctx context.Context) (count int, first string, err error)
-	CountEndpoints(ctx context.Context) (count int, first string, err error)
+	CountEndpoints(ctx context.Context) (int, error)
+	FirstEndpoint(ctx context.Context) (string, error)
 	// ListNodes returns the Node with that name, ListEndpoints the endpoints of the
 	// release on that Node; all of them where the name is empty.
 	ListNodes(ctx context.Context, name string) ([]corev1.Node, error)

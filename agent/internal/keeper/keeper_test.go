@@ -365,10 +365,16 @@ func (c *cluster) CountNodes(context.Context) (count int, first string, err erro
 	return max(c.nodes, 1+len(c.others)), c.firstNode, c.request("count nodes")
 }
 
-func (c *cluster) CountEndpoints(context.Context) (count int, first string, err error) {
+func (c *cluster) CountEndpoints(context.Context) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return max(c.heps, len(c.stored)+len(c.theirs)), c.first, c.request("count endpoints")
+	return max(c.heps, len(c.stored)+len(c.theirs)), c.request("count endpoints")
+}
+
+func (c *cluster) FirstEndpoint(context.Context) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.first, c.request("first endpoint")
 }
 
 func (c *cluster) ListNodes(_ context.Context, name string) ([]corev1.Node, error) {
@@ -428,7 +434,7 @@ func (c *cluster) take() []string {
 // surveys are the requests by which the keeper looks who else is there. They
 // change nothing, and like notes they have tests of their own.
 func surveys() []string {
-	return []string{"list own", "list foreign", "any armed", "count nodes", "count endpoints", "read felix"}
+	return []string{"list own", "list foreign", "any armed", "count nodes", "count endpoints", "first endpoint", "read felix"}
 }
 
 // said returns the kinds of Events, in their order.

@@ -206,7 +206,7 @@ func (k *Keeper) askFollowed(ctx context.Context, now time.Time) error {
 	if p.armed || hep != nil && shape.Owns(hep) || now.Sub(p.since) < missingAfter {
 		return nil
 	}
-	_, first, err := k.api.CountEndpoints(ctx)
+	first, err := k.api.FirstEndpoint(ctx)
 	if err != nil {
 		return err
 	}
@@ -270,7 +270,7 @@ func (k *Keeper) drawTurn(ctx context.Context, now time.Time) (mine bool, err er
 			return false, err
 		}
 	}
-	endpoints, _, err := k.api.CountEndpoints(ctx)
+	endpoints, err := k.api.CountEndpoints(ctx)
 	switch {
 	case err != nil:
 		return false, err
