@@ -38,6 +38,8 @@ type Cluster interface {
 	AddNode(name string) (cluster.Member, error)
 	WaitNode(ctx context.Context, m cluster.Member) error
 	RemoveNode(ctx context.Context, name string) error
+	// WaitNodeReady waits until a node is Ready.
+	WaitNodeReady(ctx context.Context, name string) error
 	// WatchReady notes every moment in which a node is not Ready, until stop is called.
 	WatchReady(ctx context.Context) (stop func() []string, err error)
 	// Collect puts what helps to understand a failure into a folder, which it makes: logs, the nodes' rules.

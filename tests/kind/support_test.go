@@ -77,6 +77,10 @@ func values() map[string]any {
 // is made clean again.
 func prepare(t *testing.T) *release.Release {
 	t.Helper()
+	for _, node := range nodeNames() {
+		// After a test in which the API server was away its kubelet may not have reported yet.
+		require.NoError(t, nodes.WaitNodeReady(t.Context(), node))
+	}
 	requireOpen(t, "before the test")
 	r, err := release.New(root, nodes.Kubeconfig(), namespace, name)
 	require.NoError(t, err)
