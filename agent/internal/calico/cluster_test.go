@@ -747,6 +747,14 @@ func TestCachesThatAreNotAlwaysNeededAreKeptOnlyThen(t *testing.T) {
 		}
 		list(calico.GroupCRD, "GlobalNetworkPolicy")(w, r)
 	})
+	changes := make(chan any)
+	s.on("watch "+policies, func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Query().Get("labelSelector"), "!=") {
+			stream(changes)(w, r)
+			return
+		}
+		stream(nil)(w, r)
+	})
 	a := run(t, s, calico.GroupCRD)
 	a.awaitComplete(t)
 	_, problem := a.Foreign()
@@ -770,6 +778,14 @@ func TestCachesThatAreNotAlwaysNeededAreKeptOnlyThen(t *testing.T) {
 	foreign, problem = a.Foreign()
 	assert.Len(t, foreign, 1, "what was read is known meanwhile")
 	assert.Empty(t, problem)
+	a.FollowForeign(true, false)
+	gone := *theirs
+	gone.ResourceVersion = "13"
+	changes <- map[string]any{"type": "DELETED", "object": gone}
+	a.await(t, "changes are followed also when nobody asks for them any more, for what was read first is old", func() bool {
+		foreign, problem := a.Foreign()
+		return problem == "" && len(foreign) == 0
+	})
 	a.FollowForeign(false, false)
 	_, problem = a.Foreign()
 	assert.NotEmpty(t, problem)

@@ -55,33 +55,31 @@ func (c *Cluster) DatastoreReady() bool {
 }
 
 // FollowForeign starts or ends the cache of the policies that are not the release's.
-// It is read once, and with changes kept up to date. To ask for what is already so does
-// nothing.
+// It is read once, and kept up to date from when changes are first asked for. To ask
+// for what is already so does nothing.
 func (c *Cluster) FollowForeign(on, changes bool) {
-	whose := func(wanted bool) string {
-		if wanted {
-			return "of others"
-		}
-		return ""
+	foreign := c.known().foreign
+	if !on {
+		foreign.follow("")
+		return
 	}
-	c.known().foreignOnce.follow(whose(on))
-	c.known().foreign.follow(whose(on && changes))
+	foreign.follow("of others")
+	if changes {
+		foreign.current().followChanges()
+	}
 }
 
 // Foreign returns those policies from the cache, each with what says whom it
 // selects only, or why they are not all known.
 func (c *Cluster) Foreign() (policies []*v3.GlobalNetworkPolicy, problem string) {
-	problem = firstRead
-	for _, o := range []*optional{c.known().foreign, c.known().foreignOnce} {
-		s := o.current()
-		if s == nil {
-			continue
-		}
-		if problem = problemOf([]*source{s}); problem == "" {
-			return objectsOf[*v3.GlobalNetworkPolicy](s), ""
-		}
+	s := c.known().foreign.current()
+	if s == nil {
+		return nil, firstRead
 	}
-	return nil, problem
+	if problem := problemOf([]*source{s}); problem != "" {
+		return nil, problem
+	}
+	return objectsOf[*v3.GlobalNetworkPolicy](s), ""
 }
 
 // FollowFelix starts the caches of the FelixConfiguration of the Node and of the

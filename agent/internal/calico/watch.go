@@ -42,8 +42,6 @@ type caches struct {
 	group                                  string
 	node, endpoints, policies, information *source
 	foreign, felix, felixDefault, peer     *optional
-	// foreignOnce is not kept up to date.
-	foreignOnce *optional
 
 	// running are the goroutines of all caches.
 	running sync.WaitGroup
@@ -68,7 +66,9 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 			log:       c.options.Log,
 			wake:      wake,
 			troubles:  map[string]trouble{},
+			changes:   make(chan struct{}),
 		}
+		s.followChanges = sync.OnceFunc(func() { close(s.changes) })
 		s.store = newStore(kept(group), wake)
 		s.reflector = s.newReflector(object)
 		return s
@@ -99,11 +99,10 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 	on := func(open func(string) *source) *optional {
 		return &optional{open: open, start: func(s *source) context.CancelFunc { return all.start(ctx, s.reflector.RunWithContext) }}
 	}
-	foreign := func(whose string) *source { return policies(whose, c.notOfRelease()) }
-	all.foreign = on(foreign)
-	all.foreignOnce = &optional{open: foreign, start: func(s *source) context.CancelFunc {
-		return all.start(ctx, func(ctx context.Context) { readOnce[policy](ctx, s) })
-	}}
+	all.foreign = &optional{
+		open:  func(whose string) *source { return policies(whose, c.notOfRelease()) },
+		start: func(s *source) context.CancelFunc { return all.start(ctx, s.readThenFollow) },
+	}
 	all.felix, all.felixDefault, all.peer = on(felix), on(felix), on(endpoint)
 	return all
 }
@@ -145,7 +144,7 @@ func (c *caches) always() []*source {
 // all returns every cache that is kept now.
 func (c *caches) all() []*source {
 	sources := c.always()
-	for _, o := range []*optional{c.foreign, c.foreignOnce, c.felix, c.felixDefault, c.peer} {
+	for _, o := range []*optional{c.foreign, c.felix, c.felixDefault, c.peer} {
 		if s := o.current(); s != nil {
 			sources = append(sources, s)
 		}
@@ -212,6 +211,8 @@ type source struct {
 	reflector      *cache.Reflector
 	log            *slog.Logger
 	wake           func()
+	changes        chan struct{} // closed by followChanges
+	followChanges  func()
 
 	mu       sync.Mutex
 	listed   bool               // since the last watch
@@ -232,26 +233,37 @@ func (s *source) newReflector(object runtime.Object) *cache.Reflector {
 	return cache.NewReflectorWithOptions(requests, object, s.store, cache.ReflectorOptions{Name: s.subject, Backoff: &backoff})
 }
 
-// readOnce fills a store by one list, which costs the API server less than a watch, and
-// is read as it arrives.
-func readOnce[T any](ctx context.Context, s *source) {
+// readThenFollow fills the store of policies by one list, which costs the API server
+// less than a watch, and keeps it up to date from when followChanges is called.
+func (s *source) readThenFollow(ctx context.Context) {
 	// It ends when the store is filled, or the context ends.
 	_ = backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (done bool, _ error) {
-		defer s.takeTurn(ctx)()
-		bound, cancel := context.WithTimeout(ctx, listTimeout)
-		defer cancel()
-		var all []any
-		body, err := s.request(metav1.ListOptions{ResourceVersion: fromCache}).Stream(bound)
-		if err == nil {
-			defer body.Close()
-			err = decodeItems(body, func(object *T) error { all = append(all, object); return nil })
-		}
-		if err == nil {
-			err = s.store.Replace(all, "")
-		}
+		err := s.readPolicies(ctx)
 		s.note(ctx, "list", err)
 		return err == nil, nil
 	})
+	select {
+	case <-ctx.Done():
+	case <-s.changes:
+		s.reflector.RunWithContext(ctx)
+	}
+}
+
+// readPolicies fills the store, whose list is read as it arrives.
+func (s *source) readPolicies(ctx context.Context) error {
+	defer s.takeTurn(ctx)()
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	body, err := s.request(metav1.ListOptions{ResourceVersion: fromCache}).Stream(ctx)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	var all []any
+	if err := decodeItems(body, func(p *policy) error { all = append(all, p); return nil }); err != nil {
+		return err
+	}
+	return s.store.Replace(all, "")
 }
 
 func (s *source) listObjects(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
@@ -273,7 +285,7 @@ func (s *source) watchObjects(ctx context.Context, options metav1.ListOptions) (
 	}
 	defer s.takeTurn(ctx)()
 	options.Watch = true
-	if streamsList && options.ResourceVersion == "" && !s.store.synced() {
+	if streamsList && options.ResourceVersion == "" && s.reflector.LastSyncResourceVersion() == "" {
 		// As for a plain list at the start, the API server's cache is new enough, and etcd
 		// is spared thousands of agents.
 		options.ResourceVersion = fromCache

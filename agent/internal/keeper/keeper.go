@@ -56,7 +56,7 @@ type API interface {
 	DatastoreReady() bool
 	// FollowForeign starts and ends a cache, FollowFelix starts one, that are not always
 	// needed; FollowPeer starts that of the endpoint with a name, and ends any other.
-	// Without changes, that of FollowForeign is read only once.
+	// That of FollowForeign is read once, and follows changes from when they are asked for.
 	FollowForeign(on, changes bool)
 	FollowFelix()
 	FollowPeer(name string)
