@@ -23,7 +23,6 @@ func clientGo() []string {
 		"k8s.io/client-go/rest",
 		"k8s.io/client-go/tools/cache",
 		"k8s.io/client-go/tools/clientcmd",
-		"k8s.io/client-go/util/workqueue",
 	}
 }
 

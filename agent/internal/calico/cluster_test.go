@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
 // deadline is for what should come at once; most waits end long before it.
@@ -556,6 +557,52 @@ func TestEndpointIsWrittenAsJSONInTheGroup(t *testing.T) {
 			assert.Equal(t, `{"spec":{"node":"n1"}}`, patched[0].body)
 		})
 	}
+}
+
+func TestWhatIsCreatedIsSentWhole(t *testing.T) {
+	t.Parallel()
+	s, a := runComplete(t, calico.GroupCRD)
+	owners := []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "n1", UID: "node-uid"}}
+	sent := func(path string, into any) {
+		asked := s.asked("POST " + path)
+		require.Len(t, asked, 1)
+		require.NoError(t, json.Unmarshal([]byte(asked[0].body), into))
+	}
+
+	events := "/api/v1/namespaces/default/events"
+	s.on("POST "+events, object(201, corev1.Event{}))
+	event := &corev1.Event{
+		ObjectMeta:          metav1.ObjectMeta{Name: "n1.1", Namespace: "default"},
+		InvolvedObject:      corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: "n1", UID: "node-uid"},
+		Reason:              "Armed",
+		Message:             "all policies are there",
+		Source:              corev1.EventSource{Component: "agent", Host: "n1"},
+		FirstTimestamp:      metav1.Unix(1, 0),
+		LastTimestamp:       metav1.Unix(2, 0),
+		Count:               3,
+		Type:                corev1.EventTypeNormal,
+		ReportingController: "host-firewall.io/agent",
+		ReportingInstance:   "n1",
+	}
+	require.NoError(t, a.CreateEvent(t.Context(), event))
+	var sentEvent corev1.Event
+	sent(events, &sentEvent)
+	event.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Event"}
+	assert.Equal(t, *event, sentEvent)
+
+	felix := inCRD + "/felixconfigurations"
+	s.on("POST "+felix, object(201, v3.FelixConfiguration{}))
+	configuration := &failsafe.Configuration{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "node.n1", Labels: map[string]string{"a": "b"}, Annotations: map[string]string{"c": "d"}, OwnerReferences: owners,
+		},
+		Spec: map[string]any{"failsafeInboundHostPorts": []any{}},
+	}
+	require.NoError(t, a.CreateFelix(t.Context(), configuration))
+	var sentFelix failsafe.Configuration
+	sent(felix, &sentFelix)
+	configuration.TypeMeta = metav1.TypeMeta{APIVersion: calico.GroupCRD, Kind: "FelixConfiguration"}
+	assert.Equal(t, *configuration, sentFelix)
 }
 
 func TestRefusedWriteKeepsItsReasonAndSaysWhatItWas(t *testing.T) {

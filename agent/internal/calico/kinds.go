@@ -98,7 +98,8 @@ func newScheme() *runtime.Scheme {
 		add(scheme, gv.WithKind(v3.KindFelixConfiguration), &failsafe.Configuration{}, &listOf[failsafe.Configuration]{})
 	}
 	add(scheme, corev1.SchemeGroupVersion.WithKind("Node"), &node{}, &listOf[node]{})
-	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
+	// As refusals come. What else metav1 would add is for servers, or needs not be known.
+	scheme.AddUnversionedTypes(corev1.SchemeGroupVersion, &metav1.Status{})
 	return scheme
 }
 

@@ -139,7 +139,13 @@ func (c *Cluster) ReadFelix(ctx context.Context) (own *failsafe.Configuration, e
 func (c *Cluster) count(ctx context.Context, group, resource string) (count int, first string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	var page metav1.PartialObjectMetadataList
+	var page struct {
+		Metadata struct {
+			Continue           string
+			RemainingItemCount *int
+		}
+		Items []struct{ Metadata struct{ Name string } }
+	}
 	selection := metav1.ListOptions{Limit: 1}
 	if group != GroupV3 {
 		selection = firstOne()
@@ -152,15 +158,15 @@ func (c *Cluster) count(ctx context.Context, group, resource string) (count int,
 		return 0, "", fmt.Errorf("count %s: %w", resource, explain(err, "list", resource))
 	}
 	if count = len(page.Items); count > 0 {
-		first = page.Items[0].Name
+		first = page.Items[0].Metadata.Name
 	}
-	if page.Continue == "" {
+	if page.Metadata.Continue == "" {
 		return count, first, nil
 	}
-	if page.RemainingItemCount == nil {
+	if page.Metadata.RemainingItemCount == nil {
 		return 0, "", fmt.Errorf("count %s: the API server does not say how many there are", resource)
 	}
-	return count + int(*page.RemainingItemCount), first, nil
+	return count + *page.Metadata.RemainingItemCount, first, nil
 }
 
 // fromCache is the version that asks for a list from the API server's cache.

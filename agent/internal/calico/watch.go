@@ -10,7 +10,6 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
@@ -107,9 +106,10 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 	return all
 }
 
-// byName selects one object.
+// byName selects one object. The names of Nodes and Calico's objects hold nothing that
+// would have to be escaped.
 func byName(name string) metav1.ListOptions {
-	return metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()}
+	return metav1.ListOptions{FieldSelector: metav1.ObjectNameField + "=" + name}
 }
 
 // run keeps the caches up to date until the context ends.

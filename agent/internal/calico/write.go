@@ -15,17 +15,12 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
-// eventNamespace is where Kubernetes keeps Events about what has no namespace.
-const eventNamespace = "default"
-
 // CreateEndpoint creates an endpoint and returns it as it is stored. An error keeps
 // the API server's reason: apierrors.IsAlreadyExists tells that the cache was
 // behind.
 func (c *Cluster) CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) (*v3.HostEndpoint, error) {
-	hep = hep.DeepCopy()
-	hep.TypeMeta = metav1.TypeMeta{APIVersion: c.known().group, Kind: v3.KindHostEndpoint}
 	stored := &v3.HostEndpoint{}
-	if err := c.create(ctx, hostEndpoints, "HostEndpoint "+hep.Name, hep, stored); err != nil {
+	if err := c.create(ctx, hostEndpoints, v3.KindHostEndpoint, hep.ObjectMeta, hep.Spec, stored); err != nil {
 		return nil, err
 	}
 	trim(c.known().group, stored)
@@ -52,9 +47,7 @@ func (c *Cluster) DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) erro
 
 // CreateFelix creates a FelixConfiguration.
 func (c *Cluster) CreateFelix(ctx context.Context, configuration *failsafe.Configuration) error {
-	typed := *configuration
-	typed.TypeMeta = metav1.TypeMeta{APIVersion: c.known().group, Kind: v3.KindFelixConfiguration}
-	return c.create(ctx, felixConfigurations, "FelixConfiguration "+typed.Name, &typed, nil)
+	return c.create(ctx, felixConfigurations, v3.KindFelixConfiguration, configuration.ObjectMeta, configuration.Spec, nil)
 }
 
 // PatchFelix applies a JSON merge patch to the FelixConfiguration with that name.
@@ -67,16 +60,51 @@ func (c *Cluster) DeleteFelix(ctx context.Context, configuration *failsafe.Confi
 	return c.delete(ctx, felixConfigurations, "FelixConfiguration "+configuration.Name, configuration.ObjectMeta)
 }
 
-// CreateEvent creates an Event about something that has no namespace.
+// CreateEvent creates an Event. Of its series, action and related object nothing is
+// sent.
 func (c *Cluster) CreateEvent(ctx context.Context, event *corev1.Event) error {
-	event = event.DeepCopy()
-	event.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Event"}
-	event.Namespace = eventNamespace
-	return c.send(ctx, c.client.Post().AbsPath("/api/v1/namespaces", eventNamespace, "events"), "create", "events", "Event", event, nil)
+	about := event.InvolvedObject
+	body := bodyOf("v1", "Event", event.ObjectMeta, map[string]any{
+		"involvedObject":     map[string]any{"apiVersion": about.APIVersion, "kind": about.Kind, "name": about.Name, "uid": about.UID},
+		"reason":             event.Reason,
+		"message":            event.Message,
+		"source":             map[string]any{"component": event.Source.Component, "host": event.Source.Host},
+		"firstTimestamp":     event.FirstTimestamp,
+		"lastTimestamp":      event.LastTimestamp,
+		"count":              event.Count,
+		"type":               event.Type,
+		"reportingComponent": event.ReportingController,
+		"reportingInstance":  event.ReportingInstance,
+	})
+	return c.send(ctx, c.client.Post().AbsPath("/api/v1/namespaces", event.Namespace, "events"), "create", "events", "Event", body, nil)
 }
 
-func (c *Cluster) create(ctx context.Context, resource, subject string, object any, stored runtime.Object) error {
-	return c.send(ctx, c.client.Post().AbsPath(resourcePath(c.known().group, resource)), "create", resource, subject, object, stored)
+func (c *Cluster) create(ctx context.Context, resource, kind string, metadata metav1.ObjectMeta, spec any, stored runtime.Object) error {
+	group := c.known().group
+	request := c.client.Post().AbsPath(resourcePath(group, resource))
+	body := bodyOf(group, kind, metadata, map[string]any{"spec": spec})
+	return c.send(ctx, request, "create", resource, kind+" "+metadata.Name, body, stored)
+}
+
+// bodyOf returns what is sent to create an object: of its metadata what the agent ever
+// gives one, and these fields. As the decoder, an encoder keeps what it knows of a type
+// for as long as the process lives, and all of ObjectMeta is much.
+func bodyOf(apiVersion, kind string, metadata metav1.ObjectMeta, fields map[string]any) map[string]any {
+	given := map[string]any{"name": metadata.Name}
+	if metadata.Namespace != "" {
+		given["namespace"] = metadata.Namespace
+	}
+	if len(metadata.Labels) > 0 {
+		given["labels"] = metadata.Labels
+	}
+	if len(metadata.Annotations) > 0 {
+		given["annotations"] = metadata.Annotations
+	}
+	if len(metadata.OwnerReferences) > 0 {
+		given["ownerReferences"] = metadata.OwnerReferences
+	}
+	fields["apiVersion"], fields["kind"], fields["metadata"] = apiVersion, kind, given
+	return fields
 }
 
 func (c *Cluster) patch(ctx context.Context, resource, subject, name string, patch []byte, stored runtime.Object) error {

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"net/netip"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -23,15 +22,13 @@ const (
 	calicoPrefix = "cali"
 )
 
-var (
-	// interfaceName is what Calico takes as the name of an interface.
-	interfaceName = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,15}$`)
-	// plainInterface is one that can end the name of a Kubernetes object.
-	plainInterface = regexp.MustCompile(`^[a-z0-9]+(\.[a-z0-9]+)*$`)
-	// unfit is what the name of a Kubernetes object can't hold.
-	unfit = regexp.MustCompile(`[^a-z0-9]+`)
-	// hashed is what ends a name that was made to fit.
-	hashed = regexp.MustCompile(`-[0-9a-f]{12}$`)
+const (
+	// plain are the characters that every name of a Kubernetes object can hold anywhere.
+	plain = "abcdefghijklmnopqrstuvwxyz0123456789"
+	// taken are those that Calico takes in the name of an interface.
+	taken = plain + "ABCDEFGHIJKLMNOPQRSTUVWXYZ_.-"
+	// longestInterface is what the kernel and Calico take.
+	longestInterface = 15
 )
 
 // Link is a network interface of the node.
@@ -66,7 +63,7 @@ func Select(patterns []string, links []Link) (selected []Interface, invalid []st
 		if i > 0 && links[i-1].Name == link.Name || !slices.ContainsFunc(patterns, func(pattern string) bool { return matches(pattern, link.Name) }) {
 			continue
 		}
-		if !interfaceName.MatchString(link.Name) {
+		if !holdsOnly(link.Name, taken) || len(link.Name) > longestInterface {
 			invalid = append(invalid, link.Name)
 			continue
 		}
@@ -130,15 +127,37 @@ func Name(node, iface string) string {
 		return node
 	}
 	// An interface without a dash makes the last dash the one between the two.
-	if plain := node + "-" + iface; plainInterface.MatchString(iface) && len(plain) <= maxName && !hashed.MatchString(plain) {
-		return plain
+	if name := node + "-" + iface; endsName(iface) && len(name) <= maxName && !hashed(name) {
+		return name
 	}
 	sum := sha256.Sum256([]byte(node + "\x00" + iface))
 	tail := "-" + hex.EncodeToString(sum[:])[:hashLength]
 	head := node
-	if fitted := strings.Trim(unfit.ReplaceAllString(strings.ToLower(iface), "-"), "-"); fitted != "" {
-		head += "-" + fitted
+	unfit := func(r rune) bool { return !strings.ContainsRune(plain, r) }
+	for _, fit := range strings.FieldsFunc(strings.ToLower(iface), unfit) {
+		head += "-" + fit
 	}
 	head = head[:min(len(head), maxName-len(tail))]
 	return strings.TrimRight(head, "-.") + tail
+}
+
+// endsName tells whether an interface's name can end that of a Kubernetes object.
+func endsName(iface string) bool {
+	for part := range strings.SplitSeq(iface, ".") {
+		if !holdsOnly(part, plain) {
+			return false
+		}
+	}
+	return true
+}
+
+// hashed tells whether a name ends as those that are made to fit.
+func hashed(name string) bool {
+	dash := len(name) - hashLength - 1
+	return dash >= 0 && name[dash] == '-' && holdsOnly(name[dash+1:], "0123456789abcdef")
+}
+
+// holdsOnly tells whether a text is of these characters, and of one at least.
+func holdsOnly(text, characters string) bool {
+	return text != "" && strings.Trim(text, characters) == ""
 }

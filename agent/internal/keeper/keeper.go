@@ -16,7 +16,6 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/util/workqueue"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
@@ -31,9 +30,6 @@ const (
 	// troubleAfter is how long a cache may be out of order before the node counts
 	// as not looked after: an API server that restarts is back by then.
 	troubleAfter = 30 * time.Second
-
-	// work is the only key in the queue: there is one thing to do.
-	work = "endpoints"
 )
 
 // API is what the keeper needs of the API server. What the methods of the first
@@ -161,7 +157,7 @@ type Keeper struct {
 	config Config
 	api    API
 	log    *slog.Logger
-	queue  workqueue.TypedDelayingInterface[string]
+	woken  chan struct{} // holds what tells the loop to look again
 
 	linksChanged atomic.Bool
 
@@ -218,7 +214,7 @@ func New(config Config, api API, log *slog.Logger) *Keeper {
 		config: config,
 		api:    api,
 		log:    log,
-		queue:  workqueue.NewTypedDelayingQueue[string](),
+		woken:  make(chan struct{}, 1),
 		fights: fights{},
 		events: events{},
 		wrote:  map[string]*v3.HostEndpoint{},
@@ -228,7 +224,12 @@ func New(config Config, api API, log *slog.Logger) *Keeper {
 }
 
 // Wake makes the loop look again. It may be called from any goroutine.
-func (k *Keeper) Wake() { k.queue.Add(work) }
+func (k *Keeper) Wake() {
+	select {
+	case k.woken <- struct{}{}:
+	default:
+	}
+}
 
 // LinksChanged makes the loop look at the node's interfaces again. It may be
 // called from any goroutine.
@@ -240,16 +241,24 @@ func (k *Keeper) LinksChanged() {
 // Run keeps the endpoints until the context ends. It leaves them as they are: a
 // rolling update must not open the node.
 func (k *Keeper) Run(ctx context.Context) {
-	stop := context.AfterFunc(ctx, k.queue.ShutDown)
-	defer stop()
-	k.Wake()
+	var next time.Time // when the timer rings
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		key, shutdown := k.queue.Get()
-		if shutdown || ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
+		case <-k.woken:
+		case <-timer.C:
+			next = time.Time{}
+		}
+		if ctx.Err() != nil {
 			return
 		}
-		k.turn(ctx)
-		k.queue.Done(key)
+		again := k.turn(ctx)
+		if at := time.Now().Add(again); next.IsZero() || at.Before(next) {
+			next = at
+			timer.Reset(again)
+		}
 	}
 }
 
@@ -267,16 +276,15 @@ func (k *Keeper) Alive() error {
 	return nil
 }
 
-// turn makes one pass and arranges for the next one.
-func (k *Keeper) turn(ctx context.Context) {
+// turn makes one pass, and returns when to make another one without an event.
+func (k *Keeper) turn(ctx context.Context) time.Duration {
 	start := time.Now()
 	k.setBusy(start)
 	defer k.setBusy(time.Time{})
-	k.queue.AddAfter(work, k.config.Resync)
-	if again := k.pass(ctx); again > 0 {
-		k.queue.AddAfter(work, again)
-	}
+	next := alarm{k.config.Resync}
+	next.in(k.pass(ctx))
 	k.config.Meter.Passed(time.Since(start))
+	return next.next
 }
 
 // pass compares once what is with what should be, and writes the difference. It
