@@ -63,6 +63,7 @@ const (
 	releaseName       = "host-firewall"
 	releaseNamespace  = "host-firewall"
 	hostEndpointsName = "hostendpoints.crd.projectcalico.org"
+	policiesName      = "globalnetworkpolicies.crd.projectcalico.org"
 	// scriptRounds is how often the article's script is waited for: up to ten seconds each time.
 	scriptRounds = 10
 	scriptSleeps = 10 * time.Second
@@ -80,8 +81,9 @@ func (b *bench) contenders() []*contender {
 	archive := func(name string) string { return filepath.Join(cluster.Folder(b.root), name+".tar") }
 	all := []*contender{
 		{
-			name:    Floor,
-			what:    "the least that can be done with the agent's client: one watch, one create, in a pod on the host's network like the agent",
+			name: Floor,
+			what: "the least that can be done with the agent's client: one watch, one create, in a pod on the host's network like the agent, " +
+				"and host-firewall's policies apply to what it creates, so that Felix has the same to do",
 			archive: archive("floor"), namespace: namespace, pods: "name=floor", user: account(namespace, "floor"), perNode: true,
 			endpoint: itself, armed: labelled, rounds: b.settings.Rounds, limit: eventLimit,
 		},
@@ -109,15 +111,58 @@ func (b *bench) contenders() []*contender {
 		c.stop = func(ctx context.Context) error { return b.remove(ctx, c) }
 	}
 	all[0].start, all[1].start, all[2].start, all[3].start = b.startFloor, b.startAgent, b.startArticle, b.startCalico
+	floor := all[0]
+	floor.stop = func(ctx context.Context) error { return b.stopFloor(ctx, floor) }
 	return slices.DeleteFunc(all, func(c *contender) bool { return len(b.settings.Only) > 0 && !slices.Contains(b.settings.Only, c.name) })
 }
 
 func (b *bench) startFloor(ctx context.Context) error {
+	policies, err := b.policies(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.kubectl(ctx, policies, "apply", "--filename", "-"); err != nil {
+		return err
+	}
 	binary := filepath.Join(cluster.Folder(b.root), "bin", "floor")
 	if err := image.Binary(ctx, b.root, "./tests/cluster/cmd/floor", binary, ""); err != nil {
 		return err
 	}
 	return b.run(ctx, "floor", []image.File{{Path: "/floor", Source: binary}}, "host-firewall.test/floor:dev", "/floor")
+}
+
+// stopFloor removes it, and the policies when no endpoint is left that they apply to.
+func (b *bench) stopFloor(ctx context.Context, c *contender) error {
+	if err := b.remove(ctx, c); err != nil {
+		return err
+	}
+	return b.kubectl(ctx, "", "delete", "--all", policiesName)
+}
+
+// policies are those of the release that is measured.
+func (b *bench) policies(ctx context.Context) (objects string, err error) {
+	r, err := release.New(b.root, b.cluster.Kubeconfig(), releaseNamespace, releaseName)
+	if err != nil {
+		return "", err
+	}
+	policies, _, err := r.Render(ctx, values())
+	if err != nil {
+		return "", err
+	}
+	return textOf(policies)
+}
+
+// textOf returns objects as kubectl reads them.
+func textOf(objects []*unstructured.Unstructured) (string, error) {
+	var all strings.Builder
+	for _, o := range objects {
+		raw, err := o.MarshalJSON()
+		if err != nil {
+			return "", fmt.Errorf("write objects: %w", err)
+		}
+		fmt.Fprintf(&all, "%s\n---\n", raw)
+	}
+	return all.String(), nil
 }
 
 // values are those of the release that is measured.

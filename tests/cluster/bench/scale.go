@@ -148,15 +148,8 @@ func (b *bench) releaseWithoutAgents(ctx context.Context) (objects string, args 
 	if args == nil {
 		return "", nil, errors.New("the chart has rendered no DaemonSet")
 	}
-	var all strings.Builder
-	for _, o := range wanted {
-		raw, err := o.MarshalJSON()
-		if err != nil {
-			return "", nil, fmt.Errorf("write objects: %w", err)
-		}
-		fmt.Fprintf(&all, "%s\n---\n", raw)
-	}
-	return all.String(), args, nil
+	objects, err = textOf(wanted)
+	return objects, args, err
 }
 
 // with returns a rendered object, changed.

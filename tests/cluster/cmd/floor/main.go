@@ -8,6 +8,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -29,12 +31,24 @@ var group = schema.GroupVersion{Group: "crd.projectcalico.org", Version: "v1"}
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	if err := keep(ctx, os.Getenv("NODE_NAME")); err != nil {
+	labelled, err := labels.ConvertSelectorToLabelsMap(os.Getenv("LABELS"))
+	if err != nil {
+		log.Fatal("read LABELS: ", err)
+	}
+	node := os.Getenv("NODE_NAME")
+	if err := keep(ctx, &v3.HostEndpoint{
+		TypeMeta:   metav1.TypeMeta{APIVersion: group.String(), Kind: v3.KindHostEndpoint},
+		ObjectMeta: metav1.ObjectMeta{Name: node, Labels: labelled},
+		Spec: v3.HostEndpointSpec{
+			Node: node, InterfaceName: "*", Profiles: []string{"projectcalico-default-allow"},
+			ExpectedIPs: strings.Split(os.Getenv("ADDRESSES"), ","),
+		},
+	}); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func keep(ctx context.Context, node string) error {
+func keep(ctx context.Context, wanted *v3.HostEndpoint) error {
 	client, err := newClient()
 	if err != nil {
 		return err
@@ -46,7 +60,7 @@ func keep(ctx context.Context, node string) error {
 		default:
 		}
 	}
-	source := cache.NewListWatchFromClient(client, resource, "", fields.OneTermEqualSelector(metav1.ObjectNameField, node))
+	source := cache.NewListWatchFromClient(client, resource, "", fields.OneTermEqualSelector(metav1.ObjectNameField, wanted.Name))
 	informer := cache.NewSharedInformer(source, &v3.HostEndpoint{}, 0)
 	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: func(any) { look() }}); err != nil {
 		return fmt.Errorf("watch host endpoint: %w", err)
@@ -65,7 +79,7 @@ func keep(ctx context.Context, node string) error {
 		if len(informer.GetStore().ListKeys()) > 0 {
 			continue
 		}
-		if err := create(ctx, client, node); err != nil {
+		if err := create(ctx, client, wanted); err != nil {
 			log.Print(err)
 			time.AfterFunc(time.Second, look)
 		}
@@ -89,12 +103,8 @@ func newClient() (rest.Interface, error) {
 	return client, nil
 }
 
-func create(ctx context.Context, client rest.Interface, node string) error {
-	err := client.Post().Resource(resource).Body(&v3.HostEndpoint{
-		TypeMeta:   metav1.TypeMeta{APIVersion: group.String(), Kind: v3.KindHostEndpoint},
-		ObjectMeta: metav1.ObjectMeta{Name: node, Labels: map[string]string{"host-endpoint": "ingress"}},
-		Spec:       v3.HostEndpointSpec{Node: node, InterfaceName: "*", Profiles: []string{"projectcalico-default-allow"}},
-	}).Do(ctx).Error()
+func create(ctx context.Context, client rest.Interface, wanted *v3.HostEndpoint) error {
+	err := client.Post().Resource(resource).Body(wanted).Do(ctx).Error()
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create host endpoint: %w", err)
 	}
