@@ -189,17 +189,23 @@ var errEnough = errors.New("enough")
 
 // list passes on the selected objects, one by one.
 func list[T any](ctx context.Context, c *Cluster, group, resource string, selection metav1.ListOptions, each func(*T) error) error {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	body, err := c.get(group, resource, selection).Stream(ctx)
-	if err == nil {
-		defer body.Close()
-		err = decodeItems(body, each)
-	}
+	err := streamItems(ctx, c.get(group, resource, selection), each)
 	if err != nil && !errors.Is(err, errEnough) {
 		return fmt.Errorf("list %s: %w", resource, explain(err, "list", resource))
 	}
 	return nil
+}
+
+// streamItems passes on what a request lists, as it arrives.
+func streamItems[T any](ctx context.Context, request *rest.Request, each func(*T) error) error {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	body, err := request.Stream(ctx)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return decodeItems(body, each)
 }
 
 // get is a request for some objects, made once as those of send.

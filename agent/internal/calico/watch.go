@@ -252,15 +252,9 @@ func (s *source) readThenFollow(ctx context.Context) {
 // readPolicies fills the store, whose list is read as it arrives.
 func (s *source) readPolicies(ctx context.Context) error {
 	defer s.takeTurn(ctx)()
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	body, err := s.request(metav1.ListOptions{ResourceVersion: fromCache}).Stream(ctx)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
 	var all []any
-	if err := decodeItems(body, func(p *policy) error { all = append(all, p); return nil }); err != nil {
+	request := s.request(metav1.ListOptions{ResourceVersion: fromCache})
+	if err := streamItems(ctx, request, func(p *policy) error { all = append(all, p); return nil }); err != nil {
 		return err
 	}
 	return s.store.Replace(all, "")
