@@ -139,9 +139,14 @@ func (b *bench) stopFloor(ctx context.Context, c *contender) error {
 	return b.kubectl(ctx, "", "delete", "--all", policiesName)
 }
 
+// release is the one that is measured.
+func (b *bench) release() (*release.Release, error) {
+	return release.New(b.root, b.cluster.Kubeconfig(), releaseNamespace, releaseName)
+}
+
 // policies are those of the release that is measured.
 func (b *bench) policies(ctx context.Context) (objects string, err error) {
-	r, err := release.New(b.root, b.cluster.Kubeconfig(), releaseNamespace, releaseName)
+	r, err := b.release()
 	if err != nil {
 		return "", err
 	}
@@ -174,7 +179,7 @@ func (b *bench) startAgent(ctx context.Context) error {
 	if err := release.LoadAgent(ctx, b.root, b.cluster, b.out); err != nil {
 		return err
 	}
-	r, err := release.New(b.root, b.cluster.Kubeconfig(), releaseNamespace, releaseName)
+	r, err := b.release()
 	if err != nil {
 		return err
 	}
@@ -267,7 +272,7 @@ func (b *bench) remove(ctx context.Context, c *contender) error {
 	var err error
 	if c.name == Agent {
 		var r *release.Release
-		if r, err = release.New(b.root, b.cluster.Kubeconfig(), releaseNamespace, releaseName); err == nil {
+		if r, err = b.release(); err == nil {
 			err = r.Uninstall()
 		}
 	} else {

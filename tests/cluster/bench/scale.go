@@ -29,7 +29,6 @@ import (
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/image"
-	"github.com/host-firewall/host-firewall/tests/cluster/release"
 )
 
 const (
@@ -103,7 +102,7 @@ func (b *bench) scale(ctx context.Context) ([]Scale, error) {
 // releaseWithoutAgents returns all of a release but the DaemonSet, with its rights for the account of the load, which it
 // creates, and the arguments of the agents.
 func (b *bench) releaseWithoutAgents(ctx context.Context) (objects string, args []string, err error) {
-	r, err := release.New(b.root, b.cluster.Kubeconfig(), releaseNamespace, releaseName)
+	r, err := b.release()
 	if err != nil {
 		return "", nil, err
 	}
