@@ -58,7 +58,7 @@ func agentConfig(arch, version string) Config {
 		Entrypoint: "/host-firewall-agent",
 		User:       "65532:65532",
 		Arch:       arch,
-		Env:        []string{"GOMAXPROCS=1", "GOGC=25"},
+		Env:        []string{"GOMAXPROCS=1", "GOGC=25", "GODEBUG=profstackdepth=0"},
 		Labels: map[string]string{
 			"org.opencontainers.image.title":       "host-firewall-agent",
 			"org.opencontainers.image.description": "Keeps a node's Calico host endpoint present, right and armed",
