@@ -84,12 +84,14 @@ func (b *bench) contenders() []*contender {
 			name: Floor,
 			what: "the least that can be done with the agent's client: one watch, one create, in a pod on the host's network like the agent, " +
 				"and host-firewall's policies apply to what it creates, so that Felix has the same to do",
+			start: b.startFloor, stop: b.stopFloor,
 			archive: archive("floor"), namespace: namespace, pods: "name=floor", user: account(namespace, "floor"), perNode: true,
 			endpoint: itself, armed: labelled, rounds: b.settings.Rounds, limit: eventLimit,
 		},
 		{
-			name:    Agent,
-			what:    "installed with the chart, `ssh.cidrs` given",
+			name:  Agent,
+			what:  "installed with the chart, `ssh.cidrs` given",
+			start: b.startAgent, stop: b.stopAgent,
 			archive: archive("agent"), namespace: releaseNamespace, pods: "app.kubernetes.io/name=host-firewall", user: account(releaseNamespace, releaseName), perNode: true,
 			endpoint: itself, armed: labelled, rounds: b.settings.Rounds, limit: eventLimit, tells: repairsOut,
 		},
@@ -97,22 +99,18 @@ func (b *bench) contenders() []*contender {
 			name: Article,
 			what: "its script, policies, role and DaemonSet in pods; the image has busybox's shell and kubectl, built from the Kubernetes module, in the place of alpine's and v1.17; " +
 				"the deletions are spread evenly over the ten seconds of its sleep",
+			start: b.startArticle, stop: func(ctx context.Context) error { return b.remove(ctx, "article") },
 			archive: archive("article"), namespace: namespace, pods: "name=hep-ds", user: account(namespace, "hep-sa"), perNode: true,
 			endpoint: itself, armed: labelled, rounds: min(scriptRounds, b.settings.Rounds), limit: unsureLimit, sleeps: scriptSleeps,
 		},
 		{
-			name:    Calico,
-			what:    "kube-controllers with `autoCreate: Enabled` and only its node controller, built from Calico's module: one pod for the cluster; its endpoints take effect without a label",
+			name:  Calico,
+			what:  "kube-controllers with `autoCreate: Enabled` and only its node controller, built from Calico's module: one pod for the cluster; its endpoints take effect without a label",
+			start: b.startCalico, stop: func(ctx context.Context) error { return b.remove(ctx, "kube-controllers") },
 			archive: archive("kube-controllers"), namespace: namespace, pods: "k8s-app=calico-kube-controllers", user: account(namespace, "calico-kube-controllers"),
 			endpoint: func(node string) string { return node + "-auto-hep" }, armed: present, rounds: b.settings.Rounds, limit: unsureLimit,
 		},
 	}
-	for _, c := range all {
-		c.stop = func(ctx context.Context) error { return b.remove(ctx, c) }
-	}
-	all[0].start, all[1].start, all[2].start, all[3].start = b.startFloor, b.startAgent, b.startArticle, b.startCalico
-	floor := all[0]
-	floor.stop = func(ctx context.Context) error { return b.stopFloor(ctx, floor) }
 	return slices.DeleteFunc(all, func(c *contender) bool { return len(b.settings.Only) > 0 && !slices.Contains(b.settings.Only, c.name) })
 }
 
@@ -132,8 +130,8 @@ func (b *bench) startFloor(ctx context.Context) error {
 }
 
 // stopFloor removes it, and the policies when no endpoint is left that they apply to.
-func (b *bench) stopFloor(ctx context.Context, c *contender) error {
-	if err := b.remove(ctx, c); err != nil {
+func (b *bench) stopFloor(ctx context.Context) error {
+	if err := b.remove(ctx, "floor"); err != nil {
 		return err
 	}
 	return b.kubectl(ctx, "", "delete", "--all", policiesName)
@@ -187,6 +185,18 @@ func (b *bench) startAgent(ctx context.Context) error {
 		return err
 	}
 	return release.WaitArmed(ctx, b.cluster, releaseNamespace)
+}
+
+// stopAgent uninstalls the release. An endpoint that it leaves behind goes too.
+func (b *bench) stopAgent(ctx context.Context) error {
+	r, err := b.release()
+	if err != nil {
+		return err
+	}
+	if err := r.Uninstall(); err != nil {
+		return err
+	}
+	return b.removeEndpoints(ctx)
 }
 
 func (b *bench) startArticle(ctx context.Context) error {
@@ -267,33 +277,26 @@ func manifest(name string) (string, error) {
 	return strings.NewReplacer("IPV4_NETWORKS", quote(v4), "IPV6_NETWORKS", quote(v6)).Replace(string(raw)), nil
 }
 
-// remove takes a contender away, and then all endpoints.
-func (b *bench) remove(ctx context.Context, c *contender) error {
-	var err error
-	if c.name == Agent {
-		var r *release.Release
-		if r, err = b.release(); err == nil {
-			err = r.Uninstall()
-		}
-	} else {
-		var text string
-		if text, err = manifest(strings.TrimSuffix(filepath.Base(c.archive), ".tar")); err == nil {
-			// What acts goes before what it acts with.
-			err = b.kubectl(ctx, "", "delete", "daemonsets,deployments", "--all", "--namespace", namespace)
-			if err == nil {
-				err = b.awaitNoPods(ctx)
-			}
-			if err == nil {
-				err = b.kubectl(ctx, "", "delete", "--all", hostEndpointsName)
-			}
-			if err == nil {
-				err = b.kubectl(ctx, text, "delete", "--ignore-not-found", "--namespace", namespace, "--filename", "-")
-			}
-		}
-	}
+// remove takes away what run has applied, and all endpoints: what acts goes before what
+// it acts with.
+func (b *bench) remove(ctx context.Context, name string) error {
+	objects, err := manifest(name)
 	if err != nil {
-		return fmt.Errorf("remove %s: %w", c.name, err)
+		return err
 	}
+	if err := b.kubectl(ctx, "", "delete", "daemonsets,deployments", "--all", "--namespace", namespace); err != nil {
+		return err
+	}
+	if err := b.awaitNoPods(ctx); err != nil {
+		return err
+	}
+	if err := b.removeEndpoints(ctx); err != nil {
+		return err
+	}
+	return b.kubectl(ctx, objects, "delete", "--ignore-not-found", "--namespace", namespace, "--filename", "-")
+}
+
+func (b *bench) removeEndpoints(ctx context.Context) error {
 	return b.kubectl(ctx, "", "delete", "--all", hostEndpointsName)
 }
 
