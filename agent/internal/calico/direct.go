@@ -76,17 +76,9 @@ func ofCalico[T any](ctx context.Context, d *Direct, resource, labels string) ([
 // newest lists the objects with the labels, not from the API server's cache.
 func newest[T any](ctx context.Context, d *Direct, where, labels string) (objects []*T, err error) {
 	resource := path.Base(where)
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
 	options := metav1.ListOptions{LabelSelector: labels}
-	body, err := d.client.Get().AbsPath(where).VersionedParams(&options, metav1.ParameterCodec).MaxRetries(0).Stream(ctx)
-	if err == nil {
-		defer body.Close()
-		err = decodeItems(body, func(object *T) error {
-			objects = append(objects, object)
-			return nil
-		})
-	}
+	request := d.client.Get().AbsPath(where).VersionedParams(&options, metav1.ParameterCodec).MaxRetries(0)
+	err = streamItems(ctx, request, func(object *T) error { objects = append(objects, object); return nil })
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", resource, explain(err, "list", resource))
 	}
