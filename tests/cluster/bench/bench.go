@@ -170,8 +170,11 @@ func (b *bench) measure(ctx context.Context, c *contender) (r Result, err error)
 		return r, err
 	}
 	defer func() {
-		if ctx.Err() == nil {
-			err = errors.Join(err, c.stop(ctx))
+		if ctx.Err() != nil {
+			return
+		}
+		if failed := c.stop(ctx); failed != nil {
+			err = errors.Join(err, fmt.Errorf("remove %s: %w", c.name, failed))
 		}
 	}()
 	if r.Image, err = image.Measure(c.archive); err != nil {
