@@ -54,6 +54,10 @@ func (c *Cluster) DatastoreReady() bool {
 	return information == nil || information.Spec.DatastoreReady == nil || *information.Spec.DatastoreReady
 }
 
+// Follow keeps up to date from now on what Node and DatastoreReady return. Before, that
+// is read once, which costs the API server less. To call it again does nothing.
+func (c *Cluster) Follow() { c.known().follow() }
+
 // FollowForeign starts or ends the cache of the policies that are not the release's.
 // It is read once, and kept up to date from when changes are first asked for. To ask
 // for what is already so does nothing.
@@ -108,7 +112,7 @@ func (c *Cluster) Felix() (own, forAll *failsafe.Configuration, problem string) 
 }
 
 // FollowPeer starts the cache of one more endpoint, in the place of the one before;
-// without a name it ends that.
+// without a name it ends that. Its changes wake nobody.
 func (c *Cluster) FollowPeer(name string) { c.known().peer.follow(name) }
 
 // Peer returns that endpoint from the cache, whosever it is, nil when there is none or

@@ -36,7 +36,8 @@ const silence = 30 * time.Second
 var errSilent = errors.New("the watch went silent: it did not end when it should have")
 
 // caches are copies of what the agent looks at, kept by watches. The first four
-// are always kept, the others while they are followed.
+// are always kept, the others while they are followed. Those of the Node and of
+// ClusterInformation are read once, and kept up to date from when follow is called.
 type caches struct {
 	group                                  string
 	node, endpoints, policies, information *source
@@ -84,6 +85,12 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 		return newSource("GlobalNetworkPolicies "+subject, group, globalNetworkPolicies,
 			metav1.ListOptions{LabelSelector: selector}, &policy{}, &listOf[policy]{})
 	}
+	peer := func(name string) *source {
+		s := endpoint(name)
+		// Who follows it looks now and then: not all shall look in one moment.
+		s.store.wake = func() {}
+		return s
+	}
 	felix := func(name string) *source {
 		return newSource("FelixConfiguration "+name, group, felixConfigurations, byName(name), &failsafe.Configuration{}, &listOf[failsafe.Configuration]{})
 	}
@@ -100,9 +107,9 @@ func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *cac
 	}
 	all.foreign = &optional{
 		open:  func(whose string) *source { return policies(whose, c.notOfRelease()) },
-		start: func(s *source) context.CancelFunc { return all.start(ctx, s.readThenFollow) },
+		start: func(s *source) context.CancelFunc { return all.start(ctx, readThenFollow[policy](s)) },
 	}
-	all.felix, all.felixDefault, all.peer = on(felix), on(felix), on(endpoint)
+	all.felix, all.felixDefault, all.peer = on(felix), on(felix), on(peer)
 	return all
 }
 
@@ -114,9 +121,10 @@ func byName(name string) metav1.ListOptions {
 
 // run keeps the caches up to date until the context ends.
 func (c *caches) run(ctx context.Context) {
-	for _, s := range c.always() {
-		c.start(ctx, s.reflector.RunWithContext)
-	}
+	c.start(ctx, c.endpoints.reflector.RunWithContext)
+	c.start(ctx, c.policies.reflector.RunWithContext)
+	c.start(ctx, readThenFollow[node](c.node))
+	c.start(ctx, readThenFollow[v3.ClusterInformation](c.information))
 	<-ctx.Done()
 	c.mu.Lock()
 	c.ended = true
@@ -135,6 +143,12 @@ func (c *caches) start(ctx context.Context, fill func(context.Context)) context.
 	}
 	c.running.Go(func() { fill(ctx) })
 	return cancel
+}
+
+// follow keeps up to date what was only read before.
+func (c *caches) follow() {
+	c.node.followChanges()
+	c.information.followChanges()
 }
 
 func (c *caches) always() []*source {
@@ -233,28 +247,30 @@ func (s *source) newReflector(object runtime.Object) *cache.Reflector {
 	return cache.NewReflectorWithOptions(requests, object, s.store, cache.ReflectorOptions{Name: s.subject, Backoff: &backoff})
 }
 
-// readThenFollow fills the store of policies by one list, which costs the API server
+// readThenFollow returns what fills the store by one list, which costs the API server
 // less than a watch, and keeps it up to date from when followChanges is called.
-func (s *source) readThenFollow(ctx context.Context) {
-	// It ends when the store is filled, or the context ends.
-	_ = backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (done bool, _ error) {
-		err := s.readPolicies(ctx)
-		s.note(ctx, "list", err)
-		return err == nil, nil
-	})
-	select {
-	case <-ctx.Done():
-	case <-s.changes:
-		s.reflector.RunWithContext(ctx)
+func readThenFollow[T any](s *source) func(context.Context) {
+	return func(ctx context.Context) {
+		// It ends when the store is filled, or the context ends.
+		_ = backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (done bool, _ error) {
+			err := readOnce[T](ctx, s)
+			s.note(ctx, "list", err)
+			return err == nil, nil
+		})
+		select {
+		case <-ctx.Done():
+		case <-s.changes:
+			s.reflector.RunWithContext(ctx)
+		}
 	}
 }
 
-// readPolicies fills the store, whose list is read as it arrives.
-func (s *source) readPolicies(ctx context.Context) error {
+// readOnce fills the store by a list that is read as it arrives.
+func readOnce[T any](ctx context.Context, s *source) error {
 	defer s.takeTurn(ctx)()
 	var all []any
 	request := s.request(metav1.ListOptions{ResourceVersion: fromCache})
-	if err := streamItems(ctx, request, func(p *policy) error { all = append(all, p); return nil }); err != nil {
+	if err := streamItems(ctx, request, func(object *T) error { all = append(all, object); return nil }); err != nil {
 		return err
 	}
 	return s.store.Replace(all, "")

@@ -70,7 +70,8 @@ func (s Shape) Owns(hep *v3.HostEndpoint) bool {
 // ReleaseOf returns the release that an endpoint says it belongs to; empty: none.
 func ReleaseOf(hep *v3.HostEndpoint) string { return effective(hep).labels[ReleaseLabel] }
 
-// LabelsOf returns the labels of an endpoint as Felix reads them.
+// LabelsOf returns the labels of an endpoint as Felix reads them, which are not to be
+// changed.
 func LabelsOf(hep *v3.HostEndpoint) map[string]string { return effective(hep).labels }
 
 // Armed tells whether the policies of the release select an endpoint that the
@@ -151,7 +152,7 @@ func (s Shape) fromNode(node *corev1.Node) map[string]string {
 func (s Shape) Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 	seen := effective(current)
 
-	labels := maps.Clone(seen.labels)
+	labels := copyOf(seen.labels)
 	for key := range s.ArmingLabels {
 		delete(labels, key)
 	}
@@ -162,7 +163,7 @@ func (s Shape) Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 		}
 	}
 	maps.Copy(labels, desired.Labels)
-	annotations := maps.Clone(seen.annotations)
+	annotations := copyOf(seen.annotations)
 	maps.Copy(annotations, desired.Annotations)
 
 	metadata := map[string]any{}

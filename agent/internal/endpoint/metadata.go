@@ -24,22 +24,21 @@ type metadata struct {
 
 // effective returns the metadata as Felix reads it: the object's own, and over
 // it what the annotation says, which itself is left out. An annotation that
-// can't be read says nothing. The object is not changed.
+// can't be read says nothing. Mostly there is none, and what comes back is the
+// object's own, which is not to be changed.
 func effective(hep *v3.HostEndpoint) metadata {
-	seen := metadata{
-		labels:      copyOf(hep.Labels),
-		annotations: copyOf(hep.Annotations),
-		owners:      hep.OwnerReferences,
-	}
+	seen := metadata{labels: hep.Labels, annotations: hep.Annotations, owners: hep.OwnerReferences}
 	text, shadowed := seen.annotations[MetadataAnnotation]
 	if !shadowed {
 		return seen
 	}
+	seen.annotations = copyOf(seen.annotations)
 	delete(seen.annotations, MetadataAnnotation)
 	var shadow metav1.ObjectMeta
 	if err := json.Unmarshal([]byte(text), &shadow); err != nil {
 		return seen
 	}
+	seen.labels = copyOf(seen.labels)
 	maps.Copy(seen.labels, shadow.Labels)
 	maps.Copy(seen.annotations, shadow.Annotations)
 	for _, ref := range shadow.OwnerReferences {

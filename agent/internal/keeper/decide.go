@@ -260,7 +260,7 @@ func (c Config) blockers(f facts) (blockers []string, unreadable string) {
 		before := map[string]string{}
 		already := map[string]bool{}
 		if hep := f.endpoints[desired.Name]; hep != nil {
-			before = endpoint.LabelsOf(hep)
+			maps.Copy(before, endpoint.LabelsOf(hep))
 			names, _ := gate.Foreign(f.foreign.policies, c.Release, []map[string]string{before}, nil)
 			for _, name := range names {
 				already[name] = true

@@ -132,6 +132,89 @@ func TestNothingIsWrittenWhileTheDatastoreIsNotReady(t *testing.T) {
 	})
 }
 
+func TestNodeAndDatastoreAreFollowedWhenTheStartIsOver(t *testing.T) {
+	follows := func(s *scene) bool {
+		return read(s.cluster, func() bool { return slices.Contains(s.follows, "changes") })
+	}
+	waitsForPeers := func(c *cluster) {
+		withPolicies(c)
+		c.nodes, c.heps, c.firstNode = 1000, 1000, "a1"
+		c.others = []corev1.Node{*testNode("n2")}
+		unarmed := testEndpoint(false)
+		unarmed.Name, unarmed.Spec.Node = "a1", "a1"
+		c.theirs = []v3.HostEndpoint{*unarmed}
+	}
+	t.Run("an agent that finds its node armed does not wait", func(t *testing.T) {
+		play(t, withArmed, func(s *scene) {
+			s.pass(0)
+			assert.True(t, follows(s))
+		})
+	})
+	t.Run("thousands wait until most are armed", func(t *testing.T) {
+		play(t, waitsForPeers, func(s *scene) {
+			s.pass(startTakes / 2)
+			require.False(t, s.isArmed())
+			s.change(func() { s.theirs[0].Labels = testEndpoint(true).Labels })
+			for waited := time.Duration(0); !s.isArmed() && waited < 2*askMost; waited += time.Second {
+				s.pass(time.Second)
+			}
+			require.True(t, s.isArmed())
+			assert.False(t, follows(s), "others have still to be armed")
+			s.pass(2 * 1000 * perCalm)
+			assert.True(t, follows(s))
+		})
+	})
+	t.Run("who waits for long follows meanwhile", func(t *testing.T) {
+		play(t, waitsForPeers, func(s *scene) {
+			s.pass(2 * startTakes)
+			require.False(t, s.isArmed())
+			assert.True(t, follows(s))
+		})
+	})
+	t.Run("a few do not wait", func(t *testing.T) {
+		play(t, func(c *cluster) { waitsForPeers(c); c.nodes, c.heps = 3, 3 }, func(s *scene) {
+			s.pass(settle)
+			require.False(t, s.isArmed())
+			assert.True(t, follows(s))
+		})
+	})
+	t.Run("who has nothing to wait for does not wait", func(t *testing.T) {
+		off := testConfig()
+		off.Off = true
+		playWith(t, off, withPolicies, func(s *scene) {
+			s.pass(0)
+			assert.True(t, follows(s))
+		})
+	})
+	t.Run("a Node that has just come is followed at once", func(t *testing.T) {
+		play(t, func(c *cluster) {
+			waitsForPeers(c)
+			c.node.CreationTimestamp = metav1.NewTime(time.Now())
+			c.policies[0].CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour))
+		}, func(s *scene) {
+			s.pass(0)
+			assert.True(t, follows(s))
+		})
+	})
+	t.Run("a Node that is not there is seen to come", func(t *testing.T) {
+		play(t, func(c *cluster) { withPolicies(c); c.node = nil }, func(s *scene) {
+			s.pass(0)
+			s.change(func() { s.node = testNode("n1") })
+			s.pass(settle)
+			assert.True(t, s.isArmed())
+		})
+	})
+	t.Run("a datastore that is not ready is seen to become so", func(t *testing.T) {
+		play(t, func(c *cluster) { withPolicies(c); c.notReady = true }, func(s *scene) {
+			s.pass(0)
+			assert.True(t, follows(s))
+			s.change(func() { s.notReady = false })
+			s.pass(settle)
+			assert.True(t, s.isArmed())
+		})
+	})
+}
+
 // Somebody who takes the arming label off again and again, at once.
 func TestFightOverAFieldSlowsDownAndIsToldOnce(t *testing.T) {
 	meter := &countingMeter{}
@@ -273,7 +356,7 @@ func TestFailsafeIsNarrowedAfterTheNodeIsArmedAndWidenedWhenNothingIsToBeClosed(
 					want = []string{"patch unarmed", "delete felix"}
 				}
 				assert.Equal(t, want, s.take())
-				assert.Empty(t, s.follows, "nothing is left to be looked at")
+				assert.Equal(t, []string{"changes"}, s.follows, "nothing else is left to be looked at")
 				assert.NotNil(t, s.felix["default"])
 			})
 		})
@@ -334,7 +417,7 @@ func TestPolicyOfSomebodyElseIsWaitedForAndSeenToGo(t *testing.T) {
 		s.change(func() { s.foreign = nil })
 		s.pass(settle)
 		assert.Equal(t, []string{"create unarmed", "list nodes", "list endpoints", "patch armed"}, s.take())
-		assert.Empty(t, s.follows, "it does not matter any more")
+		assert.Equal(t, []string{"changes"}, s.follows, "they do not matter any more")
 
 		s.change(func() { s.foreign = []*v3.GlobalNetworkPolicy{foreignPolicy("deny-all", "all()")}; s.remove("n1") })
 		s.pass(0)
@@ -587,6 +670,28 @@ func TestTurnThatWasDrawnAsOneOfFewIsDrawnAgain(t *testing.T) {
 	assert.LessOrEqual(t, looks, times/2, "all of the few would look at once")
 }
 
+func TestWhoWaitsAsksAgainSoonAfterAnAnswerThatTookLong(t *testing.T) {
+	const took, ask = 10 * time.Second, "count endpoints"
+	play(t, func(c *cluster) {
+		withPolicies(c)
+		// The first Node's agent waits until all have an endpoint.
+		c.nodes, c.heps, c.firstNode = 1000, 900, "n1"
+		c.fail = func(verb string) error {
+			if verb == ask {
+				time.Sleep(took)
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.heps++
+			}
+			return nil
+		}
+	}, func(s *scene) {
+		s.pass(10 * time.Minute)
+		assert.False(t, s.isArmed())
+		assert.Greater(t, s.surveyed()[ask], int(10*time.Minute/(took+2*askFirst)))
+	})
+}
+
 // To say whether any endpoint is armed, the API server goes through all of them.
 func TestOfManyNodesMostAgentsFollowOneEndpoint(t *testing.T) {
 	named := testConfig()
@@ -640,6 +745,7 @@ func TestOfManyNodesMostAgentsFollowOneEndpoint(t *testing.T) {
 				s.change(func() { s.theirs = theirs(true) })
 				s.pass(time.Minute)
 				assert.True(t, s.keeper.Status().Armed)
+				s.pass(2 * manyNodes * perCalm)
 				assert.Empty(t, read(s.cluster, func() string { return s.peer }), "nobody needs it any more")
 			})
 		})

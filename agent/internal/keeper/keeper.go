@@ -16,6 +16,7 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
@@ -30,6 +31,10 @@ const (
 	// troubleAfter is how long a cache may be out of order before the node counts
 	// as not looked after: an API server that restarts is back by then.
 	troubleAfter = 30 * time.Second
+
+	// startTakes is how long thousands of agents that start at once may take, and up to
+	// as long again.
+	startTakes = 2 * time.Minute
 )
 
 // API is what the keeper needs of the API server. What the methods of the first
@@ -50,6 +55,8 @@ type API interface {
 	Policies() []*v3.GlobalNetworkPolicy
 	// DatastoreReady tells whether Calico lets its datastore be written to.
 	DatastoreReady() bool
+	// Follow makes Node and DatastoreReady, which are read once, follow changes.
+	Follow()
 	// FollowForeign starts and ends a cache, FollowFelix starts one, that are not always
 	// needed; FollowPeer starts that of the endpoint with a name, and ends any other.
 	// That of FollowForeign is read once, and follows changes from when they are asked for.
@@ -176,6 +183,7 @@ type Keeper struct {
 	noteAt       time.Time                   // when a note may be written alone; zero: none waits
 	narrowFrom   time.Time                   // when the failsafe may be narrowed
 	calmFrom     time.Time                   // when leftovers may be looked for, and good news be told
+	followFrom   time.Time                   // when a node that still waits counts as one that waits for long
 	felixWrote   felixWrote
 	felixClean   bool   // nothing of ours is in the failsafe, and nothing shall be
 	failure      string // why endpoints are held back
@@ -293,7 +301,8 @@ func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 	f := k.look()
 	d, m := k.config.decide(f, k.memory)
 	if k.ask(ctx, f, d, m) {
-		f.rivals, f.peers, f.endpoints = k.rivals, k.peers, k.endpoints()
+		// The answers may have taken long, and what was known before is old.
+		f = k.look()
 		d, m = k.config.decide(f, k.memory)
 	}
 	k.memory = m
@@ -308,7 +317,7 @@ func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 	// Mostly what is read once is enough, for the endpoint is created at once.
 	waits := f.foreign.problem == "" && (!d.create || k.holdEndpoint.failures > 0)
 	k.api.FollowForeign(len(m.ours) == 0, waits)
-	k.api.FollowPeer(k.peers.followed)
+	k.followLater(f, d, &alarm)
 	if err := k.writeEndpoints(ctx, f, d, &status, &alarm); err != nil {
 		if !k.failed(ctx, f, err, &status, &alarm) {
 			return alarm.next
@@ -331,6 +340,28 @@ func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 	k.tell(f.now, status, f.policies)
 	k.sendEvents(ctx, f, &alarm)
 	return alarm.next
+}
+
+// followLater begins to follow, or ends, what is no hurry while thousands of agents
+// start: when most others are armed, or the node waits for long. A Node that has just
+// come is still given its addresses.
+func (k *Keeper) followLater(f facts, d decision, alarm *alarm) {
+	if k.followFrom.IsZero() {
+		k.followFrom = f.now.Add(wait.Jitter(startTakes, 1))
+	}
+	calm := k.calmFrom
+	if d.state == Waiting {
+		calm = k.followFrom
+	}
+	late := !f.now.Before(calm)
+	alarm.at(f.now, calm)
+	few := k.peers.asked && k.peers.nodes < manyNodes
+	if late || few || f.paused || f.node == nil || f.joins() {
+		k.api.Follow()
+	}
+	if late || k.peers.followed != "" {
+		k.api.FollowPeer(k.peers.followed)
+	}
 }
 
 // ask puts the questions that the decision needs answered, and are due. It tells

@@ -43,6 +43,7 @@ type cluster struct {
 	foreign     []*v3.GlobalNetworkPolicy
 	foreignOnce []*v3.GlobalNetworkPolicy          // as they were when they began to be followed
 	notReady    bool                               // the datastore
+	once        *once                              // what was read once; nil: nothing yet
 	stored      map[string]*v3.HostEndpoint        // whosever they are
 	cached      map[string]*v3.HostEndpoint        // as the cache has them
 	felix       map[string]*failsafe.Configuration // as the cache has them, behind by felixLag
@@ -64,6 +65,20 @@ type cluster struct {
 	events      []*corev1.Event
 }
 
+// once is what is read once before changes are followed.
+type once struct {
+	node  *corev1.Node
+	ready bool
+}
+
+// readOnce returns that, as it is now where changes are followed. The lock is held.
+func (c *cluster) readOnce() *once {
+	if c.once == nil || slices.Contains(c.follows, "changes") {
+		c.once = &once{node: c.node, ready: !c.notReady}
+	}
+	return c.once
+}
+
 func (c *cluster) Problem() string { return read(c, func() string { return c.problem }) }
 func (c *cluster) Trouble() (string, time.Time) {
 	c.mu.Lock()
@@ -71,7 +86,9 @@ func (c *cluster) Trouble() (string, time.Time) {
 	return c.trouble, c.since
 }
 func (c *cluster) Node() *corev1.Node {
-	return read(c, func() *corev1.Node { return c.node })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.readOnce().node
 }
 func (c *cluster) Endpoints() (heps []*v3.HostEndpoint, version string) {
 	c.mu.Lock()
@@ -86,7 +103,12 @@ func (c *cluster) Endpoints() (heps []*v3.HostEndpoint, version string) {
 func (c *cluster) Policies() []*v3.GlobalNetworkPolicy {
 	return read(c, func() []*v3.GlobalNetworkPolicy { return c.policies })
 }
-func (c *cluster) DatastoreReady() bool { return read(c, func() bool { return !c.notReady }) }
+func (c *cluster) DatastoreReady() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.readOnce().ready
+}
+func (c *cluster) Follow() { c.follow("changes", true) }
 func (c *cluster) Foreign() ([]*v3.GlobalNetworkPolicy, string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -265,15 +265,16 @@ func (k *Keeper) drawTurn(ctx context.Context, now time.Time) (mine bool, err er
 	if early && !first {
 		return false, nil
 	}
-	if p.asked {
+	endpoints, err := k.api.CountEndpoints(ctx)
+	if err != nil {
+		return false, err
+	}
+	if p.asked && (first || endpoints <= p.drawnAs) {
 		if p.nodes, _, err = k.api.CountNodes(ctx); err != nil {
 			return false, err
 		}
 	}
-	endpoints, err := k.api.CountEndpoints(ctx)
 	switch {
-	case err != nil:
-		return false, err
 	case first && endpoints >= p.nodes:
 		return true, nil
 	case early:

@@ -44,6 +44,8 @@ func main() {
 	klog.SetSlogLogger(log)
 	// On as many machines this would be nobody's bottleneck. Memory is reported after a collection.
 	debug.SetGCPercent(400)
+	// The other half of the cores is the API server's.
+	runtime.GOMAXPROCS(max(1, runtime.NumCPU()/2))
 	if err := run(os.Args[1:], log); err != nil {
 		fmt.Fprintln(os.Stderr, "scalebench:", err)
 		os.Exit(1)
