@@ -150,7 +150,7 @@ func (c Config) decide(f facts, m memory) (decision, memory) {
 	}
 	if rival := c.rival(f); rival != "" && d.state != Off && taken == "" {
 		d.state, d.ready, d.reason = Conflict, false, rival
-		d.askRivals, d.again = true, max(f.rivals.next.Sub(f.now), 0)
+		d.askRivals, d.again = true, until(f.now, f.rivals.next)
 		if m.armed {
 			d.reason = "stays armed, but " + rival
 		} else {
@@ -168,6 +168,10 @@ func (c Config) decide(f facts, m memory) (decision, memory) {
 	}
 	return d, m
 }
+
+// until returns how long it is until then. What is due already is due at once: answers
+// may take longer than what they put off.
+func until(now, then time.Time) time.Duration { return max(then.Sub(now), 1) }
 
 // owns tells whether an endpoint is the release's: it says so, or it has lost the
 // label that says so since this process knows it. That node is open, for the
@@ -191,7 +195,7 @@ func (c Config) mayArm(f facts, m memory, missing bool) decision {
 	if m.armed || !c.AwaitNodes {
 		return armed
 	}
-	waiting := decision{state: Waiting, again: max(f.peers.next.Sub(f.now), 0), askPeers: !missing}
+	waiting := decision{state: Waiting, again: until(f.now, f.peers.next), askPeers: !missing}
 	switch {
 	case missing:
 		// Others wait for these, so they come before any question.
@@ -229,7 +233,7 @@ func (c Config) mayCreate(f facts, m memory, armed bool, d decision) decision {
 		return d
 	case f.rivals.err != nil:
 		reason = "cannot tell whose endpoints the node has: " + f.rivals.err.Error()
-		d.askRivals, d.again = true, max(f.rivals.next.Sub(f.now), 0)
+		d.askRivals, d.again = true, until(f.now, f.rivals.next)
 	case !f.rivals.asked:
 		reason, d.askRivals = "asking for endpoints of others on this node", true
 	case f.foreign.problem != "":
