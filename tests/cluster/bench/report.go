@@ -292,8 +292,9 @@ func (r *Report) writeScale(t *strings.Builder) {
 	t.WriteString(`## At scale
 
 The agent's own loop for every node in one process, each with its own client, connection and watches, against the one API
-server of a cluster that has just started; but for one, the Nodes are objects with a Ready condition, and all of a release but its
-DaemonSet is there. Nobody runs those Nodes: controller manager, scheduler and Felix are stopped meanwhile.
+server of a cluster that has just started. The process leaves half of the cores to that server. But for one, the Nodes are objects
+with a Ready condition, and all of a release but its DaemonSet is there. Nobody runs those Nodes: controller manager, scheduler and
+Felix are stopped meanwhile.
 
 `)
 	rows := [][]string{{"nodes"}}
