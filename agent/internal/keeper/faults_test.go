@@ -692,6 +692,56 @@ func TestWhoWaitsAsksAgainSoonAfterAnAnswerThatTookLong(t *testing.T) {
 	})
 }
 
+func TestLeftoversAreLookedForWhenThatCameDueDuringAnotherAnswer(t *testing.T) {
+	// So few that nothing else begins, and wakes the keeper, when leftovers may be looked for.
+	const nodes, took, ask, sweep = manyNodes - 1, time.Minute, "list foreign", "list own"
+	config := testConfig()
+	config.Resync = nodes * perCalm / 2
+	asked := 0
+	playWith(t, config, func(c *cluster) {
+		withPolicies(c)
+		armed := testEndpoint(true)
+		armed.Name, armed.Spec.Node = "a1", "a1"
+		c.nodes, c.firstNode, c.theirs = nodes, "n1", []v3.HostEndpoint{*armed}
+		c.fail = func(verb string) error {
+			if verb == ask {
+				if asked++; asked > 1 {
+					time.Sleep(took)
+				}
+			}
+			return nil
+		}
+	}, func(s *scene) {
+		s.pass(config.Resync + settle + took/2)
+		assert.True(t, s.keeper.Status().Armed)
+		assert.Zero(t, s.surveyed()[sweep], "it is no hurry, and others start")
+		s.pass(took/2 + time.Second)
+		assert.Equal(t, 1, s.surveyed()[sweep])
+	})
+}
+
+func TestKeeperOfANodeThatWentBeforeLeftoversWereFoundRests(t *testing.T) {
+	meter := &countingMeter{}
+	config := testConfig()
+	config.Meter = meter
+	playWith(t, config, func(c *cluster) {
+		withArmed(c)
+		c.fail = func(verb string) error {
+			if verb == "list own" {
+				return errors.New("away")
+			}
+			return nil
+		}
+	}, func(s *scene) {
+		s.pass(time.Minute)
+		s.change(func() { s.node = nil })
+		s.pass(askMost * 2)
+		before := meter.get("passed")
+		s.pass(time.Microsecond)
+		assert.Equal(t, before, meter.get("passed"))
+	})
+}
+
 // To say whether any endpoint is armed, the API server goes through all of them.
 func TestOfManyNodesMostAgentsFollowOneEndpoint(t *testing.T) {
 	named := testConfig()

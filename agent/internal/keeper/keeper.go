@@ -332,9 +332,8 @@ func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 		alarm.in(askMost)
 	}
 	k.tellFights(f.now, &status, &alarm)
-	if !k.config.Named() && !k.rivals.swept {
-		alarm.at(f.now, k.calmFrom)
-		alarm.at(f.now, k.sweeping.next)
+	if k.wantsSweep(f, d, k.memory) {
+		alarm.in(max(until(f.now, k.calmFrom), until(f.now, k.sweeping.next)))
 	}
 	k.checkTrouble(f.now, &status, &alarm)
 	k.tell(f.now, status, f.policies)
@@ -376,7 +375,7 @@ func (k *Keeper) ask(ctx context.Context, f facts, d decision, m memory) (asked 
 		k.askRivals(ctx)
 		asked = true
 	}
-	if !k.config.Named() && !k.rivals.swept && (m.armed || d.state == Off) && !f.now.Before(k.calmFrom) && k.sweeping.due(f.now) {
+	if k.wantsSweep(f, d, m) && !f.now.Before(k.calmFrom) && k.sweeping.due(f.now) {
 		k.sweep(ctx)
 		asked = true
 	}
@@ -389,6 +388,11 @@ func (k *Keeper) ask(ctx context.Context, f facts, d decision, m memory) (asked 
 		k.peers = peers{}
 	}
 	return asked
+}
+
+// wantsSweep tells whether leftovers are to be looked for, as soon as they may be.
+func (k *Keeper) wantsSweep(f facts, d decision, m memory) bool {
+	return f.node != nil && !k.config.Named() && !k.rivals.swept && (m.armed || d.state == Off)
 }
 
 // checkTrouble says in the status that a cache does not follow any more.
