@@ -330,7 +330,7 @@ func readNames(text, what string, validate func(string) []string) ([]string, err
 		if slices.Contains(names[:i], name) {
 			problems = append(problems, fmt.Errorf("%s %q is there twice: write it once", what, name))
 		} else if faults := validate(name); len(faults) > 0 {
-			problems = append(problems, fmt.Errorf("%q is not the name of a %s: %s", name, what, strings.Join(faults, "; ")))
+			problems = append(problems, fmt.Errorf("%q is no %s name: %s", name, what, strings.Join(faults, "; ")))
 		}
 	}
 	return names, errors.Join(problems...)
