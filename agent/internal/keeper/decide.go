@@ -169,8 +169,8 @@ func (c Config) decide(f facts, m memory) (decision, memory) {
 	return d, m
 }
 
-// until returns how long it is until then. What is due already is due at once: answers
-// may take longer than what they put off.
+// until returns how long it is until then. What is due already is due at once, and not
+// never, which zero would be: answers may take longer than what they put off.
 func until(now, then time.Time) time.Duration { return max(then.Sub(now), 1) }
 
 // owns tells whether an endpoint is the release's: it says so, or it has lost the

@@ -528,6 +528,26 @@ func TestNoteIsWrittenWithOtherChangesOrSeldom(t *testing.T) {
 	})
 }
 
+func TestNoteThatIsRefusedIsTriedMoreAndMoreSeldom(t *testing.T) {
+	meter := &countingMeter{}
+	config := testConfig()
+	config.Meter = meter
+	playWith(t, config, withPolicies, func(s *scene) {
+		s.pass(settle)
+		s.change(func() {
+			s.policies = s.policies[:1]
+			s.fail = failing("patch", apierrors.NewInternalError(errors.New("broken")))
+		})
+		s.pass(2*noteDelay + time.Hour)
+		before := meter.get("passed")
+		s.pass(time.Hour)
+		assert.Less(t, meter.get("passed")-before, 60*60/24+10)
+		s.change(func() { s.fail = nil })
+		s.pass(37 * time.Second)
+		assert.Contains(t, endpoint.NoteOf(s.stored["n1"]).Reason, "stays armed, but")
+	})
+}
+
 func TestNodeIsArmedSoonAfterAnotherOneOfTheRelease(t *testing.T) {
 	for name, test := range map[string]struct {
 		labels map[string]string
@@ -726,12 +746,7 @@ func TestKeeperOfANodeThatWentBeforeLeftoversWereFoundRests(t *testing.T) {
 	config.Meter = meter
 	playWith(t, config, func(c *cluster) {
 		withArmed(c)
-		c.fail = func(verb string) error {
-			if verb == "list own" {
-				return errors.New("away")
-			}
-			return nil
-		}
+		c.fail = failing("list own", errors.New("away"))
 	}, func(s *scene) {
 		s.pass(time.Minute)
 		s.change(func() { s.node = nil })

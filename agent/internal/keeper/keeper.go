@@ -333,7 +333,7 @@ func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 	}
 	k.tellFights(f.now, &status, &alarm)
 	if k.wantsSweep(f, d, k.memory) {
-		alarm.in(max(until(f.now, k.calmFrom), until(f.now, k.sweeping.next)))
+		alarm.at(f.now, k.whenCalm(k.sweeping.next))
 	}
 	k.checkTrouble(f.now, &status, &alarm)
 	k.tell(f.now, status, f.policies)
@@ -353,7 +353,9 @@ func (k *Keeper) followLater(f facts, d decision, alarm *alarm) {
 		calm = k.followFrom
 	}
 	late := !f.now.Before(calm)
-	alarm.at(f.now, calm)
+	if !late {
+		alarm.at(f.now, calm)
+	}
 	few := k.peers.asked && k.peers.nodes < manyNodes
 	if late || few || f.paused || f.node == nil || f.joins() {
 		k.api.Follow()
@@ -375,7 +377,7 @@ func (k *Keeper) ask(ctx context.Context, f facts, d decision, m memory) (asked 
 		k.askRivals(ctx)
 		asked = true
 	}
-	if k.wantsSweep(f, d, m) && !f.now.Before(k.calmFrom) && k.sweeping.due(f.now) {
+	if k.wantsSweep(f, d, m) && !f.now.Before(k.whenCalm(k.sweeping.next)) {
 		k.sweep(ctx)
 		asked = true
 	}
@@ -393,6 +395,14 @@ func (k *Keeper) ask(ctx context.Context, f facts, d decision, m memory) (asked 
 // wantsSweep tells whether leftovers are to be looked for, as soon as they may be.
 func (k *Keeper) wantsSweep(f facts, d decision, m memory) bool {
 	return f.node != nil && !k.config.Named() && !k.rivals.swept && (m.armed || d.state == Off)
+}
+
+// whenCalm puts off what is no hurry until most others are armed.
+func (k *Keeper) whenCalm(due time.Time) time.Time {
+	if due.Before(k.calmFrom) {
+		return k.calmFrom
+	}
+	return due
 }
 
 // checkTrouble says in the status that a cache does not follow any more.
@@ -501,12 +511,9 @@ func (a *alarm) in(d time.Duration) {
 	}
 }
 
-// at sets the alarm for a time that is not before now.
-func (a *alarm) at(now, then time.Time) {
-	if then.After(now) {
-		a.in(then.Sub(now))
-	}
-}
+// at sets the alarm for a time, unless it rings sooner anyway. What is past rings at
+// once, so only what still waits may be told.
+func (a *alarm) at(now, then time.Time) { a.in(until(now, then)) }
 
 // nobody is a Meter.
 type nobody struct{}

@@ -210,8 +210,8 @@ func (k *Keeper) sendEvents(ctx context.Context, f facts, alarm *alarm) {
 			continue
 		}
 		due := v.due
-		if !isWarning(kind) && due.Before(k.calmFrom) {
-			due = k.calmFrom
+		if !isWarning(kind) {
+			due = k.whenCalm(due)
 		}
 		if f.now.Before(due) {
 			alarm.at(f.now, due)

@@ -173,8 +173,11 @@ func (k *Keeper) noteIsDue(now time.Time, alarm *alarm) bool {
 	if k.noteAt.IsZero() {
 		k.noteAt = now.Add(noteDelay + rand.N(noteDelay))
 	}
-	alarm.at(now, k.noteAt)
-	return !now.Before(k.noteAt)
+	if now.Before(k.noteAt) {
+		alarm.at(now, k.noteAt)
+		return false
+	}
+	return true
 }
 
 // tellFights says in the status that somebody else keeps changing what is set here.

@@ -329,8 +329,8 @@ func readNames(text, what string, validate func(string) []string) ([]string, err
 	for i, name := range names {
 		if slices.Contains(names[:i], name) {
 			problems = append(problems, fmt.Errorf("%s %q is there twice: write it once", what, name))
-		} else if faults := validate(name); len(faults) > 0 {
-			problems = append(problems, fmt.Errorf("%q is no %s name: %s", name, what, strings.Join(faults, "; ")))
+		} else if err := check(name, "a valid "+what+" name", validate); err != nil {
+			problems = append(problems, err)
 		}
 	}
 	return names, errors.Join(problems...)
