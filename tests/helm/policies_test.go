@@ -49,7 +49,7 @@ func trustedNodes() projectcalico.Rule {
 }
 
 func trustedPods() projectcalico.Rule {
-	return allow(projectcalico.EntityRule{NamespaceSelector: "all()"})
+	return allow(projectcalico.EntityRule{Selector: onlyPods, NamespaceSelector: "all()"})
 }
 
 func essentialRules() []projectcalico.Rule {

@@ -21,7 +21,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-const releaseLabel = "host-firewall.io/release"
+const (
+	releaseLabel = "host-firewall.io/release"
+	// onlyPods selects what Calico itself labels: with namespaceSelector all() alone, NetworkSets are meant too.
+	onlyPods = "has(projectcalico.org/orchestrator)"
+)
 
 // findings are what is broken, in words.
 type findings []string
@@ -154,9 +158,15 @@ func (e expected) brokenRule(rule projectcalico.Rule) []string {
 		for _, ports := range slices.Concat(entity.Ports, entity.NotPorts) {
 			found.unless(ports.PortName == "" && ports.MinPort > 0 && ports.MinPort <= ports.MaxPort, "has ports %v, which are none", ports)
 		}
-		if entity.Selector != "" {
+		switch entity.NamespaceSelector {
+		case "":
+			found.unless(entity.Selector == "", "trusts pods that borrow the label of an endpoint")
+		case "all()":
+			found.unless(entity.Selector == onlyPods, "trusts NetworkSets of every namespace")
+		case "global()":
 			found.unless(asksForAll(entity.Selector, map[string]string{releaseLabel: e.release}), "trusts %q, which is not the endpoints of the release", entity.Selector)
-			found.unless(entity.NamespaceSelector == "global()", "trusts pods that borrow the label of an endpoint")
+		default:
+			found.unless(false, "has namespaces %q", entity.NamespaceSelector)
 		}
 	}
 	found.unless(len(families) <= 1, "mixes IPv4 and IPv6")
@@ -337,6 +347,7 @@ func TestNoBrokenPolicyGoesUnnoticed(t *testing.T) {
 		"an ICMP type of TCP":          {"allow-ssh", rule(func(r *projectcalico.Rule) { r.ICMP = &projectcalico.ICMPFields{Type: pointer(8)} }), "without ICMP"},
 		"trust in another release":     {"allow-cluster", rule(func(r *projectcalico.Rule) { r.Source.Selector = "has(host-firewall.io/release)" }), "not the endpoints of the release"},
 		"trust in a pod with a label":  {"allow-cluster", rule(func(r *projectcalico.Rule) { r.Source.NamespaceSelector = "" }), "borrow the label"},
+		"trust in a NetworkSet":        {"allow-cluster", func(p *policy) { p.Spec.Ingress[1].Source.Selector = "" }, "trusts NetworkSets"},
 		"no action":                    {"allow-ssh", rule(func(r *projectcalico.Rule) { r.Action = "" }), "allows and drops"},
 		"what goes on to the next one": {"allow-ssh", rule(func(r *projectcalico.Rule) { r.Action = projectcalico.Pass }), `action "Pass"`},
 	} {

@@ -74,7 +74,8 @@ listeners and neighbours) each time, for the kernel never tracks them. ICMP type
 
 {{/*
 Rules that let the cluster in. The nodes are known by the addresses on the endpoints of this release, armed or not: a node
-that is not armed yet must reach those that are. global() keeps out a pod that borrows the label; all() is every pod.
+that is not armed yet must reach those that are. global() keeps out a pod that borrows the label. all() is every pod, and every
+NetworkSet of every namespace, with whatever addresses somebody has put into it: Calico itself puts the orchestrator's label on each pod.
 */}}
 {{- define "host-firewall.clusterRules" -}}
 {{- if .Values.cluster.trustNodes }}
@@ -86,6 +87,7 @@ that is not armed yet must reach those that are. global() keeps out a pod that b
 {{- if .Values.cluster.trustPods }}
 - action: Allow
   source:
+    selector: has(projectcalico.org/orchestrator)
     namespaceSelector: all()
 {{- end }}
 {{ include "host-firewall.allowFrom" (dict "cidrs" .Values.cluster.cidrs) }}
