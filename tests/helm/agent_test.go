@@ -39,7 +39,7 @@ func argumentsOf(t testing.TB, r *rendered) map[string]string {
 	flags := flag.NewFlagSet("host-firewall-agent", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	for _, name := range []string{
-		"node-name", "release", "policies", "policy-revision", "api-group", "arming-labels", "profiles", "cluster-cidrs",
+		"node-name", "release", "policies", "policy-revision", "api-group", "arming-labels", "cluster-cidrs",
 		"log-level", "log-format", "kubeconfig", "mode", "interfaces", "node-labels", "accept-policies", "ssh-cidrs", "ssh-ports",
 		"metrics-address",
 	} {
@@ -80,7 +80,6 @@ func TestDaemonSetIsAWholeObject(t *testing.T) {
 						"--api-group=" + group,
 						"--arming-labels=host-endpoint=ingress",
 						"--interfaces=*",
-						"--profiles=projectcalico-default-allow",
 						"--await-nodes=true",
 						"--health-port=9097",
 						"--resync=10m",
@@ -206,10 +205,6 @@ func TestAgentIsToldWhatTheValuesSay(t *testing.T) {
 		"arming labels, sorted": {
 			`hostEndpoint: {labels: {zone: dmz, a.example.org/firewall: ""}}`,
 			map[string]string{"arming-labels": "a.example.org/firewall=,host-endpoint=ingress,zone=dmz"},
-		},
-		"profiles in their order": {
-			`hostEndpoint: {profiles: [site, projectcalico-default-allow]}`,
-			map[string]string{"profiles": "site,projectcalico-default-allow"},
 		},
 		"networks of the cluster, each once": {
 			`cluster: {cidrs: [10.0.0.0/8, "2001:DB8::/32", 10.0.0.0/8]}`,

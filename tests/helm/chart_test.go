@@ -241,7 +241,7 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		},
 		"without cleanup": {
 			`cleanup: {enabled: false}`,
-			[]string{byHand, "cleanup.enabled is off", "leaves them open"},
+			[]string{byHand, "cleanup.enabled is off", "open as long as no policy selects them"},
 			[]string{hookCleans, "failsafe ports stay narrowed"},
 		},
 		"without cleanup, narrowed": {
@@ -251,7 +251,7 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		},
 		"little": {
 			`{cluster: {trustNodes: false, trustPods: false}, essential: {icmpEcho: false, dhcp: false, nodeLocalDNS: []}, policies: {allowOutbound: {enabled: false}}}`,
-			[]string{alone, "IPv6 neighbour discovery\n", "What goes out is up to the profiles (projectcalico-default-allow)"},
+			[]string{alone, "IPv6 neighbour discovery\n", "What goes out is allowed where no policy of your own governs it"},
 			[]string{"every port", "ping", "DHCP", "NodeLocal"},
 		},
 		"cidrs instead of nodes": {
@@ -260,11 +260,6 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 			[]string{alone},
 		},
 		"host ports": {ciFiles(t)["host-ports-only"], []string{hostPorts}, []string{closedPorts}},
-		"a profile of one's own": {
-			`{hostEndpoint: {profiles: [site]}, cleanup: {enabled: false}}`,
-			[]string{"their profiles decide (site). "},
-			[]string{"leaves them open"},
-		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			notes := render(t, setting{values: test.values}).notes

@@ -24,7 +24,7 @@ func FuzzValues(f *testing.F) {
 		"", "null", "ssh", "[]", "ssh: 1", "agent: []", "ssh: {cidrs: [null]}", "ingress: [null]", "policies: {dropOther: {order: .inf}}",
 		"policies: {dropOther: {order: 1e400}}", "hostEndpoint: {labels: {a: null}}", "hostEndpoint: {labels: {in: x, has: y, all: z}}",
 		"ssh: {cidrs: [::/0, 0.0.0.0/0], ports: [65535, \"1:1\"], allowEverywhere: true}", "commonLabels: {app.kubernetes.io/component: x}",
-		"agent: {metrics: {enabled: true, address: \"1::2::3\"}}", "serviceAccount: {name: a..b}", "hostEndpoint: {profiles: [a.-b]}",
+		"agent: {metrics: {enabled: true, address: \"1::2::3\"}}", "serviceAccount: {name: a..b}", "hostEndpoint: {acceptPolicies: [a.-b]}",
 		"commonAnnotations: {a: \"b\\n\\n  c\\n\"}", "global: {a: b}", "global: 1",
 	} {
 		f.Add(values)
@@ -178,7 +178,7 @@ func (i inventor) value(path string) any {
 		return i.list(func() any {
 			return pick(i, "zone", "topology.kubernetes.io/*", "example.org/x", "host-endpoint", "host-firewall.io/release", "a/b/c")
 		})
-	case "hostEndpoint.acceptPolicies", "hostEndpoint.profiles":
+	case "hostEndpoint.acceptPolicies":
 		return i.list(func() any { return pick(i, "projectcalico-default-allow", "site", "a.b", "a..b", "*") })
 	case "agent.image.repository":
 		return pick(i, "agent", "mirror.example.org:5000/hf/agent", "", "a b")

@@ -109,8 +109,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`hostEndpoint: {labels: {host-endpoint: true}}`, []string{"/hostEndpoint/labels/host-endpoint", "want string"}},
 		{`hostEndpoint: {labels: {"a b": x}}`, []string{"/hostEndpoint/labels", "'a b' not allowed"}},
 		{`hostEndpoint: {labels: {a: "it's"}}`, []string{"/hostEndpoint/labels/a", "does not match pattern"}},
-		{`hostEndpoint: {profiles: [a, a]}`, []string{"/hostEndpoint/profiles", "items at 0 and 1 are equal"}},
-		{`hostEndpoint: {profiles: ["a,b"]}`, []string{"/hostEndpoint/profiles/0", "does not match pattern"}},
+		{`hostEndpoint: {profiles: [projectcalico-default-alow]}`, []string{"/hostEndpoint", "'profiles' not allowed"}},
 		{`agent: {image: {repository: ""}}`, []string{"/agent/image/repository", "does not match pattern"}},
 		{`agent: {image: {tag: "a:b"}}`, []string{"/agent/image/tag", "does not match pattern"}},
 		{`agent: {image: {digest: sha256:abc}}`, []string{"/agent/image/digest", "does not match pattern"}},
@@ -130,7 +129,6 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`commonAnnotations: {a: 1}`, []string{"/commonAnnotations/a", "want string"}},
 		{`agent: {metrics: {address: "1::2::3"}}`, []string{"/agent/metrics/address", "does not match pattern"}},
 		{`serviceAccount: {name: a..b}`, []string{"/serviceAccount/name", "does not match pattern"}},
-		{`hostEndpoint: {profiles: [a.-b]}`, []string{"/hostEndpoint/profiles/0", "does not match pattern"}},
 		{`nameOverride: a.b`, []string{"/nameOverride", "does not match pattern"}},
 		{`fullnameOverride: a.b`, []string{"/fullnameOverride", "does not match pattern"}},
 		{`fullnameOverride: ` + strings.Repeat("a", 48), []string{"/fullnameOverride", "does not match pattern"}},
@@ -191,8 +189,6 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`hostEndpoint: {labels: null}`, []string{"hostEndpoint.labels is empty"}},
 		{`hostEndpoint: {labels: {host-firewall.io/release: x}}`, []string{"hostEndpoint.labels has host-firewall.io/release", "Write a label of your own"}},
 		{`hostEndpoint: {labels: {projectcalico.org/created-by: x}}`, []string{"hostEndpoint.labels has projectcalico.org/created-by"}},
-		{`hostEndpoint: {profiles: []}`, []string{"hostEndpoint.profiles is empty", "[projectcalico-default-allow]"}},
-		{`hostEndpoint: {profiles: null}`, []string{"hostEndpoint.profiles is empty"}},
 
 		// policies against each other
 		{`policies: {dropOther: {order: 10}}`, []string{"policies.dropOther.order is 10 and policies.allowCluster.order is 10", "above 10"}},

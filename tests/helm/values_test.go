@@ -262,7 +262,6 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"policies.dropOther.preDNAT":             {``, `policies: {` + dropLate + `}`},
 		"policies.dropOther.applyOnForward":      {`policies: {` + dropLate + `}`, `policies: {dropOther: ` + hostsOnly + `}`},
 		"hostEndpoint.labels":                    {``, `hostEndpoint: {labels: {zone: dmz}}`},
-		"hostEndpoint.profiles":                  {``, `hostEndpoint: {profiles: [site]}`},
 		"agent.image.repository":                 {``, `agent: {image: {repository: other}}`},
 		"agent.image.tag":                        {``, `agent: {image: {tag: other}}`},
 		"agent.image.digest":                     {``, `agent: {image: {digest: "sha256:` + strings.Repeat("0", 64) + `"}}`},

@@ -29,6 +29,11 @@ const ownPrefix = "host-firewall.io/"
 // of its node, forwarded traffic included.
 const allInterfaces = "*"
 
+// allowProfile is the profile of every endpoint. Where no policy applies Calico asks the
+// profiles, and denies everything, both ways, on an endpoint that has none, or one that
+// does not exist. This one Calico always has.
+const allowProfile = "projectcalico-default-allow"
+
 // addressAnnotations are where Calico writes the addresses that a node uses
 // towards other nodes. The first two hold a CIDR, the rest plain addresses.
 func addressAnnotations() []string {
@@ -54,9 +59,6 @@ type Shape struct {
 	// ArmingLabels are the labels that the policies select. An endpoint that
 	// carries all of them is armed. Must not be empty.
 	ArmingLabels map[string]string
-	// Profiles are the Calico profiles of the endpoint, in their order. Must not
-	// be empty: an endpoint with neither profile nor policy drops everything.
-	Profiles []string
 	// NodeLabels are the labels of the Node that the endpoint gets as well: keys,
 	// or with a * at the end what keys start with.
 	NodeLabels []string
@@ -114,7 +116,7 @@ func (s Shape) Desired(node *corev1.Node, iface Interface, armed bool) (hep *v3.
 			Node:          node.Name,
 			InterfaceName: iface.Name,
 			ExpectedIPs:   addresses,
-			Profiles:      slices.Clone(s.Profiles),
+			Profiles:      []string{allowProfile},
 		},
 	}, invalid
 }

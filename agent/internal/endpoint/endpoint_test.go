@@ -23,7 +23,6 @@ func shape() endpoint.Shape {
 	return endpoint.Shape{
 		Release:      "fw",
 		ArmingLabels: map[string]string{"host-endpoint": "ingress"},
-		Profiles:     []string{"projectcalico-default-allow"},
 	}
 }
 
@@ -432,7 +431,7 @@ func TestNodeFitsALabel(t *testing.T) {
 }
 
 func TestAbandonedEndpointHasAnOwnerThatThereIsNotAndIsOtherwiseAsItWas(t *testing.T) {
-	shape := endpoint.Shape{Release: "fw", ArmingLabels: map[string]string{"a": "1"}, Profiles: []string{"p"}}
+	shape := endpoint.Shape{Release: "fw", ArmingLabels: map[string]string{"a": "1"}}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "u1"}}
 	current, _ := shape.Desired(node, endpoint.Interface{Name: "eth0"}, true)
 	current.ResourceVersion = "7"

@@ -19,7 +19,6 @@ func testConfig() Config {
 		Node:         "n1",
 		Release:      "fw",
 		ArmingLabels: map[string]string{"host-endpoint": "ingress"},
-		Profiles:     []string{"projectcalico-default-allow"},
 		Policies:     []string{"fw-drop", "fw-ssh"},
 		Revision:     "r2",
 		AwaitNodes:   true,

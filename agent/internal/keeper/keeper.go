@@ -115,7 +115,6 @@ type Config struct {
 	Interfaces   func() (selected []endpoint.Interface, present []string, err error)
 	ArmingLabels map[string]string
 	NodeLabels   []string
-	Profiles     []string
 	// Adopt takes over an endpoint with the right name that is nobody's release's.
 	Adopt bool
 	// AcceptPolicies are names of policies of others that may apply to the node.
@@ -152,7 +151,7 @@ func (c Config) Named() bool { return c.Interfaces != nil }
 func (c Config) narrows() bool { return c.Failsafe != nil && !c.Off && !c.Audit }
 
 func (c Config) shape() endpoint.Shape {
-	return endpoint.Shape{Release: c.Release, ArmingLabels: c.ArmingLabels, Profiles: c.Profiles, NodeLabels: c.NodeLabels}
+	return endpoint.Shape{Release: c.Release, ArmingLabels: c.ArmingLabels, NodeLabels: c.NodeLabels}
 }
 
 func (c Config) want() gate.Want {

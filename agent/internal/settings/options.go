@@ -113,14 +113,6 @@ func options() []option {
 			},
 		},
 		{
-			group: shape, name: "profiles", preset: "projectcalico-default-allow",
-			usage: "profiles of the endpoint, comma separated",
-			read: func(s *Settings, text string) (err error) {
-				s.Profiles, err = readNames(text, "profile", validation.IsDNS1123Subdomain)
-				return notEmpty(s.Profiles, err, "is empty, and an endpoint without a profile drops everything: write projectcalico-default-allow")
-			},
-		},
-		{
 			group: arming, name: "policies", required: true,
 			usage: "names of all GlobalNetworkPolicies of the release, comma separated",
 			read: func(s *Settings, text string) (err error) {

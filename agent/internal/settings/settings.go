@@ -39,8 +39,6 @@ type Settings struct {
 	APIGroup string
 	// ArmingLabels are the labels that the policies select endpoints by.
 	ArmingLabels map[string]string
-	// Profiles are the Calico profiles of the endpoint.
-	Profiles []string
 	// Interfaces are "*", names and globs of the interfaces that get an endpoint.
 	Interfaces []string
 	// NodeLabels are keys, or with a * at the end beginnings of keys, of the labels

@@ -42,7 +42,6 @@ func TestDefaultsAreThoseOfTheContract(t *testing.T) {
 	assert.Equal(t, "abc", s.PolicyRevision)
 	assert.Empty(t, s.APIGroup)
 	assert.Equal(t, map[string]string{"host-endpoint": "ingress"}, s.ArmingLabels)
-	assert.Equal(t, []string{"projectcalico-default-allow"}, s.Profiles)
 	assert.True(t, s.AwaitNodes)
 	assert.Empty(t, s.ClusterCIDRs)
 	assert.Equal(t, 9097, s.HealthPort)
@@ -73,7 +72,6 @@ func TestEverySettingIsReadFromFlagAndFromEnvironment(t *testing.T) {
 		{"policy-revision", "HOST_FIREWALL_POLICY_REVISION", "0123456789abcdef", func(s settings.Settings) any { return s.PolicyRevision }, "0123456789abcdef"},
 		{"api-group", "HOST_FIREWALL_API_GROUP", "crd.projectcalico.org/v1", func(s settings.Settings) any { return s.APIGroup }, "crd.projectcalico.org/v1"},
 		{"arming-labels", "HOST_FIREWALL_ARMING_LABELS", "a=1,example.org/b=", func(s settings.Settings) any { return s.ArmingLabels }, map[string]string{"a": "1", "example.org/b": ""}},
-		{"profiles", "HOST_FIREWALL_PROFILES", "p.1,p-2", func(s settings.Settings) any { return s.Profiles }, []string{"p.1", "p-2"}},
 		{"await-nodes", "HOST_FIREWALL_AWAIT_NODES", "false", func(s settings.Settings) any { return s.AwaitNodes }, false},
 		{"cluster-cidrs", "HOST_FIREWALL_CLUSTER_CIDRS", "192.0.2.7/24,2001:db8::/32", func(s settings.Settings) any { return s.ClusterCIDRs },
 			[]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}},
@@ -112,9 +110,9 @@ func TestEverySettingIsReadFromFlagAndFromEnvironment(t *testing.T) {
 }
 
 func TestEmptyVariableIsNoSetting(t *testing.T) {
-	s, err := settings.Parse(required(), environment("HOST_FIREWALL_PROFILES", "", "HOST_FIREWALL_HEALTH_PORT", ""))
+	s, err := settings.Parse(required(), environment("HOST_FIREWALL_ARMING_LABELS", "", "HOST_FIREWALL_HEALTH_PORT", ""))
 	require.NoError(t, err)
-	assert.Equal(t, []string{"projectcalico-default-allow"}, s.Profiles)
+	assert.Equal(t, map[string]string{"host-endpoint": "ingress"}, s.ArmingLabels)
 	assert.Equal(t, 9097, s.HealthPort)
 }
 
@@ -146,8 +144,6 @@ func TestWrongSettingIsRefusedNamingFlagVariableAndRemedy(t *testing.T) {
 		"arming label, bad value":  {"--arming-labels=a=b c", []string{"--arming-labels", `"b c"`}},
 		"arming label twice":       {"--arming-labels=a=b,a=c", []string{"--arming-labels", "twice"}},
 		"arming label of our own":  {"--arming-labels=host-firewall.io/release=fw", []string{"--arming-labels", "host-firewall.io/"}},
-		"no profile":               {"--profiles=", []string{"--profiles", "HOST_FIREWALL_PROFILES", "drops everything", "projectcalico-default-allow"}},
-		"bad profile":              {"--profiles=a_b", []string{"--profiles", `"a_b"`}},
 		"neither true nor false":   {"--await-nodes=maybe", []string{"--await-nodes", "HOST_FIREWALL_AWAIT_NODES", "true nor false"}},
 		"address without length":   {"--cluster-cidrs=192.0.2.0", []string{"--cluster-cidrs", "HOST_FIREWALL_CLUSTER_CIDRS", "192.0.2.0/24"}},
 		"port 0":                   {"--health-port=0", []string{"--health-port", "HOST_FIREWALL_HEALTH_PORT", "1 to 65535"}},
@@ -211,10 +207,10 @@ func TestAllProblemsAreReportedAtOnce(t *testing.T) {
 }
 
 func TestEveryBadItemOfAListIsReported(t *testing.T) {
-	_, err := settings.Parse(required("--cluster-cidrs=a,192.0.2.0/24,b", "--profiles=A,p,p,B", "--arming-labels=x,a=b c", "--ssh-ports=0,22,x"), environment())
+	_, err := settings.Parse(required("--cluster-cidrs=a,192.0.2.0/24,b", "--accept-policies=A,p,p,B", "--arming-labels=x,a=b c", "--ssh-ports=0,22,x"), environment())
 	require.Error(t, err)
 	for flag, items := range map[string][]string{
-		"cluster-cidrs": {`"a"`, `"b"`}, "profiles": {`"A"`, `"p" is there twice`, `"B"`}, "arming-labels": {`"x"`, `"b c"`}, "ssh-ports": {`"0"`, `"x"`},
+		"cluster-cidrs": {`"a"`, `"b"`}, "accept-policies": {`"A"`, `"p" is there twice`, `"B"`}, "arming-labels": {`"x"`, `"b c"`}, "ssh-ports": {`"0"`, `"x"`},
 	} {
 		for _, item := range items {
 			found := 0
@@ -238,7 +234,7 @@ func TestHelpShowsEverySettingWithItsVariableAndDefault(t *testing.T) {
 	for _, words := range []string{
 		"agent version",
 		"--node-name        HOST_FIREWALL_NODE_NAME        required\n",
-		"--profiles         HOST_FIREWALL_PROFILES         default: projectcalico-default-allow\n",
+		"--arming-labels    HOST_FIREWALL_ARMING_LABELS    default: host-endpoint=ingress\n",
 		"--kubeconfig       HOST_FIREWALL_KUBECONFIG       default: empty\n",
 	} {
 		assert.Contains(t, help, words)
@@ -259,5 +255,5 @@ func TestLogShowsEverySettingAsItWasTold(t *testing.T) {
 	} {
 		assert.Contains(t, log.String(), words)
 	}
-	assert.Equal(t, 23, strings.Count(log.String(), "settings."))
+	assert.Equal(t, 22, strings.Count(log.String(), "settings."))
 }

@@ -34,7 +34,6 @@ func Keeper(s settings.Settings, meter keeper.Meter, log *slog.Logger) keeper.Co
 		Audit:          s.Mode == settings.ModeAudit,
 		ArmingLabels:   s.ArmingLabels,
 		NodeLabels:     s.NodeLabels,
-		Profiles:       s.Profiles,
 		Adopt:          s.Adopt,
 		AcceptPolicies: s.AcceptPolicies,
 		Policies:       s.Policies,

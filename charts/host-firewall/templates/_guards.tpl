@@ -139,9 +139,6 @@ The entries of ingress, each of which Calico has to take: only TCP, UDP and SCTP
 {{- include "host-firewall.refuse" (printf "hostEndpoint.labels has %s: labels of host-firewall.io and projectcalico.org have a meaning already. Write a label of your own, for example hostEndpoint.labels: {host-endpoint: ingress}." $key) -}}
 {{- end -}}
 {{- end -}}
-{{- if not .Values.hostEndpoint.profiles -}}
-{{- include "host-firewall.refuse" "hostEndpoint.profiles is empty: Calico denies everything, in both directions, on an endpoint that has neither a profile nor a policy, and every endpoint is without policies for a while. Write hostEndpoint.profiles: [projectcalico-default-allow]." -}}
-{{- end -}}
 {{- end -}}
 
 {{/*
