@@ -1,13 +1,17 @@
 package helm_test
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -158,9 +162,7 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		"179, 2379, 2380, 5473, 6443, 6666, 6667 and udp 68",
 		"kubectl get hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall -L host-endpoint\n",
 		"-o custom-columns='NODE:.spec.node,INTERFACE:.spec.interfaceName,STATE:.metadata.annotations.host-firewall\\.io/state'\n",
-		"helm test host-firewall -n host-firewall --logs\n",
 		"kubectl delete globalnetworkpolicies.projectcalico.org -l host-firewall.io/release=host-firewall\n",
-		"helm uninstall host-firewall -n host-firewall\n",
 	}
 	const (
 		open22      = "tcp 22 is open to everybody"
@@ -172,6 +174,9 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		closedPorts = "NodePorts and forwarded connections from outside included"
 		hostPorts   = "NodePorts and forwarded connections are left alone"
 		alone       = "ATTENTION: cluster.trustNodes is off and cluster.cidrs is empty"
+		testLogs    = "helm test host-firewall -n host-firewall --logs\n"
+		uninstall   = "helm uninstall host-firewall -n host-firewall\n"
+		protects    = "protects a node once its agent has armed it"
 	)
 	for name, test := range map[string]struct {
 		values  string
@@ -180,8 +185,8 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 	}{
 		"defaults": {
 			``,
-			[]string{"nodes that run an agent of this release: every port", "all pods of the cluster: every port", "ping, answers of DHCP", "there is no policy for SSH", open22, failsafe22, closedPorts, "What goes out is allowed.", "makes a host endpoint for its node, and arms", waits, hookCleans},
-			[]string{"ATTENTION", "SSH, tcp", narrows, byHand, "Other interfaces"},
+			[]string{"nodes that run an agent of this release: every port", "all pods of the cluster: every port", "ping, answers of DHCP", "there is no policy for SSH", open22, failsafe22, closedPorts, "What goes out is allowed.", "makes a host endpoint for its node,\nand arms", waits, hookCleans, testLogs, uninstall, protects},
+			[]string{"ATTENTION", "SSH, tcp", narrows, byHand, "Other interfaces", "METRICS"},
 		},
 		"ssh on 22": {
 			`ssh: {cidrs: [192.0.2.0/24, "2001:db8::/32"], ports: [22, "2200:2299"]}`,
@@ -196,22 +201,22 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		"ssh on a range around 22": {
 			`ssh: {cidrs: [192.0.2.0/24, "::1/128"], ports: ["20:30"]}`,
 			[]string{"SSH, tcp 20:30", narrows},
-			[]string{"not among ssh.ports", open22},
+			[]string{open22},
 		},
 		"ssh on another port": {
 			`ssh: {cidrs: [192.0.2.0/24, "::1/128"], ports: [2222]}`,
-			[]string{"SSH, tcp 2222", open22, failsafe22, "although it is not among ssh.ports"},
+			[]string{"SSH, tcp 2222", "SSH on tcp 2222 is open to ssh.cidrs only", open22, failsafe22, "take it out of\nfailsafeInboundHostPorts"},
 			[]string{"ATTENTION", narrows},
 		},
 		"off": {
 			`mode: off`,
 			[]string{"ATTENTION: mode is off", "protects nothing", "An admission policy lets each agent write", "What follows is what `mode: enforce` would do."},
-			[]string{"protects the nodes"},
+			[]string{protects},
 		},
 		"audit": {
 			`mode: audit`,
-			[]string{"ATTENTION: mode is audit", "drops nothing", "journalctl --dmesg --grep calico-packet", "helm upgrade host-firewall CHART -n host-firewall --reuse-values --set mode=enforce\n", "What follows is what `mode: enforce` would do."},
-			[]string{"protects the nodes", "protects nothing"},
+			[]string{"ATTENTION: mode is audit", "drops nothing", "journalctl --dmesg --grep calico-packet", "helm upgrade host-firewall CHART -n host-firewall --reset-then-reuse-values --set mode=enforce\n", "What follows is what `mode: enforce` would do."},
+			[]string{protects, "protects nothing"},
 		},
 		"further connections": {
 			`ingress: [{name: web, cidrs: [0.0.0.0/0, "::/0"], protocol: TCP, ports: [443, "30000:32767"]}, {name: vrrp, cidrs: [192.0.2.0/24], protocol: 112}]`,
@@ -241,8 +246,28 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		},
 		"without cleanup": {
 			`cleanup: {enabled: false}`,
-			[]string{byHand, "cleanup.enabled is off", "open as long as no policy selects them"},
+			[]string{byHand, "cleanup.enabled is off", "open as long as no policy selects them", "helm test host-firewall -n host-firewall\n", uninstall},
 			[]string{hookCleans, "failsafe ports stay narrowed"},
+		},
+		"a cleanup that takes longer than Helm waits": {
+			`cleanup: {timeoutSeconds: 600}`,
+			[]string{"helm uninstall host-firewall -n host-firewall --timeout 660s\n"},
+			nil,
+		},
+		"metrics": {
+			`agent: {metrics: {enabled: true}}`,
+			[]string{"METRICS", "/metrics at every address of its node, tcp 9098,", "Everybody reaches it until the node is armed"},
+			nil,
+		},
+		"metrics on loopback": {
+			`agent: {metrics: {enabled: true, address: 127.0.0.1}}`,
+			[]string{"/metrics at 127.0.0.1, tcp 9098,", "Nobody outside the node reaches that."},
+			[]string{"Everybody reaches it"},
+		},
+		"metrics while nothing is closed": {
+			"mode: audit\nagent: {metrics: {enabled: true}}",
+			[]string{"While mode is audit, everybody reaches it."},
+			nil,
 		},
 		"without cleanup, narrowed": {
 			`{cleanup: {enabled: false}, ssh: {cidrs: [192.0.2.0/24, "::1/128"]}}`,
@@ -270,7 +295,31 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 				require.NotContains(t, notes, words)
 			}
 			require.NotRegexp(t, regexp.MustCompile(`(?m)[ \t]+$`), notes, "a line ends in spaces")
+			requireAttentionFirst(t, notes)
 		})
+	}
+}
+
+// requireAttentionFirst: nobody reads notes to their end.
+func requireAttentionFirst(t *testing.T, notes string) {
+	t.Helper()
+	for i, paragraph := range strings.Split(strings.TrimSpace(notes), "\n\n") {
+		require.Equal(t, i < strings.Count(notes, "ATTENTION"), strings.HasPrefix(paragraph, "ATTENTION: "), paragraph)
+	}
+}
+
+// Helm gives up on a hook after five minutes unless told otherwise, and the release hangs then between being there and being gone.
+func TestUninstallWaitsForTheWholeCleanup(t *testing.T) {
+	timeout := regexp.MustCompile(`helm uninstall .*--timeout (\d+)s\n`)
+	for _, seconds := range []int{30, 240, 254, 255, 300, 86400} {
+		r := render(t, setting{values: fmt.Sprintf("cleanup: {timeoutSeconds: %d}", seconds)})
+		waits := 300
+		if given := timeout.FindStringSubmatch(r.notes); given != nil {
+			var err error
+			waits, err = strconv.Atoi(given[1])
+			require.NoError(t, err)
+		}
+		require.Greater(t, int64(waits), *r.cleanup(t).Spec.ActiveDeadlineSeconds, seconds)
 	}
 }
 
@@ -318,6 +367,25 @@ func TestWordsNameOnlyValuesThatThereAre(t *testing.T) {
 		}
 	}
 	require.Greater(t, named, len(leaves(t)), "each value is named somewhere")
+}
+
+// --reuse-values leaves out the defaults of a newer chart, whatever that asks for.
+func TestPagesUpgradeWithTheDefaultsOfTheNewerChart(t *testing.T) {
+	said := 0
+	for _, pattern := range []string{"../../*.md", "../../docs/*.md", chartDir + "/*", chartDir + "/templates/*"} {
+		pages, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, page := range pages {
+			content, err := os.ReadFile(page)
+			if errors.Is(err, syscall.EISDIR) {
+				continue
+			}
+			require.NoError(t, err)
+			require.NotContains(t, string(content), " --reuse-values", page)
+			said += strings.Count(string(content), "--reset-then-reuse-values")
+		}
+	}
+	require.Positive(t, said)
 }
 
 // One kind per file, and the file is named after it.

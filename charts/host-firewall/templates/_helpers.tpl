@@ -240,6 +240,14 @@ The name of everything that belongs to the uninstall hook.
 {{- end -}}
 
 {{/*
+When the Job of the uninstall hook is over at the latest, in seconds: a little more than the cleanup's own time, for the image to be
+pulled.
+*/}}
+{{- define "host-firewall.cleanupDeadline" -}}
+{{- add (int .Values.cleanup.timeoutSeconds) 45 -}}
+{{- end -}}
+
+{{/*
 Annotations of an object of the uninstall hook. Takes a dict of root and weight: what the Job needs is made before it. What a
 former attempt has left is replaced, and all of it goes when it has succeeded. A Job that has failed stays, and newer Helm prints
 its log.
