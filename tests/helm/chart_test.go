@@ -185,7 +185,7 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 	}{
 		"defaults": {
 			``,
-			[]string{"nodes that run an agent of this release: every port", "all pods of the cluster: every port", "ping, answers of DHCP", "there is no policy for SSH", open22, failsafe22, closedPorts, "What goes out is allowed.", "makes a host endpoint for its node,\nand arms", waits, hookCleans, testLogs, uninstall, protects},
+			[]string{"nodes that run an agent of this release: every port", "all pods of the cluster: every port", "the API server, wherever it runs: every port", "ping, answers of DHCP", "there is no policy for SSH", open22, failsafe22, closedPorts, "What goes out is allowed.", "makes a host endpoint for its node,\nand arms", waits, hookCleans, testLogs, uninstall, protects},
 			[]string{"ATTENTION", "SSH, tcp", narrows, byHand, "Other interfaces", "METRICS"},
 		},
 		"ssh on 22": {
@@ -275,7 +275,7 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 			nil,
 		},
 		"little": {
-			`{cluster: {trustNodes: false, trustPods: false}, essential: {icmpEcho: false, dhcp: false, nodeLocalDNS: []}, policies: {allowOutbound: {enabled: false}}}`,
+			`{cluster: {trustNodes: false, trustPods: false, trustAPIServer: false}, essential: {icmpEcho: false, dhcp: false, nodeLocalDNS: []}, policies: {allowOutbound: {enabled: false}}}`,
 			[]string{alone, "IPv6 neighbour discovery\n", "What goes out is allowed where no policy of your own governs it"},
 			[]string{"every port", "ping", "DHCP", "NodeLocal"},
 		},

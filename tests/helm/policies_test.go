@@ -52,6 +52,10 @@ func trustedPods() projectcalico.Rule {
 	return allow(projectcalico.EntityRule{Selector: onlyPods, NamespaceSelector: "all()"})
 }
 
+func trustedAPIServer() projectcalico.Rule {
+	return allow(projectcalico.EntityRule{Services: &projectcalico.ServiceMatch{Namespace: "default", Name: "kubernetes"}})
+}
+
 func essentialRules() []projectcalico.Rule {
 	udp := pointer(numorstring.ProtocolFromString("UDP"))
 	rules := []projectcalico.Rule{
@@ -136,7 +140,7 @@ func TestDefaultPoliciesAreWholeObjectsInBothGroups(t *testing.T) {
 			var want []projectcalico.GlobalNetworkPolicy
 			for _, policy := range []namedSpec{
 				{"allow-outbound", outboundSpec()},
-				{"allow-cluster", ingressSpec(10, trustedNodes(), trustedPods())},
+				{"allow-cluster", ingressSpec(10, trustedNodes(), trustedPods(), trustedAPIServer())},
 				{"allow-essential", ingressSpec(10, essentialRules()...)},
 				{"drop-other", dropSpec()},
 			} {
@@ -166,7 +170,7 @@ func TestPoliciesSayWhatTheValuesSay(t *testing.T) {
 
 	defaults := map[string]projectcalico.GlobalNetworkPolicySpec{
 		"allow-outbound":  outboundSpec(),
-		"allow-cluster":   ingressSpec(10, trustedNodes(), trustedPods()),
+		"allow-cluster":   ingressSpec(10, trustedNodes(), trustedPods(), trustedAPIServer()),
 		"allow-essential": ingressSpec(10, essential...),
 		"drop-other":      dropSpec(),
 	}
@@ -191,16 +195,16 @@ func TestPoliciesSayWhatTheValuesSay(t *testing.T) {
 		},
 		"networks of the cluster": {
 			`cluster: {cidrs: ["2001:db8::/32", 10.0.0.0/8, 172.16.0.0/12]}`,
-			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-cluster": pointer(ingressSpec(10, trustedNodes(), trustedPods(),
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-cluster": pointer(ingressSpec(10, trustedNodes(), trustedPods(), trustedAPIServer(),
 				allow(nets("10.0.0.0/8", "172.16.0.0/12")), allow(nets("2001:db8::/32"))))},
 		},
 		"networks instead of selectors": {
-			`cluster: {cidrs: [10.0.0.0/8], trustNodes: false, trustPods: false}`,
+			`cluster: {cidrs: [10.0.0.0/8], trustNodes: false, trustPods: false, trustAPIServer: false}`,
 			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-cluster": pointer(ingressSpec(10, allow(nets("10.0.0.0/8"))))},
 		},
 		"nodes without pods": {
 			`cluster: {trustPods: false}`,
-			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-cluster": pointer(ingressSpec(10, trustedNodes()))},
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-cluster": pointer(ingressSpec(10, trustedNodes(), trustedAPIServer()))},
 		},
 		"further connections, an entry at a time": {
 			`
@@ -243,7 +247,7 @@ policies: {allowIngress: {order: 3, preDNAT: false, applyOnForward: true}, dropO
 			map[string]*projectcalico.GlobalNetworkPolicySpec{"drop-other": pointer(ingressSpec(20, projectcalico.Rule{Action: projectcalico.Log}))},
 		},
 		"a cluster policy with nothing to say": {
-			`cluster: {trustNodes: false, trustPods: false}`,
+			`cluster: {trustNodes: false, trustPods: false, trustAPIServer: false}`,
 			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-cluster": nil},
 		},
 		"no echo": {
@@ -277,7 +281,7 @@ policies: {allowIngress: {order: 3, preDNAT: false, applyOnForward: true}, dropO
 					return &spec
 				}(),
 				"allow-essential": pointer(ingressSpec(-3, essential...)),
-				"allow-cluster":   pointer(ingressSpec(100, trustedNodes(), trustedPods())),
+				"allow-cluster":   pointer(ingressSpec(100, trustedNodes(), trustedPods(), trustedAPIServer())),
 				"drop-other":      pointer(ingressSpec(1000000, projectcalico.Rule{Action: projectcalico.Deny})),
 			},
 		},
@@ -288,7 +292,7 @@ policies: {allowIngress: {order: 3, preDNAT: false, applyOnForward: true}, dropO
 		"ports of the hosts only": {
 			ciFiles(t)["host-ports-only"],
 			map[string]*projectcalico.GlobalNetworkPolicySpec{
-				"allow-cluster":   pointer(hostOnly(ingressSpec(10, trustedNodes(), trustedPods()))),
+				"allow-cluster":   pointer(hostOnly(ingressSpec(10, trustedNodes(), trustedPods(), trustedAPIServer()))),
 				"allow-essential": pointer(hostOnly(ingressSpec(10, essential...))),
 				"allow-ssh":       pointer(hostOnly(ingressSpec(10, ssh(nets("192.0.2.0/24"), port(22)), ssh(nets("::1/128"), port(22))))),
 				"drop-other":      pointer(hostOnly(dropSpec())),
@@ -374,6 +378,7 @@ func TestRevisionChangesWithThePoliciesOnly(t *testing.T) {
 		{values: `ssh: {cidrs: [192.0.2.0/24], ports: [2222], narrowFailsafe: false}`},
 		{values: `cluster: {cidrs: [10.0.0.0/8]}`},
 		{values: `cluster: {trustPods: false}`},
+		{values: `cluster: {trustAPIServer: false}`},
 		{values: `essential: {dhcp: false}`},
 		{values: `mode: audit`},
 		{values: `ingress: [{name: web, cidrs: [192.0.2.0/24], protocol: TCP, ports: [443]}]`},

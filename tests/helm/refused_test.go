@@ -297,7 +297,7 @@ func TestEveryFormOfANetworkIsTaken(t *testing.T) {
 func TestSettingsOfAPolicyThatIsNotRenderedAreNotHeldAgainstIt(t *testing.T) {
 	for _, values := range []string{
 		`policies: {allowSSH: {order: 99, preDNAT: false}}`,
-		"cluster: {trustNodes: false, trustPods: false}\npolicies: {allowCluster: {order: 99, applyOnForward: false}}",
+		"cluster: {trustNodes: false, trustPods: false, trustAPIServer: false}\npolicies: {allowCluster: {order: 99, applyOnForward: false}}",
 		`policies: {allowOutbound: {order: 99}}`,
 		`ssh: {ports: []}`,
 		`agent: {metrics: {port: 9097}}`,

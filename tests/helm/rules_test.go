@@ -158,6 +158,11 @@ func (e expected) brokenRule(rule projectcalico.Rule) []string {
 		for _, ports := range slices.Concat(entity.Ports, entity.NotPorts) {
 			found.unless(ports.PortName == "" && ports.MinPort > 0 && ports.MinPort <= ports.MaxPort, "has ports %v, which are none", ports)
 		}
+		if entity.Services != nil {
+			found.unless(*entity.Services == projectcalico.ServiceMatch{Namespace: "default", Name: "kubernetes"}, "trusts the Service %v", *entity.Services)
+			entity.Services = nil
+			found.unless(reflect.DeepEqual(entity, projectcalico.EntityRule{}), "has something beside a Service: Calico takes that for invalid")
+		}
 		switch entity.NamespaceSelector {
 		case "":
 			found.unless(entity.Selector == "", "trusts pods that borrow the label of an endpoint")
@@ -345,6 +350,8 @@ func TestNoBrokenPolicyGoesUnnoticed(t *testing.T) {
 		"trust in another release":     {"allow-cluster", rule(func(r *projectcalico.Rule) { r.Source.Selector = "has(host-firewall.io/release)" }), "not the endpoints of the release"},
 		"trust in a pod with a label":  {"allow-cluster", rule(func(r *projectcalico.Rule) { r.Source.NamespaceSelector = "" }), "borrow the label"},
 		"trust in a NetworkSet":        {"allow-cluster", func(p *policy) { p.Spec.Ingress[1].Source.Selector = "" }, "trusts NetworkSets"},
+		"trust in another Service":     {"allow-cluster", func(p *policy) { p.Spec.Ingress[2].Source.Services.Name = "web" }, "trusts the Service"},
+		"a Service and networks":       {"allow-cluster", func(p *policy) { p.Spec.Ingress[2].Source.Nets = []string{"192.0.2.0/24"} }, "beside a Service"},
 		"no action":                    {"allow-ssh", rule(func(r *projectcalico.Rule) { r.Action = "" }), "allows and drops"},
 		"what goes on to the next one": {"allow-ssh", rule(func(r *projectcalico.Rule) { r.Action = projectcalico.Pass }), `action "Pass"`},
 	} {

@@ -244,6 +244,7 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"cluster.cidrs":                          {``, `cluster: {cidrs: [10.0.0.0/8]}`},
 		"cluster.trustNodes":                     {``, `cluster: {trustNodes: false}`},
 		"cluster.trustPods":                      {``, `cluster: {trustPods: false}`},
+		"cluster.trustAPIServer":                 {``, `cluster: {trustAPIServer: false}`},
 		"essential.icmpEcho":                     {``, `essential: {icmpEcho: false}`},
 		"essential.dhcp":                         {``, `essential: {dhcp: false}`},
 		"essential.nodeLocalDNS":                 {``, `essential: {nodeLocalDNS: []}`},

@@ -90,6 +90,13 @@ NetworkSet of every namespace, with whatever addresses somebody has put into it:
     selector: has(projectcalico.org/orchestrator)
     namespaceSelector: all()
 {{- end }}
+{{- if .Values.cluster.trustAPIServer }}
+- action: Allow
+  source:
+    services:
+      name: kubernetes
+      namespace: default
+{{- end }}
 {{ include "host-firewall.allowFrom" (dict "cidrs" .Values.cluster.cidrs) }}
 {{- end -}}
 
