@@ -75,6 +75,7 @@ type setting struct {
 	kubernetes string
 	served     chartutil.VersionSet
 	values     string // YAML, as a user's file
+	reused     string // YAML, all values of an older chart as --reuse-values brings them: in place of the defaults of this one
 }
 
 // rendered is a release, decoded.
@@ -119,6 +120,19 @@ func loadChart(t testing.TB) *chart.Chart {
 	return loaded
 }
 
+// chartWith returns the chart with other default values, where there are any.
+func chartWith(t testing.TB, values string) *chart.Chart {
+	t.Helper()
+	loaded := loadChart(t)
+	if values == "" {
+		return loaded
+	}
+	changed := *loaded
+	changed.Values = nil
+	require.NoError(t, yaml.Unmarshal([]byte(values), &changed.Values))
+	return &changed
+}
+
 func tryRender(t testing.TB, s setting) (*rendered, error) {
 	t.Helper()
 	kubernetes, err := chartutil.ParseKubeVersion(orElse(s.kubernetes, newestKubernetes))
@@ -133,7 +147,7 @@ func tryRender(t testing.TB, s setting) (*rendered, error) {
 	install.Namespace = orElse(s.namespace, "host-firewall")
 	install.KubeVersion = kubernetes
 	install.APIVersions = s.served
-	installed, err := install.Run(loadChart(t), values)
+	installed, err := install.Run(chartWith(t, s.reused), values)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"sigs.k8s.io/yaml"
 )
 
 // Values that go into a Kubernetes object as they are, or are maps of the user's own keys. They are leaves of the chart's values,
@@ -148,6 +149,7 @@ func kindOf(t *testing.T, value any) string {
 }
 
 type schemaNode struct {
+	Required             []string               `json:"required"`
 	Ref                  string                 `json:"$ref"`
 	Type                 any                    `json:"type"`
 	Properties           map[string]*schemaNode `json:"properties"`
@@ -201,6 +203,64 @@ func TestSchemaIsClosedAndKnowsExactlyTheValues(t *testing.T) {
 	require.Equal(t, false, root.AdditionalProperties)
 	walk("", root)
 	require.ElementsMatch(t, slices.Collect(maps.Keys(leaves(t))), known)
+}
+
+// oldest are all values of an older chart. What it did not know yet, `helm upgrade --reuse-values` does not bring: Helm takes them in
+// place of the defaults of this chart.
+func oldest(t testing.TB) map[string]any {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("testdata", "oldest-values.yaml"))
+	require.NoError(t, err)
+	var values map[string]any
+	require.NoError(t, yaml.Unmarshal(content, &values))
+	return values
+}
+
+func TestValuesOfAnOlderChartAreTaken(t *testing.T) {
+	reuse := func(values map[string]any) *rendered {
+		content, err := yaml.Marshal(values)
+		require.NoError(t, err)
+		return render(t, setting{reused: string(content)})
+	}
+	require.Empty(t, reuse(oldest(t)).broken(t, "host-firewall"))
+
+	given := known(loadChart(t).Values, oldest(t))
+	newer := slices.DeleteFunc(slices.Collect(maps.Keys(leaves(t))), func(path string) bool { return leavesOf(given)[path] != nil })
+	got, want := reuse(given), render(t, setting{})
+	require.True(t, got.manifest+got.notes == want.manifest+want.notes,
+		"without these keys, which are newer than testdata/oldest-values.yaml, the chart does not do as by default: %v. Read them with their default: dig", newer)
+}
+
+// known is what is left of values where only the keys of older ones are.
+func known(values, older map[string]any) map[string]any {
+	left := map[string]any{}
+	for key, old := range older {
+		value, there := values[key]
+		if !there {
+			continue // a key that is gone
+		}
+		inner, isMap := value.(map[string]any)
+		if oldInner, both := old.(map[string]any); isMap && both {
+			value = known(inner, oldInner)
+		}
+		left[key] = value
+	}
+	return left
+}
+
+func TestNoNewKeyIsRequired(t *testing.T) {
+	root := loadSchema(t)
+	var walk func(path string, node *schemaNode, older any)
+	walk = func(path string, node *schemaNode, older any) {
+		inner, _ := older.(map[string]any)
+		for _, key := range node.Required {
+			require.Contains(t, inner, key, "%s requires a key that testdata/oldest-values.yaml does not have", path)
+		}
+		for key, property := range node.Properties {
+			walk(path+"/"+key, property.resolve(t, root), inner[key])
+		}
+	}
+	walk("", root, oldest(t))
 }
 
 // A value that nothing reads is a promise that nobody keeps.

@@ -90,7 +90,7 @@ NetworkSet of every namespace, with whatever addresses somebody has put into it:
     selector: has(projectcalico.org/orchestrator)
     namespaceSelector: all()
 {{- end }}
-{{- if .Values.cluster.trustAPIServer }}
+{{- if dig "trustAPIServer" true .Values.cluster }}
 - action: Allow
   source:
     services:
