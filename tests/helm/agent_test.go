@@ -347,7 +347,7 @@ func TestRightsAreExactlyWhatTheAgentCalls(t *testing.T) {
 			return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs}
 		}
 		group, _, _ := strings.Cut(apiGroup, "/")
-		endpoints := slices.Concat(watch, []string{"create", "patch"})
+		endpoints := slices.Concat(watch, []string{"create", "patch", "delete"})
 		felix := slices.Concat(watch, []string{"patch", "delete"})
 		if narrows {
 			felix = slices.Concat(watch, []string{"create", "patch", "delete"})

@@ -22,7 +22,10 @@ func TestAgentAsksForWhatItsRoleListsAndNothingElse(t *testing.T) {
 	audited := local(t, "read the API server's audit log")
 	r := install(t)
 	allowed := roleOf(t)
-	// Not every call is made in every release: other networks change what was narrowed, switching it off takes it back.
+	// Not every call is made in every release: other networks change what was narrowed, switching it off takes it back, and what other
+	// settings have left on a node goes.
+	node := worker(t, 1)
+	putEndpoint(t, node+"-left1", node, "left1", map[string]any{"host-firewall.io/release": name, "host-firewall.io/node": node})
 	for _, ssh := range []map[string]any{
 		{"cidrs": nodes.AdminCIDRs()[1:], "narrowFailsafe": false},
 		{"cidrs": nodes.AdminCIDRs()},

@@ -89,18 +89,24 @@ func requireConflict(t *testing.T, node, rival string) {
 // createEndpoint makes an endpoint of somebody else, that no policy applies to, until remove is called or the test ends.
 func createEndpoint(t *testing.T, endpoint, node string) (remove func()) {
 	t.Helper()
-	_, err := calico(t, "hostendpoints").Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": nodes.CalicoGroup().String(), "kind": "HostEndpoint",
-		"metadata": map[string]any{"name": endpoint},
-		"spec":     map[string]any{"node": node, "interfaceName": "*", "profiles": []any{"projectcalico-default-allow"}},
-	}}, metav1.CreateOptions{})
-	require.NoError(t, err)
+	putEndpoint(t, endpoint, node, "*", nil)
 	remove = func() {
 		err := calico(t, "hostendpoints").Delete(context.WithoutCancel(t.Context()), endpoint, metav1.DeleteOptions{})
 		require.True(t, err == nil || apierrors.IsNotFound(err), "%v", err)
 	}
 	t.Cleanup(remove)
 	return remove
+}
+
+// putEndpoint creates an endpoint that nothing closes as long as no policy selects it.
+func putEndpoint(t *testing.T, endpoint, node, iface string, labels map[string]any) {
+	t.Helper()
+	_, err := calico(t, "hostendpoints").Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": nodes.CalicoGroup().String(), "kind": "HostEndpoint",
+		"metadata": map[string]any{"name": endpoint, "labels": labels},
+		"spec":     map[string]any{"node": node, "interfaceName": iface, "profiles": []any{"projectcalico-default-allow"}},
+	}}, metav1.CreateOptions{})
+	require.NoError(t, err)
 }
 
 // startKubeControllers runs Calico's kube-controllers with automatic host endpoints, until remove is called or the test ends.

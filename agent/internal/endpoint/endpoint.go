@@ -212,29 +212,13 @@ func (s Shape) Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 
 // Disarmed returns the endpoint without the labels that arm it, for Patch.
 func (s Shape) Disarmed(hep *v3.HostEndpoint) *v3.HostEndpoint {
-	desired := asItIs(hep)
+	desired := hep.DeepCopy()
+	desired.Labels = maps.Clone(LabelsOf(hep))
+	delete(desired.Annotations, MetadataAnnotation)
 	for key := range s.ArmingLabels {
 		delete(desired.Labels, key)
 	}
 	return desired
-}
-
-// Abandoned returns the endpoint with a Node as its owner that there never was, for
-// Patch: Kubernetes' garbage collector then removes it. An agent so needs no right
-// to delete endpoints, which it would have to get from one release and use in the
-// next.
-func Abandoned(hep *v3.HostEndpoint) *v3.HostEndpoint {
-	desired := asItIs(hep)
-	desired.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: hep.Spec.Node, UID: "abandoned"}}
-	return desired
-}
-
-// asItIs returns a copy with the labels that Felix reads.
-func asItIs(hep *v3.HostEndpoint) *v3.HostEndpoint {
-	same := hep.DeepCopy()
-	same.Labels = maps.Clone(LabelsOf(hep))
-	delete(same.Annotations, MetadataAnnotation)
-	return same
 }
 
 // NodeLabelValue returns the value of NodeLabel for a Node: its name, or where

@@ -429,30 +429,3 @@ func TestNodeFitsALabel(t *testing.T) {
 	}
 	assert.NotEqual(t, endpoint.NodeLabelValue(long), endpoint.NodeLabelValue(long+"2"))
 }
-
-func TestAbandonedEndpointHasAnOwnerThatThereIsNotAndIsOtherwiseAsItWas(t *testing.T) {
-	shape := endpoint.Shape{Release: "fw", ArmingLabels: map[string]string{"a": "1"}}
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "u1"}}
-	current, _ := shape.Desired(node, endpoint.Interface{Name: "eth0"}, true)
-	current.ResourceVersion = "7"
-	current.Labels["team"] = "blue"
-
-	patch, err := shape.Patch(current, endpoint.Abandoned(current))
-	require.NoError(t, err)
-	assert.JSONEq(t, `{"metadata":{"resourceVersion":"7","ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n1","uid":"abandoned"}]}}`, string(patch))
-	assert.True(t, shape.Armed(current), "the current one is not touched")
-
-	patch, err = shape.Patch(current, endpoint.Abandoned(shape.Disarmed(current)))
-	require.NoError(t, err)
-	assert.JSONEq(t, `{"metadata":{"resourceVersion":"7","labels":{"a":null},"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n1","uid":"abandoned"}]}}`, string(patch))
-
-	current.OwnerReferences = endpoint.Abandoned(current).OwnerReferences
-	patch, err = shape.Patch(current, endpoint.Abandoned(current))
-	require.NoError(t, err)
-	assert.Nil(t, patch, "once is enough")
-
-	wanted, _ := shape.Desired(node, endpoint.Interface{Name: "eth0"}, true)
-	patch, err = shape.Patch(current, wanted)
-	require.NoError(t, err)
-	assert.JSONEq(t, `{"metadata":{"resourceVersion":"7","ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n1","uid":"u1"}]}}`, string(patch), "it is wanted again")
-}

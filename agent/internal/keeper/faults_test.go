@@ -931,14 +931,14 @@ func TestInterfacesAreFollowed(t *testing.T) {
 		set(s, nil, "eth0", "eth1", "lo")
 		assert.Equal(t, []string{"create armed n1-eth1"}, s.take())
 		set(s, nil, "eth1", "lo")
-		assert.Equal(t, []string{"patch armed n1-eth0 away"}, s.take())
+		assert.Equal(t, []string{"delete armed n1-eth0"}, s.take())
 		assert.Equal(t, 1, s.keeper.Status().Endpoints)
 		set(s, errors.New("netlink is broken"), "eth1")
 		s.pass(time.Hour)
 		assert.Empty(t, s.take())
 		assert.Contains(t, s.keeper.Status().Reason, "netlink is broken")
 		set(s, nil, "lo")
-		assert.Equal(t, []string{"patch armed n1-eth1 away"}, s.take())
+		assert.Equal(t, []string{"delete armed n1-eth1"}, s.take())
 		assert.Contains(t, s.keeper.Status().Reason, "no interface of the node")
 
 		// One that is not labelled as ours is not in the cache.
@@ -965,9 +965,50 @@ func TestEndpointsOfNamedInterfacesGoWhenThereIsOneForAll(t *testing.T) {
 		s.pass(settle)
 		assert.Equal(t, []string{"patch armed"}, s.take(), "not before its successor is armed")
 		s.pass(2 * askFirst)
-		assert.Equal(t, []string{"patch armed n1-eth0 away"}, s.take())
+		assert.Equal(t, []string{"delete armed n1-eth0"}, s.take())
 		assert.Equal(t, 1, s.keeper.Status().Endpoints)
 	})
+}
+
+// Whoever writes to it meanwhile may have made it theirs. So it is looked for again, and what is known of it is not all
+// that is ever tried.
+func TestLeftoverThatChangesAfterItWasFoundGoesAsItIsNow(t *testing.T) {
+	left, _ := testConfig().shape().Desired(testNode("n1"), endpoint.Interface{Name: "eth0"}, true)
+	for name, test := range map[string]struct {
+		alter func(hep *v3.HostEndpoint)
+		want  []string
+	}{
+		"a note of somebody's": {
+			func(hep *v3.HostEndpoint) { hep.Annotations = map[string]string{"note": "x"} },
+			[]string{"delete armed n1-eth0 in vain", "create felix", "delete armed n1-eth0"},
+		},
+		"somebody's now": {
+			func(hep *v3.HostEndpoint) { hep.Labels = map[string]string{"team": "blue"} },
+			[]string{"delete unarmed n1-eth0 in vain", "create felix"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := testConfig()
+			config.Failsafe = sshOnly()
+			playWith(t, config, func(c *cluster) {
+				withArmed(c)
+				c.put(left)
+				found := false
+				c.fail = func(verb string) error {
+					if verb == "delete" && !found {
+						found = true
+						c.spoil("n1-eth0", test.alter)
+					}
+					return nil
+				}
+			}, func(s *scene) {
+				s.pass(time.Minute)
+				assert.Equal(t, test.want, s.take())
+				assert.True(t, s.keeper.Status().Ready)
+				assert.Equal(t, 1, s.keeper.Status().Endpoints)
+			})
+		})
+	}
 }
 
 func TestEventsAreAboutTheNodeAndFewOfAKind(t *testing.T) {

@@ -70,10 +70,11 @@ type API interface {
 	// Peer returns the followed endpoint, nil when there is none or it is not known yet.
 	Peer() *v3.HostEndpoint
 
-	// Endpoints are created, and changed by a JSON merge patch; FelixConfigurations
-	// are also deleted, in the version that is given. What is stored comes back.
+	// Endpoints and FelixConfigurations are created, changed by a JSON merge patch, and
+	// deleted in the version that is given. What is stored comes back.
 	CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) (*v3.HostEndpoint, error)
 	PatchEndpoint(ctx context.Context, name string, patch []byte) (*v3.HostEndpoint, error)
+	DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) error
 	CreateFelix(ctx context.Context, configuration *failsafe.Configuration) error
 	PatchFelix(ctx context.Context, name string, patch []byte) error
 	DeleteFelix(ctx context.Context, configuration *failsafe.Configuration) error

@@ -19,7 +19,6 @@ import (
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -280,13 +279,26 @@ func (c *cluster) PatchEndpoint(_ context.Context, name string, patch []byte) (*
 		c.requests[len(c.requests)-1] += " note"
 	}
 	c.put(&patched)
-	stored := c.stored[name]
-	if slices.ContainsFunc(patched.OwnerReferences, func(o metav1.OwnerReference) bool { return o.UID == "abandoned" }) {
-		// The garbage collector is quick here.
-		c.requests[len(c.requests)-1] += " away"
-		c.remove(name)
+	return c.stored[name], nil
+}
+
+func (c *cluster) DeleteEndpoint(_ context.Context, hep *v3.HostEndpoint) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.request("delete"); err != nil {
+		return err
 	}
-	return stored, nil
+	stored := c.stored[hep.Name]
+	if stored == nil {
+		return apierrors.NewNotFound(heps, hep.Name)
+	}
+	c.wrote(stored)
+	if hep.ResourceVersion != stored.ResourceVersion || hep.UID != stored.UID {
+		c.requests[len(c.requests)-1] += " in vain"
+		return apierrors.NewConflict(heps, hep.Name, nil)
+	}
+	c.remove(hep.Name)
+	return nil
 }
 
 // merge makes of an object and a merge patch what an API server would.

@@ -13,7 +13,6 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
@@ -60,10 +59,9 @@ func (k *Keeper) writeEndpoints(ctx context.Context, f facts, d decision, status
 		k.noteAt = time.Time{}
 	}
 	for _, hep := range surplus {
-		if err := k.abandon(ctx, f, d, hep); err != nil {
+		if err := k.remove(ctx, f, hep); err != nil {
 			return err
 		}
-		k.rivals.forget(hep)
 		delete(k.wrote, hep.Name)
 		delete(left, hep.Name)
 	}
@@ -71,31 +69,24 @@ func (k *Keeper) writeEndpoints(ctx context.Context, f facts, d decision, status
 	return nil
 }
 
-// abandon lets an endpoint go that is not wanted any more. The garbage collector
-// takes its time, so where none is to be armed this one is disarmed before.
-func (k *Keeper) abandon(ctx context.Context, f facts, d decision, hep *v3.HostEndpoint) error {
-	shape, current := k.config.shape(), hep
-	if d.state == Off {
-		hep = shape.Disarmed(hep)
-	}
-	patch, err := shape.Patch(current, endpoint.Abandoned(hep))
-	if err != nil || patch == nil {
-		return err
-	}
+// remove deletes an endpoint that is not wanted any more, in the version that is known.
+func (k *Keeper) remove(ctx context.Context, f facts, hep *v3.HostEndpoint) error {
 	if k.holdEndpoint.left(f.now) > 0 {
 		return errHeld
 	}
-	delete(k.fresh, hep.Name)
-	switch stored, err := k.api.PatchEndpoint(ctx, hep.Name, patch); {
-	case err == nil:
-		if k.config.Named() {
-			// Otherwise no cache will ever show that it is gone.
-			k.fresh[hep.Name] = stored
-		}
-		k.log.Info("endpoint left to the garbage collector", "name", hep.Name, "interface", hep.Spec.InterfaceName)
-	case !apierrors.IsNotFound(err):
+	err := k.api.DeleteEndpoint(ctx, hep)
+	changed := apierrors.IsConflict(err)
+	if err != nil && !changed && !apierrors.IsNotFound(err) {
 		return err
 	}
+	k.rivals.forget(hep)
+	delete(k.fresh, hep.Name)
+	if changed {
+		// It may be somebody else's by now: look again.
+		k.rivals.swept = false
+		return err
+	}
+	k.log.Info("endpoint removed", "name", hep.Name, "interface", hep.Spec.InterfaceName)
 	return nil
 }
 
