@@ -54,8 +54,11 @@ func admissionSpec(namespace, account string) admissionv1.ValidatingAdmissionPol
 			Name: "by-an-agent", Expression: "request.userInfo.username == 'system:serviceaccount:" + namespace + ":" + account + "'",
 		}},
 		Variables: []admissionv1.Variable{
-			{Name: "node", Expression: "request.userInfo.extra[?'authentication.kubernetes.io/node-name'][?0].orValue('')"},
+			{Name: "node", Expression: "request.userInfo.?extra[?'authentication.kubernetes.io/node-name'][?0].orValue('')"},
 			{Name: "objects", Expression: "[object, oldObject].filter(o, o != null)"},
+			{Name: "interface", Expression: "object.?spec.?interfaceName.orValue('')"},
+			{Name: "fitted", Expression: "([variables.node] + variables.interface.lowerAscii().replace('_', '-').replace('.', '-').split('-')" +
+				".filter(part, part != '')).join('-')"},
 		},
 		Validations: []admissionv1.Validation{
 			{
@@ -67,9 +70,15 @@ func admissionSpec(namespace, account string) admissionv1.ValidatingAdmissionPol
 				Message:    "agents write one object at a time",
 			},
 			{
-				Expression: "request.resource.resource != 'hostendpoints' || variables.objects.all(o, o.?spec.?node.orValue('') == variables.node" +
-					" && (o.metadata.name == variables.node || o.metadata.name.startsWith(variables.node + '-')))",
+				Expression:        "request.resource.resource != 'hostendpoints' || variables.objects.all(o, o.?spec.?node.orValue('') == variables.node)",
 				MessageExpression: "'the agent of node ' + variables.node + ' writes host endpoints of that node only'",
+			},
+			{
+				Expression: "request.resource.resource != 'hostendpoints' || object == null || object.metadata.name == variables.node" +
+					" || object.metadata.name == variables.node + '-' + variables.interface && variables.interface.matches('^[a-z0-9]+([.][a-z0-9]+)*$')" +
+					" || object.metadata.name.matches('^.+-[0-9a-f]{12}$') && [object.metadata.name.substring(0, size(object.metadata.name) - 13)].all(head," +
+					" head == variables.fitted || size(variables.fitted) > 240 && variables.fitted.startsWith(head))",
+				MessageExpression: "'the agent of node ' + variables.node + ' names a host endpoint by that node and the interface only'",
 			},
 			{
 				Expression:        "request.resource.resource != 'felixconfigurations' || variables.objects.all(o, o.metadata.name == 'node.' + variables.node)",

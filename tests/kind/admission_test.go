@@ -22,6 +22,7 @@ func TestAgentsTokenWritesItsOwnNodesObjectsAndNoOthers(t *testing.T) {
 	install(t)
 	own, other := worker(t, 1), worker(t, 2)
 	const note, endpointOnly = `{"metadata":{"annotations":{"note":"mine"}}}`, "writes host endpoints of that node only"
+	const nameOnly, hash = "names a host endpoint by that node and the interface only", "-0123456789ab"
 	felixOnly := "writes the FelixConfiguration node." + own + " only"
 	agent := asAgent(t, podOn(t, own))
 	endpoints, felix := agent("hostendpoints"), agent("felixconfigurations")
@@ -35,7 +36,8 @@ func TestAgentsTokenWritesItsOwnNodesObjectsAndNoOthers(t *testing.T) {
 		}}, metav1.CreateOptions{})
 		return err
 	}
-	of := func(node string) map[string]any { return map[string]any{"node": node, "interfaceName": "none1"} }
+	on := func(node, iface string) map[string]any { return map[string]any{"node": node, "interfaceName": iface} }
+	of := func(node string) map[string]any { return on(node, "none1") }
 
 	for _, node := range []string{own, other} {
 		eventually(t, "the Felix configuration of "+node, func(ctx context.Context) error {
@@ -54,15 +56,19 @@ func TestAgentsTokenWritesItsOwnNodesObjectsAndNoOthers(t *testing.T) {
 		err   error
 		words string
 	}{
-		"another node's endpoint":                       {patch(endpoints, other, note), endpointOnly},
-		"an endpoint of another node":                   {create(endpoints, "HostEndpoint", other+"-none1", of(other)), endpointOnly},
-		"an endpoint of another node by one's own name": {create(endpoints, "HostEndpoint", own+"-none1", of(other)), endpointOnly},
-		"an endpoint by another node's name":            {create(endpoints, "HostEndpoint", other+"-none1", of(own)), endpointOnly},
-		"the own endpoint given to another node":        {patch(endpoints, own, `{"spec":{"node":"`+other+`"}}`), endpointOnly},
-		"another node's Felix configuration":            {patch(felix, "node."+other, note), felixOnly},
-		"another node's Felix configuration deleted":    {felix.Delete(t.Context(), "node."+other, metav1.DeleteOptions{}), felixOnly},
-		"a Felix configuration of another node":         {create(felix, "FelixConfiguration", "node.elsewhere", map[string]any{}), felixOnly},
-		"the Felix configuration of all nodes":          {create(felix, "FelixConfiguration", "default", map[string]any{}), felixOnly},
+		"another node's endpoint":                             {patch(endpoints, other, note), endpointOnly},
+		"an endpoint of another node":                         {create(endpoints, "HostEndpoint", other+"-none1", of(other)), endpointOnly},
+		"an endpoint of another node by one's own name":       {create(endpoints, "HostEndpoint", own+"-none1", of(other)), endpointOnly},
+		"an endpoint by another node's name":                  {create(endpoints, "HostEndpoint", other+"-none1", of(own)), nameOnly},
+		"an endpoint by the name of a node that begins alike": {create(endpoints, "HostEndpoint", own+"-b", on(own, "*")), nameOnly},
+		"the same for one of its interfaces":                  {create(endpoints, "HostEndpoint", own+"-b-none1", on(own, "b-none1")), nameOnly},
+		"an endpoint by another interface's name":             {create(endpoints, "HostEndpoint", own+"-none2", of(own)), nameOnly},
+		"the same as a name with a hash":                      {create(endpoints, "HostEndpoint", own+"-none-2"+hash, on(own, "none-1")), nameOnly},
+		"the own endpoint given to another node":              {patch(endpoints, own, `{"spec":{"node":"`+other+`"}}`), endpointOnly},
+		"another node's Felix configuration":                  {patch(felix, "node."+other, note), felixOnly},
+		"another node's Felix configuration deleted":          {felix.Delete(t.Context(), "node."+other, metav1.DeleteOptions{}), felixOnly},
+		"a Felix configuration of another node":               {create(felix, "FelixConfiguration", "node.elsewhere", map[string]any{}), felixOnly},
+		"the Felix configuration of all nodes":                {create(felix, "FelixConfiguration", "default", map[string]any{}), felixOnly},
 	} {
 		assertRefused(t, refused.err, "the agent of node "+own, what)
 		assert.ErrorContains(t, refused.err, refused.words, what)
@@ -72,11 +78,27 @@ func TestAgentsTokenWritesItsOwnNodesObjectsAndNoOthers(t *testing.T) {
 	require.NoError(t, patch(felix, "node."+own, note))
 	// A configuration with something of others stays when the release goes.
 	require.NoError(t, patch(felix, "node."+own, `{"metadata":{"annotations":{"note":null}}}`))
-	require.NoError(t, create(endpoints, "HostEndpoint", own+"-none1", of(own)))
-	require.NoError(t, calico(t, "hostendpoints").Delete(t.Context(), own+"-none1", metav1.DeleteOptions{}), "the policy is for agents only")
+	for iface, suffix := range map[string]string{
+		"none1": "-none1", "none1.100": "-none1.100", "none-1": "-none-1" + hash, "None_1": "-none-1" + hash, "..": hash,
+	} {
+		require.NoError(t, create(endpoints, "HostEndpoint", own+suffix, on(own, iface)), iface)
+		require.NoError(t, endpoints.Delete(t.Context(), own+suffix, metav1.DeleteOptions{}), iface)
+	}
+	putEndpoint(t, other+"-none1", other, "none1", nil)
+	assertRefused(t, endpoints.Delete(t.Context(), other+"-none1", metav1.DeleteOptions{}), endpointOnly, "another node's endpoint deleted")
+	require.NoError(t, calico(t, "hostendpoints").Delete(t.Context(), other+"-none1", metav1.DeleteOptions{}), "the policy is for agents only")
 
+	const bound = "has to be bound to a pod on a node"
 	unbound := asAgent(t, nil)
-	assertRefused(t, patch(unbound("hostendpoints"), own, note), "has to be bound to a pod on a node", "a token that is bound to no node")
+	assertRefused(t, patch(unbound("hostendpoints"), own, note), bound, "a token that is bound to no node")
+	// Who acts as the account, without its token, brings nothing else along.
+	config, err := nodes.RESTConfig()
+	require.NoError(t, err)
+	config = rest.CopyConfig(config)
+	config.Impersonate.UserName = "system:serviceaccount:" + namespace + ":" + name
+	impersonated, err := dynamic.NewForConfig(config)
+	require.NoError(t, err)
+	assertRefused(t, patch(impersonated.Resource(nodes.CalicoGroup().WithResource("hostendpoints")), own, note), bound, "nothing is known of a token")
 }
 
 // assertRefused holds that it was the admission policy which refused a write.
