@@ -359,7 +359,7 @@ func TestRightsAreExactlyWhatTheAgentCalls(t *testing.T) {
 		return append(want, rule(group, "felixconfigurations", felix...), rule(group, "clusterinformations", watch...),
 			rule("", "nodes", watch...), rule("", "events", "create"))
 	}
-	const cidrs = `cidrs: [192.0.2.0/24, "::1/128"]`
+	const cidrs = `cidrs: [192.0.2.0/24]`
 	for values, narrows := range map[string]bool{
 		``:                                   false,
 		`hostEndpoint: {interfaces: [eth0]}`: false,

@@ -199,13 +199,13 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 			[]string{"there is no policy for SSH", narrows},
 		},
 		"ssh on a range around 22": {
-			`ssh: {cidrs: [192.0.2.0/24, "::1/128"], ports: ["20:30"]}`,
+			`ssh: {cidrs: [192.0.2.0/24], ports: ["20:30"]}`,
 			[]string{"SSH, tcp 20:30", narrows},
 			[]string{open22},
 		},
 		"ssh on another port": {
-			`ssh: {cidrs: [192.0.2.0/24, "::1/128"], ports: [2222]}`,
-			[]string{"SSH, tcp 2222", "SSH on tcp 2222 is open to ssh.cidrs only", open22, failsafe22, "take it out of\nfailsafeInboundHostPorts"},
+			`ssh: {cidrs: [192.0.2.0/24], ports: [2222]}`,
+			[]string{"SSH, tcp 2222", "SSH on tcp 2222 is open to ssh.cidrs.", open22, failsafe22, "take it out of\nfailsafeInboundHostPorts"},
 			[]string{"ATTENTION", narrows},
 		},
 		"off": {
@@ -224,12 +224,37 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 			nil,
 		},
 		"ssh for everybody": {
-			`ssh: {cidrs: [0.0.0.0/0, "::1/128"], allowEverywhere: true}`,
-			[]string{"ssh.cidrs leaves nobody out: SSH is open to everybody"},
-			nil,
+			`ssh: {cidrs: [0.0.0.0/0], allowEverywhere: true}`,
+			[]string{"ssh.cidrs leaves nobody out over IPv4: SSH is open to everybody, as ssh.allowEverywhere says."},
+			[]string{"Of all others"},
+		},
+		"ssh for everybody by another list": {
+			`{ssh: {cidrs: [192.0.2.0/24], allowEverywhere: true}, cluster: {cidrs: [0.0.0.0/0]}}`,
+			[]string{"cluster.cidrs leaves nobody out over IPv4: SSH is open to everybody"},
+			[]string{"Of all others"},
+		},
+		"ssh for others": {
+			`{ssh: {cidrs: [192.0.2.0/24]}, cluster: {cidrs: [10.0.0.0/8]}, ingress: [{name: jump, cidrs: [203.0.113.0/24], protocol: TCP, ports: ["20:29"]}, {name: web, cidrs: [0.0.0.0/0], protocol: TCP, ports: [443]}]}`,
+			[]string{"Of all others only these connect to SSH: nodes; pods; cluster.cidrs (10.0.0.0/8); NodeLocal DNSCache (169.254.20.10/32); ingress jump (203.0.113.0/24).\n"},
+			[]string{"ingress web"},
+		},
+		"ssh for nobody else": {
+			`{ssh: {cidrs: [192.0.2.0/24, "2001:db8::/32"], ports: [2222]}, cluster: {trustNodes: false, trustPods: false}, essential: {nodeLocalDNS: []}}`,
+			[]string{"Of all others only these connect to SSH: nobody.\n"},
+			[]string{"over IPv6 nobody", "over IPv4 nobody"},
+		},
+		"ssh over IPv4": {
+			`ssh: {cidrs: [192.0.2.0/24]}`,
+			[]string{"ssh.cidrs has no IPv6 network: over IPv6 nobody else does.\n"},
+			[]string{"over IPv4 nobody"},
+		},
+		"ssh over IPv6": {
+			`ssh: {cidrs: ["2001:db8::/32"]}`,
+			[]string{"ssh.cidrs has no IPv4 network: over IPv4 nobody else does.\n"},
+			[]string{"over IPv6 nobody"},
 		},
 		"ssh for some, although everybody might": {
-			`ssh: {cidrs: [192.0.2.0/24, "::1/128"], allowEverywhere: true}`,
+			`ssh: {cidrs: [192.0.2.0/24], allowEverywhere: true}`,
 			nil,
 			[]string{"leaves nobody out"},
 		},
@@ -270,7 +295,7 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 			nil,
 		},
 		"without cleanup, narrowed": {
-			`{cleanup: {enabled: false}, ssh: {cidrs: [192.0.2.0/24, "::1/128"]}}`,
+			`{cleanup: {enabled: false}, ssh: {cidrs: [192.0.2.0/24]}}`,
 			[]string{byHand, "failsafe ports stay narrowed"},
 			nil,
 		},

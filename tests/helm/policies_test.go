@@ -294,7 +294,7 @@ policies: {allowIngress: {order: 3, preDNAT: false, applyOnForward: true}, dropO
 			map[string]*projectcalico.GlobalNetworkPolicySpec{
 				"allow-cluster":   pointer(hostOnly(ingressSpec(10, trustedNodes(), trustedPods(), trustedAPIServer()))),
 				"allow-essential": pointer(hostOnly(ingressSpec(10, essential...))),
-				"allow-ssh":       pointer(hostOnly(ingressSpec(10, ssh(nets("192.0.2.0/24"), port(22)), ssh(nets("::1/128"), port(22))))),
+				"allow-ssh":       pointer(hostOnly(ingressSpec(10, ssh(nets("192.0.2.0/24"), port(22))))),
 				"drop-other":      pointer(hostOnly(dropSpec())),
 			},
 		},

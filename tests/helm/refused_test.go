@@ -11,7 +11,7 @@ import (
 // Every refusal has to name the value. Where the chart says it itself, the words say what to write.
 func TestWrongValuesAreRefusedByName(t *testing.T) {
 	t.Parallel()
-	const ssh = `ssh: {cidrs: [192.0.2.0/24, "::1/128"]}`
+	const ssh = `ssh: {cidrs: [192.0.2.0/24]}`
 	for _, test := range []struct {
 		values string
 		words  []string
@@ -141,7 +141,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`cluster: {cidrs: ["2001:db8::1/64"]}`, []string{"cluster.cidrs[0] is 2001:db8::1/64", "Write 2001:db8::/64 for the network or 2001:db8::1/128 for the host"}},
 		{`cluster: {cidrs: ["2001:db8:0:ffff::/52"]}`, []string{"Write 2001:db8:0:f000::/52 for"}},
 		{`cluster: {cidrs: ["2001:DB8:ABCD:9::/62"]}`, []string{"Write 2001:db8:abcd:8::/62 for"}},
-		{`essential: {nodeLocalDNS: [169.254.20.10/16]}`, []string{"essential.nodeLocalDNS[0]", "Write 169.254.0.0/16 for"}},
+		{`essential: {nodeLocalDNS: [169.254.20.10/16]}`, []string{"essential.nodeLocalDNS[0] is 169.254.20.10/16, more than one address"}},
 		{`ssh: {cidrs: ["::ffff:c000:200/120"]}`, []string{"ssh.cidrs[0]", "Write it as IPv4"}},
 		{`ssh: {cidrs: ["0:0:0::FFFF:c000:200/120"]}`, []string{"ssh.cidrs[0]", "Write it as IPv4"}},
 
@@ -167,18 +167,32 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 			[]string{"ingress[1].name is a, the name of ingress[0] too", "Write another name"}},
 
 		// SSH for everybody
-		{`ssh: {cidrs: [0.0.0.0/0, "::1/128"]}`, []string{"ssh.cidrs leaves nobody out over IPv4", "ssh.allowEverywhere: true"}},
+		{`ssh: {cidrs: [0.0.0.0/0]}`, []string{"ssh.cidrs leaves nobody out over IPv4", "ssh.allowEverywhere: true"}},
 		{`ssh: {cidrs: [192.0.2.0/24, "::/0"]}`, []string{"ssh.cidrs leaves nobody out over IPv6"}},
-		{`ssh: {cidrs: ["::1/128", 128.0.0.0/1, 10.0.0.0/8, 0.0.0.0/1]}`, []string{"ssh.cidrs leaves nobody out over IPv4"}},
-		{`ssh: {cidrs: ["::1/128", 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3]}`, []string{"ssh.cidrs leaves nobody out over IPv4"}},
+		{`ssh: {cidrs: [128.0.0.0/1, 10.0.0.0/8, 0.0.0.0/1]}`, []string{"ssh.cidrs leaves nobody out over IPv4"}},
+		{`ssh: {cidrs: [0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3]}`, []string{"ssh.cidrs leaves nobody out over IPv4"}},
 		{`ssh: {cidrs: [192.0.2.0/24, "2000::/4", "3000::/4"]}`, []string{"ssh.cidrs leaves nobody out over IPv6"}},
+
+		{`cluster: {cidrs: [0.0.0.0/0]}`, []string{"cluster.cidrs leaves nobody out over IPv4", "and so would everything else", "ssh.allowEverywhere: true"}},
+		{`{ssh: {cidrs: [192.0.2.0/24]}, cluster: {cidrs: [10.0.0.0/8, "::/1", "8000::/1"]}}`, []string{"cluster.cidrs leaves nobody out over IPv6"}},
+		{`{ssh: {cidrs: [0.0.0.0/1]}, cluster: {cidrs: ["fd00::/8", 128.0.0.0/1]}}`, []string{"cluster.cidrs and ssh.cidrs leave nobody out over IPv4"}},
+		{sshBeside(`cidrs: [10.0.0.0/8]`, `cidrs: [0.0.0.0/0, "::/0"]`, `ports: [22]`), []string{"ingress[1].cidrs leaves nobody out over IPv4"}},
+		{sshBeside(`cidrs: [10.0.0.0/8]`, `cidrs: ["::/0"]`, `ports: [80, "20:25"]`), []string{"ingress[1].cidrs leaves nobody out over IPv6"}},
+		{sshBeside(`cidrs: [10.0.0.0/8], ports: [22, 2222]`, `cidrs: [0.0.0.0/0]`, `ports: ["2200:2299"]`), []string{"ingress[1].cidrs leaves nobody out over IPv4"}},
+		{sshBeside(`cidrs: [10.0.0.0/8], ports: ["2200:2299"]`, `cidrs: [0.0.0.0/0]`, `ports: [2222]`), []string{"ingress[1].cidrs leaves nobody out over IPv4"}},
+		{sshBeside(`cidrs: [128.0.0.0/1]`, `cidrs: [0.0.0.0/1]`, `ports: ["1:65535"]`), []string{"ingress[1].cidrs and ssh.cidrs leave nobody out over IPv4"}},
+
+		// NodeLocal DNSCache is trusted with everything
+		{`essential: {nodeLocalDNS: [169.254.0.0/16]}`, []string{"essential.nodeLocalDNS[0] is 169.254.0.0/16, more than one address", "Write each address, such as 169.254.20.10/32"}},
+		{`essential: {nodeLocalDNS: [169.254.20.10/32, "::/0"]}`, []string{"essential.nodeLocalDNS[1] is ::/0, more than one address"}},
+
+		// what narrowing would take from others
+		{`ssh: {ports: [22, "2000:7000"]}`, []string{`ssh.ports[1] is "2000:7000"`, "2379 (etcd), 2380 (etcd), 5473 (Typha), 6443 (the API server), 6666 (etcd), 6667 (etcd)", "Write ports and ranges without them"}},
+		{`{ssh: {cidrs: [192.0.2.0/24], ports: [179]}}`, []string{"ssh.ports[0] is 179", ": 179 (BGP)."}},
+		{`ssh: {ports: ["6444:6666"]}`, []string{": 6666 (etcd)."}},
 
 		// audit
 		{"mode: audit\npolicies: {dropOther: {preDNAT: false}}", []string{"mode is audit and policies.dropOther.preDNAT is false", "Write preDNAT: true and applyOnForward: true", "or mode: off"}},
-
-		// SSH's failsafe
-		{`ssh: {cidrs: [192.0.2.0/24]}`, []string{"ssh.narrowFailsafe is true and ssh.cidrs has no IPv6 network", `adding "::1/128"`, "ssh.narrowFailsafe: false"}},
-		{`ssh: {cidrs: ["2001:db8::/32"]}`, []string{"ssh.narrowFailsafe is true and ssh.cidrs has no IPv4 network", `adding "127.0.0.1/32"`, "ssh.narrowFailsafe: false"}},
 
 		// endpoints
 		{`hostEndpoint: {interfaces: []}`, []string{"hostEndpoint.interfaces is empty", `hostEndpoint.interfaces: ["*"]`}},
@@ -235,6 +249,12 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 	}
 }
 
+// sshBeside is ssh and, among entries of ingress that have nothing to do with it, one that may.
+func sshBeside(ssh, cidrs, ports string) string {
+	return fmt.Sprintf(`{ssh: {%s}, ingress: [{name: udp, cidrs: [0.0.0.0/0], protocol: UDP, ports: [22]}, {name: x, %s, protocol: TCP, %s},
+	  {name: web, cidrs: [0.0.0.0/0, "::/0"], protocol: TCP, ports: [80, 443, "30000:32767"]}]}`, ssh, cidrs, ports)
+}
+
 // entry is one of ingress, with one field written otherwise.
 func entry(field string) string {
 	fields := map[string]string{"name": "web", "cidrs": "[10.0.0.0/8]", "protocol": "TCP", "ports": "[443]"}
@@ -252,7 +272,16 @@ func TestSSHForManyIsNotForEverybody(t *testing.T) {
 	} {
 		render(t, setting{values: `ssh: {narrowFailsafe: false, cidrs: ` + cidrs + `}`})
 	}
-	render(t, setting{values: `ssh: {cidrs: [0.0.0.0/0, "::/0"], allowEverywhere: true}`})
+	for _, values := range []string{
+		`{ssh: {cidrs: [0.0.0.0/0, "::/0"], allowEverywhere: true}, cluster: {cidrs: ["::/0"]}}`,
+		sshBeside(`cidrs: [10.0.0.0/8]`, `cidrs: [0.0.0.0/0, "::/0"]`, `ports: [23, "1000:2000"]`),
+		// Half of everybody to one port and half to another.
+		sshBeside(`cidrs: [0.0.0.0/2], ports: [22, 2222]`, `cidrs: [64.0.0.0/2]`, `ports: [22]`),
+		// Without ssh.cidrs nothing is said about who may connect to SSH.
+		sshBeside(`ports: [2222]`, `cidrs: [0.0.0.0/0, "::/0"]`, `ports: [22, 2222]`),
+	} {
+		render(t, setting{values: values})
+	}
 }
 
 func TestPodMonitorIsRefusedWhereNobodyServesIt(t *testing.T) {

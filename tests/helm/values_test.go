@@ -267,7 +267,7 @@ func TestNoNewKeyIsRequired(t *testing.T) {
 func TestEveryValueMakesADifference(t *testing.T) {
 	t.Parallel()
 	const (
-		ssh       = "ssh: {cidrs: [192.0.2.0/24, '::1/128']}\n"
+		ssh       = "ssh: {cidrs: [192.0.2.0/24]}\n"
 		ingress   = "ingress: [{name: web, cidrs: [0.0.0.0/0], protocol: TCP, ports: [443]}]\n"
 		metrics   = "agent: {metrics: {enabled: true}}"
 		scraped   = metrics + "\npodMonitor: {enabled: true"
@@ -278,7 +278,7 @@ func TestEveryValueMakesADifference(t *testing.T) {
 	type pair struct{ before, after string }
 	tests := map[string]pair{
 		"mode":                                   {``, `mode: off`},
-		"ssh.allowEverywhere":                    {ssh, `ssh: {cidrs: [0.0.0.0/0, "::1/128"], allowEverywhere: true}`},
+		"ssh.allowEverywhere":                    {ssh, `ssh: {cidrs: [0.0.0.0/0], allowEverywhere: true}`},
 		"ingress":                                {``, ingress},
 		"policies.allowIngress.order":            {ingress, ingress + `policies: {allowIngress: {order: 1}}`},
 		"policies.allowIngress.preDNAT":          {ingress + `policies: {` + dropLate + `}`, ingress + `policies: {` + dropLate + `, allowIngress: {preDNAT: false}}`},
@@ -288,7 +288,7 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"podMonitor.enabled":                     {metrics, scraped + "}"},
 		"podMonitor.labels":                      {scraped + "}", scraped + `, labels: {release: prometheus}}`},
 		"podMonitor.interval":                    {scraped + "}", scraped + `, interval: 30s}`},
-		"ssh.narrowFailsafe":                     {ssh, `ssh: {cidrs: [192.0.2.0/24, "::1/128"], narrowFailsafe: false}`},
+		"ssh.narrowFailsafe":                     {ssh, `ssh: {cidrs: [192.0.2.0/24], narrowFailsafe: false}`},
 		"hostEndpoint.interfaces":                {``, `hostEndpoint: {interfaces: [eth0]}`},
 		"hostEndpoint.nodeLabels":                {``, `hostEndpoint: {nodeLabels: [zone]}`},
 		"hostEndpoint.adopt":                     {``, `hostEndpoint: {adopt: true}`},
@@ -300,7 +300,7 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"cleanup.timeoutSeconds":                 {``, `cleanup: {timeoutSeconds: 60}`},
 		"calico.apiGroup":                        {``, `calico: {apiGroup: crd.projectcalico.org/v1}`},
 		"ssh.cidrs":                              {``, ssh},
-		"ssh.ports":                              {ssh, `ssh: {cidrs: [192.0.2.0/24, "::1/128"], ports: [2222]}`},
+		"ssh.ports":                              {ssh, `ssh: {cidrs: [192.0.2.0/24], ports: [2222]}`},
 		"cluster.cidrs":                          {``, `cluster: {cidrs: [10.0.0.0/8]}`},
 		"cluster.trustNodes":                     {``, `cluster: {trustNodes: false}`},
 		"cluster.trustPods":                      {``, `cluster: {trustPods: false}`},

@@ -53,8 +53,12 @@ func requireRuleOnEveryNode(t *testing.T) {
 
 func TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff(t *testing.T) {
 	r := install(t)
-	stop := undisturbed(t, scene.Protected)
-	_, err := r.Upgrade(t.Context(), release.Values(map[string]any{
+	// Networks of one family close the other one to the admins as well, and to nobody of the cluster.
+	stop := undisturbed(t, scene.ProtectedOneFamily(4))
+	_, err := r.Upgrade(t.Context(), release.Values(map[string]any{"ssh": map[string]any{"cidrs": nodes.AdminCIDRs()[:1]}}))
+	require.NoError(t, err)
+	requireTable(t, scene.ProtectedOneFamily(4), "without IPv6 networks")
+	_, err = r.Upgrade(t.Context(), release.Values(map[string]any{
 		"ssh": map[string]any{"cidrs": nodes.AdminCIDRs(), "narrowFailsafe": false},
 	}))
 	require.NoError(t, err)

@@ -178,6 +178,7 @@ func TestEntriesForSSHGiveWayToOneForEachNetwork(t *testing.T) {
 		"two ports":                              {"", "TCP:22 TCP:179 TCP:2222", want([]uint16{2222, 22}, "192.0.2.0/24"), "TCP:22@192.0.2.0/24 TCP:179 TCP:2222@192.0.2.0/24"},
 		"a port that is no failsafe":             {"", "TCP:22 TCP:179", want([]uint16{22, 2222}, "192.0.2.0/24"), "TCP:22@192.0.2.0/24 TCP:179"},
 		"networks with host bits, and twice one": {"", "TCP:22", want([]uint16{22}, "192.0.2.7/24", "192.0.2.0/24"), "TCP:22@192.0.2.0/24"},
+		"one family, so the other is closed":     {"", "TCP:22 UDP:68", want([]uint16{22}, "192.0.2.0/24"), "TCP:22@192.0.2.0/24 UDP:68"},
 		"nothing for SSH in the list":            {"", "TCP:179", admins(), "-"},
 		"no failsafes at all":                    {"", "", want([]uint16{2222}, "192.0.2.0/24"), "-"},
 		"no failsafes at all, on this node":      {" ", "TCP:22", admins(), "-"},

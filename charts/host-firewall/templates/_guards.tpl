@@ -28,6 +28,9 @@ Refuses the values, with the words it is given, on a line of their own behind wh
 {{- end -}}
 {{- range $path, $cidrs := $lists -}}
 {{- range $i, $cidr := $cidrs -}}
+{{- if and (eq $path "essential.nodeLocalDNS") (not (hasSuffix (contains ":" $cidr | ternary "/128" "/32") $cidr)) -}}
+{{- include "host-firewall.refuse" (printf "%s[%d] is %s, more than one address: everything from there would be let in. Write each address, such as 169.254.20.10/32." $path $i $cidr) -}}
+{{- end -}}
 {{- with include "host-firewall.networkOfHost" $cidr -}}
 {{- $host := printf "%s/%s" (splitList "/" $cidr | first) (contains ":" $cidr | ternary "128" "32") -}}
 {{- include "host-firewall.refuse" (printf "%s[%d] is %s, which has host bits: is the network meant or the host? Write %s for the network or %s for the host." $path $i $cidr . $host) -}}
@@ -62,24 +65,23 @@ Refuses the values, with the words it is given, on a line of their own behind wh
 
 {{/*
 Networks that leave nobody out are no restriction, and one slip of the hand is enough to write them.
-
-Narrowing replaces the failsafe for SSH by one for each network, and one for an IPv4 network opens IPv4 only. A family without a
-network would be closed for good, without a word in the values that says so.
 */}}
 {{- define "host-firewall.guardSSH" -}}
 {{- if not .Values.ssh.allowEverywhere -}}
-{{- range $family := list 4 6 -}}
-{{- if include "host-firewall.everywhere" (dict "cidrs" $.Values.ssh.cidrs "family" $family) -}}
-{{- include "host-firewall.refuse" (printf "ssh.cidrs leaves nobody out over IPv%d: SSH would be open to everybody. Write the networks of the administrators, or if everybody is meant, ssh.allowEverywhere: true." $family) -}}
+{{- with include "host-firewall.everybody" . -}}
+{{- include "host-firewall.refuse" (printf "%s: SSH would be open to everybody%s. Write the networks that are meant, or if everybody is meant, ssh.allowEverywhere: true." . (hasPrefix "cluster.cidrs leaves" . | ternary ", and so would everything else" "")) -}}
 {{- end -}}
 {{- end -}}
+{{- $others := dict "179" "BGP" "2379" "etcd" "2380" "etcd" "5473" "Typha" "6443" "the API server" "6666" "etcd" "6667" "etcd" -}}
+{{- range $i, $port := .Values.ssh.ports -}}
+{{- $held := list -}}
+{{- range $other, $whose := $others -}}
+{{- if include "host-firewall.meet" (list (list $port) (list $other)) -}}
+{{- $held = append $held (printf "%s (%s)" $other $whose) -}}
 {{- end -}}
-{{- if include "host-firewall.narrows" . -}}
-{{- $cidrs := .Values.ssh.cidrs -}}
-{{- range list (dict "family" 4 "nobody" "127.0.0.1/32") (dict "family" 6 "nobody" "::1/128") -}}
-{{- if not (include "host-firewall.family" (dict "cidrs" $cidrs "family" .family) | fromJsonArray) -}}
-{{- include "host-firewall.refuse" (printf "ssh.narrowFailsafe is true and ssh.cidrs has no IPv%d network: nobody could connect to SSH over IPv%d any more, not even through Calico's failsafe. If administrators come in over IPv%d, add their networks to ssh.cidrs. If nobody does, or your nodes have no IPv%d, say so by adding %q, from where nobody comes. Or write ssh.narrowFailsafe: false, and port 22 stays open to everybody." .family .family .family .family .nobody) -}}
 {{- end -}}
+{{- with $held -}}
+{{- include "host-firewall.refuse" (printf "ssh.ports[%d] is %s and holds other failsafe ports of Calico: %s. Narrowed to ssh.cidrs, they would be closed to those who need them. Write ports and ranges without them." $i (toJson $port) (join ", " .)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

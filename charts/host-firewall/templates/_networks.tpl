@@ -1,20 +1,82 @@
 {{/*
-Networks. The schema has checked their form; here they are split by family and searched for what a pattern cannot see.
+Networks and ports: split by family, and searched for what a pattern cannot see.
 */}}
 
 {{/*
-The networks of one family, without repetitions, as a JSON array. Takes a dict of cidrs and family (4 or 6). Calico refuses a
-rule that names both families, and on crd.projectcalico.org/v1 refusing means ignoring.
+Whether two lists of ports have one in common: true, or nothing. Takes a list of the two.
+*/}}
+{{- define "host-firewall.meet" -}}
+{{- $meet := "" -}}
+{{- $others := last . -}}
+{{- range first . -}}
+{{- $ends := splitList ":" (toString .) -}}
+{{- range $others -}}
+{{- $others := splitList ":" (toString .) -}}
+{{- if and (le (first $ends | int) (last $others | int)) (le (first $others | int) (last $ends | int)) -}}
+{{- $meet = "true" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $meet -}}
+{{- end -}}
+
+{{/*
+By which values everybody may connect to SSH, in words, or nothing: lists that together let everybody in to one of its ports. With
+cluster.cidrs that leave nobody out nothing is closed at all, so they count without ssh.cidrs, too.
+*/}}
+{{- define "host-firewall.everybody" -}}
+{{- $words := "" -}}
+{{- $seen := dict -}}
+{{- range $port := .Values.ssh.ports | default list -}}
+{{- $lists := dict "cluster.cidrs" $.Values.cluster.cidrs -}}
+{{- if $.Values.ssh.cidrs -}}
+{{- $_ := set $lists "ssh.cidrs" $.Values.ssh.cidrs -}}
+{{- range $i, $entry := $.Values.ingress -}}
+{{- if and (eq (toString $entry.protocol) "TCP") (include "host-firewall.meet" (list (list $port) $entry.ports)) -}}
+{{- $_ := set $lists (printf "ingress[%d].cidrs" $i) $entry.cidrs -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $key := keys $lists | sortAlpha | join " " -}}
+{{- if not (hasKey $seen $key) -}}
+{{- $_ := set $seen $key true -}}
+{{- range $family := list 4 6 -}}
+{{- if and (not $words) (include "host-firewall.everywhere" (dict "lists" (values $lists) "family" $family)) -}}
+{{- $names := list -}}
+{{- range $name, $cidrs := $lists -}}
+{{- if include "host-firewall.everywhere" (dict "lists" (list $cidrs) "family" $family) -}}
+{{- $names = list $name -}}
+{{- break -}}
+{{- else if include "host-firewall.family" (dict "cidrs" $cidrs "family" $family) | fromJsonArray -}}
+{{- $names = append $names $name -}}
+{{- end -}}
+{{- end -}}
+{{- $words = printf "%s %s nobody out over IPv%d" (join " and " $names) (len $names | eq 1 | ternary "leaves" "leave") $family -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $words -}}
+{{- end -}}
+
+{{/*
+The networks of one family, in their order and without repetitions, as a JSON array. Takes a dict of cidrs and family (4 or 6; none
+is both). Calico refuses a rule that names both families, and on crd.projectcalico.org/v1 refusing means ignoring. There may be
+thousands of them: `append` and `uniq` take as long as their square.
 */}}
 {{- define "host-firewall.family" -}}
 {{- $family := .family -}}
-{{- $networks := list -}}
+{{- $seen := dict -}}
+[
 {{- range .cidrs -}}
-{{- if eq $family (contains ":" . | ternary 6 4) -}}
-{{- $networks = append $networks (lower .) -}}
+{{- $network := lower . -}}
+{{- if and (or (not $family) (eq $family (contains ":" . | ternary 6 4))) (not (hasKey $seen $network)) -}}
+{{- if $seen }},{{ end -}}
+{{- $_ := set $seen $network true -}}
+{{- toJson $network -}}
 {{- end -}}
 {{- end -}}
-{{- $networks | uniq | toJson -}}
+]
 {{- end -}}
 
 {{/*
@@ -34,84 +96,67 @@ The fields of an IPv6 address, joined by commas, with the zeros that :: stands f
 {{- end -}}
 
 {{/*
-The first bits of a CIDR's address, as many as its prefix says, as a text of 0 and 1.
+The bits of a CIDR's address, all of them, as a text of 0 and 1.
 */}}
 {{- define "host-firewall.bits" -}}
-{{- $parts := splitList "/" (lower .) -}}
-{{- $bits := "" -}}
-{{- if contains ":" . -}}
-{{- range include "host-firewall.ipv6Fields" (first $parts) | splitList "," -}}
-{{- $bits = printf "0x%s" . | int64 | printf "%s%016b" $bits -}}
+{{- $address := splitList "/" (lower .) | first -}}
+{{- if contains ":" $address -}}
+{{- range include "host-firewall.ipv6Fields" $address | splitList "," -}}
+{{- printf "0x%s" . | int64 | printf "%016b" -}}
 {{- end -}}
 {{- else -}}
-{{- range first $parts | splitList "." -}}
-{{- $bits = int64 . | printf "%s%08b" $bits -}}
+{{- range splitList "." $address -}}
+{{- int64 . | printf "%08b" -}}
 {{- end -}}
 {{- end -}}
-{{- trunc (last $parts | int) $bits -}}
 {{- end -}}
 
 {{/*
-Whether networks of one family leave no sender out: true, or nothing. Takes a dict of cidrs and family. Nobody sends from 224.0.0.0/3,
-and over the Internet only 2000::/3 does, so the rest counts as if it were in the list. Networks that no other contains are apart
-from each other, so they are everything when their shares of the whole add up to it.
+Whether the networks of one family in some lists leave no sender out: true, or nothing. Takes a dict of lists and family. Nobody sends from 0.0.0.0/8,
+127.0.0.0/8 and 224.0.0.0/3, and over the Internet only 2000::/3 does, so the rest counts as if it were in the list.
+
+In sorted order a network comes right before those that it contains. What is left without these lies apart from each other, so it is
+everything when two of n bits count as one of n-1 bits, and one of no bits is there in the end.
 */}}
 {{- define "host-firewall.everywhere" -}}
-{{- $networks := eq .family 4 | ternary (list "111") (list "000" "01" "1") -}}
-{{- $given := include "host-firewall.family" (dict "cidrs" .cidrs "family" .family) | fromJsonArray -}}
-{{- range $given -}}
-{{- $networks = append $networks (include "host-firewall.bits" .) -}}
-{{- end -}}
-{{- $networks = uniq $networks -}}
-{{- /* In parts of 2^62, which an int64 holds; what is smaller counts as one part. */ -}}
-{{- $whole := int64 4611686018427387904 -}}
-{{- $share := int64 0 -}}
-{{- range $network := $networks -}}
-{{- $contained := false -}}
-{{- range $networks -}}
-{{- if and (ne . $network) (hasPrefix . $network) -}}
-{{- $contained = true -}}
+{{- $networks := eq .family 4 | ternary (dict "00000000" 4 "01111111" 4 "111" 4) (dict "000" 6 "01" 6 "1" 6) -}}
+{{- range .lists -}}
+{{- range . -}}
+{{- if eq $.family (contains ":" . | ternary 6 4) -}}
+{{- $_ := set $networks (include "host-firewall.bits" . | trunc (splitList "/" . | last | int)) . -}}
 {{- end -}}
 {{- end -}}
-{{- if not $contained -}}
-{{- $part := $whole -}}
-{{- range until (len $network | min 62 | int) -}}
-{{- $part = div $part 2 -}}
 {{- end -}}
-{{- $share = add $share $part -}}
+{{- $ofLength := dict -}}
+{{- $before := "none" -}}
+{{- range keys $networks | sortAlpha -}}
+{{- if not (hasPrefix $before .) -}}
+{{- $before = . -}}
+{{- $length := len . | toString -}}
+{{- $_ := set $ofLength $length (get $ofLength $length | default 0 | add1) -}}
 {{- end -}}
 {{- end -}}
-{{- if and $given (ge $share $whole) -}}
+{{- $count := 0 -}}
+{{- range untilStep 128 -1 -1 -}}
+{{- $count = get $ofLength (toString .) | default 0 | add (div $count 2) -}}
+{{- end -}}
+{{- if $count -}}
 true
 {{- end -}}
 {{- end -}}
 
 {{/*
-The network that a CIDR with host bits lies in; nothing for a CIDR without. Field by field: of the 8 bits (IPv4) or 16 bits
-(IPv6) of a field, those behind the prefix have to be zero, that is, the field has to be a multiple of 2 to their number.
+The network that a CIDR with host bits lies in; nothing for a CIDR without.
 */}}
 {{- define "host-firewall.networkOfHost" -}}
-{{- $parts := splitList "/" (lower .) -}}
-{{- $prefix := last $parts | int -}}
+{{- $prefix := splitList "/" . | last | int -}}
+{{- $bits := include "host-firewall.bits" . -}}
+{{- if contains "1" (substr $prefix -1 $bits) -}}
 {{- $v6 := contains ":" . -}}
-{{- $width := $v6 | ternary 16 8 -}}
-{{- $fields := $v6 | ternary (include "host-firewall.ipv6Fields" (first $parts) | splitList ",") (first $parts | splitList ".") -}}
 {{- $network := list -}}
-{{- $hostBits := false -}}
-{{- range $i, $field := $fields -}}
-{{- $inPrefix := sub $prefix (mul $i $width) | min $width | max 0 -}}
-{{- $step := 1 -}}
-{{- range until (sub $width $inPrefix | int) -}}
-{{- $step = mul $step 2 -}}
+{{- range regexFindAll ($v6 | ternary "[01]{16}" "[01]{8}") (repeat 128 "0" | printf "%s%s" (trunc $prefix $bits) | trunc (len $bits)) -1 -}}
+{{- $network = append $network (printf "0b%s" . | int64 | printf ($v6 | ternary "%x" "%d")) -}}
 {{- end -}}
-{{- $value := $v6 | ternary (printf "0x%s" $field) $field | int64 -}}
-{{- $rest := mod $value $step -}}
-{{- if $rest -}}
-{{- $hostBits = true -}}
-{{- end -}}
-{{- $network = append $network (sub $value $rest | printf ($v6 | ternary "%x" "%d")) -}}
-{{- end -}}
-{{- if $hostBits -}}
 {{- $v6 | ternary (regexReplaceAll "(:0)+$" (join ":" $network) "::") (join "." $network) -}}/{{ $prefix -}}
 {{- end -}}
 {{- end -}}

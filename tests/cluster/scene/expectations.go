@@ -18,6 +18,11 @@ func ProtectedFromAll(c Cell) bool {
 // Protected is what an armed release with the admin's networks as ssh.cidrs leaves open.
 func Protected(c Cell) bool { return ProtectedFromAll(c) || c.Row == Admin && c.Column == SSH }
 
+// ProtectedOneFamily is what it leaves open where ssh.cidrs have networks of one family only: over the other one SSH is for the cluster.
+func ProtectedOneFamily(family int) Expectation {
+	return func(c Cell) bool { return ProtectedFromAll(c) || Protected(c) && c.Family == family }
+}
+
 // ProtectedButSSH is Protected with the failsafe of SSH as Felix has it: open to everybody.
 func ProtectedButSSH(c Cell) bool { return ProtectedFromAll(c) || c.Column == SSH }
 
