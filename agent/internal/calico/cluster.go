@@ -31,8 +31,7 @@ const (
 	felixConfigurations   = "felixconfigurations"
 	clusterInformations   = "clusterinformations"
 
-	// defaultName is how Calico calls the one ClusterInformation, and the
-	// FelixConfiguration for all nodes.
+	// defaultName is how Calico calls the one ClusterInformation.
 	defaultName = "default"
 )
 

@@ -701,7 +701,7 @@ func TestListsAreReadAsTheyArriveAndFromTheAPIServersCache(t *testing.T) {
 
 	s.on("GET "+path, failure(403, metav1.StatusReasonForbidden))
 	_, err = a.ListEndpoints(t.Context(), "")
-	assert.ErrorContains(t, err, `list hostendpoints: the agent's ClusterRole lacks the right "list"`)
+	assert.ErrorContains(t, err, `list hostendpoints: the agent's account lacks the right "list"`)
 	s.on("GET "+path, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"items":[{"spec":{}},`)) })
 	_, err = a.ListEndpoints(t.Context(), "")
 	assert.ErrorContains(t, err, "list hostendpoints: ", "half a list is none")
@@ -858,7 +858,7 @@ func TestCachesThatAreNotAlwaysNeededAreKeptOnlyThen(t *testing.T) {
 
 	_, _, problem = a.Felix()
 	assert.NotEmpty(t, problem)
-	own, err := a.ReadFelix(t.Context())
+	own, err := a.ReadFelix(t.Context(), "node.n1")
 	require.NoError(t, err)
 	assert.Nil(t, own)
 	asked := s.asked("GET " + felix)

@@ -2,7 +2,6 @@ package calico
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"path"
@@ -86,8 +85,9 @@ func newest[T any](ctx context.Context, d *Direct, where, labels string) (object
 }
 
 const (
-	daemonSets = "daemonsets"
-	pods       = "pods"
+	daemonSets     = "daemonsets"
+	endpointSlices = "endpointslices"
+	pods           = "pods"
 )
 
 // daemonSet is what the commands look at. The whole type is a large part of
@@ -107,18 +107,10 @@ type daemonSet struct {
 
 // daemonSet reads a DaemonSet, nil where there is none.
 func (d *Direct) daemonSet(ctx context.Context, namespace, name string) (*daemonSet, error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	body, err := d.client.Get().AbsPath(daemonSetPath(namespace, name)).MaxRetries(0).DoRaw(ctx)
-	if codeOf(err) == http.StatusNotFound {
-		return nil, nil
-	}
 	set := &daemonSet{}
-	if err == nil {
-		err = json.Unmarshal(body, set)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("get DaemonSet %s/%s: %w", namespace, name, explain(err, "get", daemonSets))
+	found, err := d.read(ctx, daemonSetPath(namespace, name), daemonSets, "DaemonSet "+namespace+"/"+name, set)
+	if !found {
+		return nil, err
 	}
 	return set, nil
 }

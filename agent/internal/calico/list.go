@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"path"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
@@ -122,17 +124,55 @@ func (c *Cluster) ListForeignEndpoints(ctx context.Context) (here []*v3.HostEndp
 	return here, all, err
 }
 
-// ReadFelix returns the FelixConfiguration of the Node, nil when there is none.
-func (c *Cluster) ReadFelix(ctx context.Context) (own *failsafe.Configuration, err error) {
+// ReadFelix returns the FelixConfiguration with that name, nil when there is none.
+func (c *Cluster) ReadFelix(ctx context.Context, name string) (found *failsafe.Configuration, err error) {
 	group := c.known().group
-	selection := byName(c.felixName())
+	selection := byName(name)
 	selection.ResourceVersion = fromCache
 	err = list(ctx, c, group, felixConfigurations, selection, func(configuration *failsafe.Configuration) error {
 		trim(group, configuration)
-		own = configuration
+		found = configuration
 		return nil
 	})
-	return own, err
+	return found, err
+}
+
+// APIServer returns the addresses and TCP ports at which API servers listen, as they say
+// themselves. Where they say nothing, nobody can tell.
+func (c *Cluster) APIServer(ctx context.Context) (addresses []string, ports []uint16, err error) {
+	const namespace, name = "default", "kubernetes"
+	var slice struct {
+		Endpoints []struct{ Addresses []string }
+		Ports     []struct{ Port uint16 }
+	}
+	where := path.Join(namespacePath("discovery.k8s.io/v1", namespace, endpointSlices), name)
+	if _, err := c.read(ctx, where, endpointSlices, "EndpointSlice "+namespace+"/"+name, &slice); err != nil {
+		return nil, nil, err
+	}
+	for _, endpoint := range slice.Endpoints {
+		addresses = append(addresses, endpoint.Addresses...)
+	}
+	for _, port := range slice.Ports {
+		ports = append(ports, port.Port)
+	}
+	return addresses, ports, nil
+}
+
+// read reads one object, if there is one.
+func (c *Cluster) read(ctx context.Context, where, resource, subject string, into any) (found bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	body, err := c.client.Get().AbsPath(where).MaxRetries(0).DoRaw(ctx)
+	if codeOf(err) == http.StatusNotFound {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(body, into)
+	}
+	if err != nil {
+		return false, fmt.Errorf("get %s: %w", subject, explain(err, "get", resource))
+	}
+	return true, nil
 }
 
 // count asks for one object, whose name it returns, and for how many more there are.

@@ -90,7 +90,7 @@ func (c *Cluster) Foreign() (policies []*v3.GlobalNetworkPolicy, problem string)
 // one for all nodes, once.
 func (c *Cluster) FollowFelix() {
 	c.known().felix.follow(c.felixName())
-	c.known().felixDefault.follow(defaultName)
+	c.known().felixDefault.follow(failsafe.ForAll)
 }
 
 // Felix returns from those caches the FelixConfiguration of the Node and the one for

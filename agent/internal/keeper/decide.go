@@ -39,6 +39,7 @@ type facts struct {
 	policies  []*v3.GlobalNetworkPolicy
 	foreign   others
 	rivals    rivals
+	apiServer apiServer
 	peers     peers
 }
 
@@ -71,8 +72,8 @@ type decision struct {
 	// change tells that endpoints of ours may be changed, and create that those
 	// that are missing may be created, or taken over.
 	change, create bool
-	// askRivals and askPeers tell that only such an answer is missing.
-	askRivals, askPeers bool
+	// askRivals, askAPIServer and askPeers tell that only such an answer is missing.
+	askRivals, askAPIServer, askPeers bool
 	// blockers are policies of others for which the node waits, and unreadable says of
 	// which of them it can't be told whom they select.
 	blockers   []string
@@ -165,6 +166,9 @@ func (c Config) decide(f facts, m memory) (decision, memory) {
 		if f.lack != "" {
 			d.reason, d.ready = f.lack, false
 		}
+		if lost := c.lost(f); lost != "" {
+			d.reason, d.ready = "stays armed, but "+lost, false
+		}
 	}
 	return d, m
 }
@@ -192,14 +196,19 @@ func (c Config) mayArm(f facts, m memory, missing bool) decision {
 	}
 	// The one place where a node is armed.
 	armed := decision{state: Armed, ready: true, arm: true}
-	if m.armed || !c.AwaitNodes {
+	switch lose := c.mayLose(f); {
+	case m.armed:
+		return armed
+	case missing && c.AwaitNodes:
+		// Others wait for these, so they come before any question.
+		return decision{state: Waiting, reason: "the endpoint has to be there before it is armed"}
+	case lose != "":
+		return decision{state: Waiting, reason: lose, again: until(f.now, f.apiServer.next), askAPIServer: true}
+	case !c.AwaitNodes:
 		return armed
 	}
-	waiting := decision{state: Waiting, again: until(f.now, f.peers.next), askPeers: !missing}
+	waiting := decision{state: Waiting, again: until(f.now, f.peers.next), askPeers: true}
 	switch {
-	case missing:
-		// Others wait for these, so they come before any question.
-		waiting.again, waiting.reason = 0, "the endpoint has to be there before it is armed"
 	case !f.peers.asked:
 		waiting.reason = "policies are complete, asking for nodes that would be shut out"
 	case f.peers.nobody():

@@ -1011,6 +1011,96 @@ func TestLeftoverThatChangesAfterItWasFoundGoesAsItIsNow(t *testing.T) {
 	}
 }
 
+// The port of an API server is a failsafe port by default, and 443 or 16443 are not: whoever is outside the cluster would lose
+// it, and the way back with it.
+func TestNodeThatIsAnAPIServerIsNotArmedBeforeItsPortStaysOpen(t *testing.T) {
+	const question = "API server"
+	list := func(name string, ports ...int64) *failsafe.Configuration {
+		var entries []any
+		for _, port := range ports {
+			entries = append(entries, map[string]any{"protocol": "TCP", "port": port})
+		}
+		return &failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: map[string]any{"failsafeInboundHostPorts": entries}}
+	}
+	for name, test := range map[string]struct {
+		config    func(c *Config)
+		addresses []string
+		ports     []uint16
+		felix     []*failsafe.Configuration
+		fail      error
+		armed     bool
+		says      []string
+		asks      int // in ten minutes
+	}{
+		"a port of the values":                       {addresses: []string{"198.51.100.9", "192.0.2.1"}, ports: []uint16{6443}, armed: true, asks: 1},
+		"a port of the values, no failsafe any more": {addresses: []string{"192.0.2.1"}, ports: []uint16{6443}, felix: []*failsafe.Configuration{list("default", 22)}, armed: true, asks: 1},
+		"a failsafe port":                            {config: func(c *Config) { c.APIServerPorts = []uint16{443} }, addresses: []string{"192.0.2.1"}, ports: []uint16{6443}, armed: true, asks: 1},
+		"a failsafe port of the node's own list": {
+			addresses: []string{"192.0.2.1"}, ports: []uint16{443}, felix: []*failsafe.Configuration{list("default", 22), list("node.n1", 443)}, armed: true, asks: 1,
+		},
+		"neither": {
+			addresses: []string{"192.0.2.1"}, ports: []uint16{443}, asks: 25,
+			says: []string{"tcp 443", "essential.apiServerPorts: [6443, 443]"},
+		},
+		"no failsafe port any more": {
+			config: func(c *Config) { c.APIServerPorts = []uint16{443} }, addresses: []string{"192.0.2.1"}, ports: []uint16{6443},
+			felix: []*failsafe.Configuration{list("default", 22)}, asks: 25, says: []string{"tcp 6443", "essential.apiServerPorts: [443, 6443]"},
+		},
+		"nor where nodes are not waited for": {
+			config: func(c *Config) { c.AwaitNodes = false }, addresses: []string{"192.0.2.1"}, ports: []uint16{443}, asks: 25, says: []string{"tcp 443"},
+		},
+		"the API server is no node":  {addresses: []string{"198.51.100.9"}, ports: []uint16{443}, armed: true, asks: 1},
+		"nobody says where it is":    {armed: true, asks: 1},
+		"no right to ask":            {fail: apierrors.NewForbidden(heps, "kubernetes", nil), asks: 25, says: []string{"cannot tell", "forbidden"}},
+		"the values ask for nothing": {config: func(c *Config) { c.APIServerPorts = nil }, addresses: []string{"192.0.2.1"}, ports: []uint16{443}, armed: true},
+		"nothing is dropped":         {config: func(c *Config) { c.Audit = true }, addresses: []string{"192.0.2.1"}, ports: []uint16{443}, armed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := testConfig()
+			config.APIServerPorts, config.Resync = []uint16{6443}, time.Hour
+			if test.config != nil {
+				test.config(&config)
+			}
+			playWith(t, config, func(c *cluster) {
+				withPolicies(c)
+				c.apiAddresses, c.apiPorts, c.fail = test.addresses, test.ports, failing(question, test.fail)
+				for _, configuration := range test.felix {
+					c.felix[configuration.Name] = configuration
+				}
+			}, func(s *scene) {
+				s.pass(10 * time.Minute)
+				assert.Equal(t, test.armed, s.isArmed())
+				status := s.keeper.Status()
+				assert.Equal(t, test.armed, status.Ready)
+				for _, words := range test.says {
+					assert.Contains(t, status.Reason, words)
+				}
+				assert.InDelta(t, test.asks, s.surveyed()[question], float64(test.asks)/3)
+				s.change(func() { s.apiPorts, s.fail = config.APIServerPorts, nil })
+				s.pass(2 * askMost)
+				assert.True(t, s.isArmed(), "as soon as it would not be lost")
+			})
+		})
+	}
+}
+
+func TestNodeWhoseAPIServerMovesAwayFromItsOpenPortStaysArmedAndSaysSo(t *testing.T) {
+	config := testConfig()
+	config.APIServerPorts = []uint16{6443}
+	playWith(t, config, func(c *cluster) {
+		withArmed(c)
+		c.apiAddresses, c.apiPorts = []string{"192.0.2.1"}, []uint16{6443}
+	}, func(s *scene) {
+		s.pass(time.Second)
+		require.True(t, s.keeper.Status().Ready)
+		s.change(func() { s.apiPorts = []uint16{16443} })
+		s.pass(config.Resync + time.Second)
+		assert.True(t, s.isArmed())
+		assert.False(t, s.keeper.Status().Ready)
+		assert.Contains(t, s.keeper.Status().Reason, "stays armed, but this node's API server is on tcp 16443")
+	})
+}
+
 func TestEventsAreAboutTheNodeAndFewOfAKind(t *testing.T) {
 	play(t, withPolicies, func(s *scene) {
 		s.pass(time.Minute)

@@ -81,8 +81,10 @@ type API interface {
 	// CreateEvent creates an Event about the Node.
 	CreateEvent(ctx context.Context, event *corev1.Event) error
 
-	// ReadFelix returns the FelixConfiguration of the Node, nil when there is none.
-	ReadFelix(ctx context.Context) (*failsafe.Configuration, error)
+	// ReadFelix returns the FelixConfiguration with that name, nil when there is none.
+	ReadFelix(ctx context.Context, name string) (*failsafe.Configuration, error)
+	// APIServer returns the addresses and TCP ports at which API servers listen.
+	APIServer(ctx context.Context) (addresses []string, ports []uint16, err error)
 	// AnyArmed tells whether any endpoint is the release's and has these labels too.
 	AnyArmed(ctx context.Context, arming map[string]string) (bool, error)
 	// CountNodes and CountEndpoints return how many there are of anybody, and the name of
@@ -127,6 +129,9 @@ type Config struct {
 	// TrustedCIDRs are networks that the policies trust anyway.
 	AwaitNodes   bool
 	TrustedCIDRs []netip.Prefix
+	// APIServerPorts are TCP ports that the policies let everybody in to. None: whether an API
+	// server of the node stays open is not asked.
+	APIServerPorts []uint16
 	// Failsafe is how Felix's failsafe is narrowed when the node is armed; nil: not.
 	Failsafe *failsafe.Want
 	// Resync is the time after which a pass is made without an event.
@@ -172,6 +177,7 @@ type Keeper struct {
 	memory       memory
 	peers        peers
 	rivals       rivals
+	apiServer    apiServer
 	sweeping     question
 	links        links
 	holdEndpoint hold
@@ -377,6 +383,12 @@ func (k *Keeper) ask(ctx context.Context, f facts, d decision, m memory) (asked 
 		k.askRivals(ctx)
 		asked = true
 	}
+	// Others wait for the endpoint, so that comes first.
+	overdue = len(m.ours) > 0 && (!k.apiServer.asked || f.now.Sub(k.apiServer.last) >= k.config.Resync)
+	if k.config.guardsAPIServer() && (overdue || d.askAPIServer) && k.apiServer.due(f.now) {
+		k.askAPIServer(ctx, f.node)
+		asked = true
+	}
 	if k.wantsSweep(f, d, m) && !f.now.Before(k.whenCalm(k.sweeping.next)) {
 		k.sweep(ctx)
 		asked = true
@@ -419,7 +431,7 @@ func (k *Keeper) checkTrouble(now time.Time, status *Status, alarm *alarm) {
 
 // look collects the facts from the caches.
 func (k *Keeper) look() facts {
-	f := facts{now: time.Now(), problem: k.api.Problem(), rivals: k.rivals, peers: k.peers}
+	f := facts{now: time.Now(), problem: k.api.Problem(), rivals: k.rivals, apiServer: k.apiServer, peers: k.peers}
 	if f.problem != "" {
 		return f
 	}

@@ -59,9 +59,12 @@ type cluster struct {
 	firstNode   string            // the name of the first Node
 	peer        string            // the name of the one that is followed
 	fail        func(verb string) error
-	requests    []string // verb, and for a write of an endpoint its name and whether it leaves it armed
-	follows     []string // caches that are followed
-	events      []*corev1.Event
+	// apiAddresses and apiPorts are where API servers listen.
+	apiAddresses []string
+	apiPorts     []uint16
+	requests     []string // verb, and for a write of an endpoint its name and whether it leaves it armed
+	follows      []string // caches that are followed
+	events       []*corev1.Event
 }
 
 // once is what is read once before changes are followed.
@@ -364,10 +367,16 @@ func (c *cluster) CreateEvent(_ context.Context, event *corev1.Event) error {
 	return nil
 }
 
-func (c *cluster) ReadFelix(context.Context) (*failsafe.Configuration, error) {
+func (c *cluster) ReadFelix(_ context.Context, name string) (*failsafe.Configuration, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.felix["node.n1"], c.request("read felix")
+	return c.felix[name], c.request("read felix")
+}
+
+func (c *cluster) APIServer(context.Context) (addresses []string, ports []uint16, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.apiAddresses), slices.Clone(c.apiPorts), c.request("API server")
 }
 
 func (c *cluster) AnyArmed(_ context.Context, arming map[string]string) (armed bool, err error) {

@@ -261,7 +261,7 @@ func (k *Keeper) widenFelix(ctx context.Context, f facts, alarm *alarm) error {
 		alarm.in(left)
 		return k.holdFelix.err
 	}
-	own, err := k.api.ReadFelix(ctx)
+	own, err := k.api.ReadFelix(ctx, failsafe.Name(k.config.Node))
 	if err != nil {
 		alarm.in(k.holdFelix.failed(time.Now(), err))
 		return err

@@ -147,6 +147,16 @@ func options() []option {
 			},
 		},
 		{
+			group: arming, name: "api-server-ports",
+			usage: "TCP ports open to everybody; an API server of the node has to be on one, or on a failsafe port; empty: anywhere",
+			read: func(s *Settings, text string) (err error) {
+				if text != "" {
+					s.APIServerPorts, err = readPorts(text)
+				}
+				return err
+			},
+		},
+		{
 			group: arming, name: "accept-policies",
 			usage: "GlobalNetworkPolicies of others that may apply to the node, comma separated; * accepts all",
 			read: func(s *Settings, text string) (err error) {

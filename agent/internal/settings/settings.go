@@ -55,6 +55,8 @@ type Settings struct {
 	NarrowFailsafe bool
 	// AwaitNodes delays the first arming until no Ready node would be shut out.
 	AwaitNodes bool
+	// APIServerPorts are the TCP ports that the policies let everybody in to.
+	APIServerPorts []uint16
 	// ClusterCIDRs are the networks that the policies trust anyway.
 	ClusterCIDRs []netip.Prefix
 	// HealthPort is the port of /livez and /readyz on 127.0.0.1.

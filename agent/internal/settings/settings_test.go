@@ -44,6 +44,7 @@ func TestDefaultsAreThoseOfTheContract(t *testing.T) {
 	assert.Equal(t, map[string]string{"host-endpoint": "ingress"}, s.ArmingLabels)
 	assert.True(t, s.AwaitNodes)
 	assert.Empty(t, s.ClusterCIDRs)
+	assert.Empty(t, s.APIServerPorts)
 	assert.Equal(t, 9097, s.HealthPort)
 	assert.Equal(t, 10*time.Minute, s.Resync)
 	assert.Equal(t, slog.LevelInfo, s.LogLevel)
@@ -75,6 +76,7 @@ func TestEverySettingIsReadFromFlagAndFromEnvironment(t *testing.T) {
 		{"await-nodes", "HOST_FIREWALL_AWAIT_NODES", "false", func(s settings.Settings) any { return s.AwaitNodes }, false},
 		{"cluster-cidrs", "HOST_FIREWALL_CLUSTER_CIDRS", "192.0.2.7/24,2001:db8::/32", func(s settings.Settings) any { return s.ClusterCIDRs },
 			[]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}},
+		{"api-server-ports", "HOST_FIREWALL_API_SERVER_PORTS", "6443,443", func(s settings.Settings) any { return s.APIServerPorts }, []uint16{6443, 443}},
 		{"health-port", "HOST_FIREWALL_HEALTH_PORT", "65535", func(s settings.Settings) any { return s.HealthPort }, 65535},
 		{"resync", "HOST_FIREWALL_RESYNC", "1h30m", func(s settings.Settings) any { return s.Resync }, 90 * time.Minute},
 		{"log-level", "HOST_FIREWALL_LOG_LEVEL", "debug", func(s settings.Settings) any { return s.LogLevel }, slog.LevelDebug},
@@ -207,10 +209,10 @@ func TestAllProblemsAreReportedAtOnce(t *testing.T) {
 }
 
 func TestEveryBadItemOfAListIsReported(t *testing.T) {
-	_, err := settings.Parse(required("--cluster-cidrs=a,192.0.2.0/24,b", "--accept-policies=A,p,p,B", "--arming-labels=x,a=b c", "--ssh-ports=0,22,x"), environment())
+	_, err := settings.Parse(required("--cluster-cidrs=a,192.0.2.0/24,b", "--accept-policies=A,p,p,B", "--arming-labels=x,a=b c", "--ssh-ports=0,22,x", "--api-server-ports=0,x"), environment())
 	require.Error(t, err)
 	for flag, items := range map[string][]string{
-		"cluster-cidrs": {`"a"`, `"b"`}, "accept-policies": {`"A"`, `"p" is there twice`, `"B"`}, "arming-labels": {`"x"`, `"b c"`}, "ssh-ports": {`"0"`, `"x"`},
+		"cluster-cidrs": {`"a"`, `"b"`}, "accept-policies": {`"A"`, `"p" is there twice`, `"B"`}, "arming-labels": {`"x"`, `"b c"`}, "ssh-ports": {`"0"`, `"x"`}, "api-server-ports": {`"0"`, `"x"`},
 	} {
 		for _, item := range items {
 			found := 0
@@ -222,7 +224,7 @@ func TestEveryBadItemOfAListIsReported(t *testing.T) {
 			assert.Equal(t, 1, found, "%s in --%s", item, flag)
 		}
 	}
-	assert.Len(t, strings.Split(err.Error(), "\n"), 9)
+	assert.Len(t, strings.Split(err.Error(), "\n"), 11)
 }
 
 func TestHelpShowsEverySettingWithItsVariableAndDefault(t *testing.T) {
@@ -233,9 +235,9 @@ func TestHelpShowsEverySettingWithItsVariableAndDefault(t *testing.T) {
 	help := settings.Help("agent")
 	for _, words := range []string{
 		"agent version",
-		"--node-name        HOST_FIREWALL_NODE_NAME        required\n",
-		"--arming-labels    HOST_FIREWALL_ARMING_LABELS    default: host-endpoint=ingress\n",
-		"--kubeconfig       HOST_FIREWALL_KUBECONFIG       default: empty\n",
+		"--node-name         HOST_FIREWALL_NODE_NAME         required\n",
+		"--arming-labels     HOST_FIREWALL_ARMING_LABELS     default: host-endpoint=ingress\n",
+		"--kubeconfig        HOST_FIREWALL_KUBECONFIG        default: empty\n",
 	} {
 		assert.Contains(t, help, words)
 	}
@@ -255,5 +257,5 @@ func TestLogShowsEverySettingAsItWasTold(t *testing.T) {
 	} {
 		assert.Contains(t, log.String(), words)
 	}
-	assert.Equal(t, 22, strings.Count(log.String(), "settings."))
+	assert.Equal(t, 23, strings.Count(log.String(), "settings."))
 }

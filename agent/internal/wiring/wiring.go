@@ -40,6 +40,7 @@ func Keeper(s settings.Settings, meter keeper.Meter, log *slog.Logger) keeper.Co
 		Revision:       s.PolicyRevision,
 		AwaitNodes:     s.AwaitNodes,
 		TrustedCIDRs:   s.ClusterCIDRs,
+		APIServerPorts: s.APIServerPorts,
 		Resync:         s.Resync,
 		Meter:          meter,
 	}
