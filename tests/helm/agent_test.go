@@ -2,6 +2,7 @@ package helm_test
 
 import (
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -290,6 +291,37 @@ func TestImageIsNamedByTagOrDigest(t *testing.T) {
 		`{repository: "mirror.example.org:5000/hf/agent"}`: "mirror.example.org:5000/hf/agent:0.1.0",
 	} {
 		require.Equal(t, want, render(t, setting{values: "agent: {image: " + orElse(values, "{}") + "}"}).container(t).Image)
+	}
+}
+
+func TestRegistryTakesThePlaceOfTheOneThatIsNamed(t *testing.T) {
+	for _, test := range []struct{ global, registry, repository, want string }{
+		{"", "", "a/agent", "a/agent"},
+		{"", "b.example.org", "a/agent", "b.example.org/a/agent"},
+		{"", "b.example.org", "agent", "b.example.org/agent"},
+		{"", "b.example.org:5000/hub", "a.example.org/agent", "b.example.org:5000/hub/agent"},
+		{"", "b.example.org", "localhost/agent", "b.example.org/agent"},
+		{"", "b.example.org", "a:5000/hf/agent", "b.example.org/hf/agent"},
+		{"c.example.org", "", "a/agent", "c.example.org/a/agent"},
+		{"c.example.org", "b.example.org", "a.example.org/hf/agent", "c.example.org/hf/agent"},
+	} {
+		r := render(t, setting{values: fmt.Sprintf("{global: {imageRegistry: %q}, agent: {image: {registry: %q, repository: %q}}}", test.global, test.registry, test.repository)})
+		for _, pod := range r.pods(t) {
+			require.Equal(t, test.want+":0.1.0", pod.Containers[0].Image, test)
+		}
+	}
+}
+
+// Kubernetes' server-side apply takes no secret twice.
+func TestPullSecretsOfAParentChartComeWithTheAgents(t *testing.T) {
+	for values, want := range map[string][]corev1.LocalObjectReference{
+		``: nil,
+		`{global: {imagePullSecrets: [a, {name: b}]}}`:                                                    {{Name: "a"}, {Name: "b"}},
+		`{global: {imagePullSecrets: [a, {name: a}]}, agent: {imagePullSecrets: [{name: b}, {name: a}]}}`: {{Name: "a"}, {Name: "b"}},
+	} {
+		for _, pod := range render(t, setting{values: values}).pods(t) {
+			require.Equal(t, want, pod.ImagePullSecrets, values)
+		}
 	}
 }
 

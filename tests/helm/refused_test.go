@@ -133,6 +133,13 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`fullnameOverride: a.b`, []string{"/fullnameOverride", "does not match pattern"}},
 		{`fullnameOverride: ` + strings.Repeat("a", 48), []string{"/fullnameOverride", "does not match pattern"}},
 
+		{`agent: {image: {registry: "https://mirror.example.org"}}`, []string{"/agent/image/registry", "does not match pattern"}},
+		{`agent: {imagePullSecrets: [{name: a}, {name: b}, {name: a}]}`, []string{"/agent/imagePullSecrets", "items at 0 and 2 are equal"}},
+		{`global: {imageRegistry: 1}`, []string{"/global/imageRegistry", "want string"}},
+		{`global: {imagePullSecrets: [{secret: a}]}`, []string{"/global/imagePullSecrets/0", "'secret' not allowed"}},
+		{`anchors: {}`, []string{"'anchors' not allowed"}},
+		{`enabled: false`, []string{"enabled is false, and nothing heeds it", "Write mode: off"}},
+
 		// networks that have the form of one
 		{`ssh: {cidrs: [192.0.2.1/24]}`, []string{"ssh.cidrs[0] is 192.0.2.1/24, which has host bits", "Write 192.0.2.0/24 for the network or 192.0.2.1/32 for the host"}},
 		{`ssh: {cidrs: [10.0.0.0/8, 10.128.0.0/8]}`, []string{"ssh.cidrs[1]", "Write 10.0.0.0/8 for"}},

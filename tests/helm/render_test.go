@@ -135,6 +135,11 @@ func chartWith(t testing.TB, values string) *chart.Chart {
 
 func tryRender(t testing.TB, s setting) (*rendered, error) {
 	t.Helper()
+	return tryRenderChart(t, chartWith(t, s.reused), s)
+}
+
+func tryRenderChart(t testing.TB, c *chart.Chart, s setting) (*rendered, error) {
+	t.Helper()
 	kubernetes, err := chartutil.ParseKubeVersion(orElse(s.kubernetes, newestKubernetes))
 	require.NoError(t, err)
 	values, err := chartutil.ReadValues([]byte(s.values))
@@ -147,7 +152,7 @@ func tryRender(t testing.TB, s setting) (*rendered, error) {
 	install.Namespace = orElse(s.namespace, "host-firewall")
 	install.KubeVersion = kubernetes
 	install.APIVersions = s.served
-	installed, err := install.Run(chartWith(t, s.reused), values)
+	installed, err := install.Run(c, values)
 	if err != nil {
 		return nil, err
 	}
@@ -271,6 +276,22 @@ func (r *rendered) all() []runtime.Object {
 		objects = append(objects, hook.object)
 	}
 	return objects
+}
+
+// pods that the release runs: the agent's, and those of its hooks.
+func (r *rendered) pods(t testing.TB) []corev1.PodSpec {
+	t.Helper()
+	pods := []corev1.PodSpec{r.daemonSet(t).Spec.Template.Spec}
+	for _, object := range r.all() {
+		switch o := object.(type) {
+		case *batchv1.Job:
+			pods = append(pods, o.Spec.Template.Spec)
+		case *corev1.Pod:
+			pods = append(pods, o.Spec)
+		}
+	}
+	require.Len(t, pods, 3)
+	return pods
 }
 
 func (r *rendered) policyNames() []string {

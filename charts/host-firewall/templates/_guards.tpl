@@ -175,6 +175,9 @@ before it.
 {{- end -}}
 
 {{- define "host-firewall.guardAgent" -}}
+{{- if eq (toJson .Values.enabled) "false" -}}
+{{- include "host-firewall.refuse" "enabled is false, and nothing heeds it: it is for the condition of a parent chart (`condition: host-firewall.enabled` in its dependencies). Write mode: off, or leave it out." -}}
+{{- end -}}
 {{- if eq (int .Values.agent.runAsUser) 0 -}}
 {{- include "host-firewall.refuse" "agent.runAsUser is 0: the agent needs no rights on the node, and its pod would not start as root. Write any other number, such as agent.runAsUser: 65532." -}}
 {{- end -}}

@@ -51,15 +51,39 @@ annotations:
 {{- end -}}
 {{- end -}}
 
+{{/*
+The image. A registry takes the place of the one that the repository names: that is what stands before the first slash, where it has a
+dot or a port or is localhost.
+*/}}
 {{- define "host-firewall.image" -}}
 {{- $image := .Values.agent.image -}}
 {{- $tag := $image.tag -}}
 {{- if not (or $tag $image.digest) -}}
 {{- $tag = .Chart.AppVersion -}}
 {{- end -}}
-{{- $image.repository -}}
+{{- $repository := $image.repository -}}
+{{- with (.Values.global | default dict).imageRegistry | default $image.registry -}}
+{{- $repository = regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "" | printf "%s/%s" . -}}
+{{- end -}}
+{{- $repository -}}
 {{- with $tag }}:{{ . }}{{ end -}}
 {{- with $image.digest }}@{{ . }}{{ end -}}
+{{- end -}}
+
+{{/*
+Secrets for the image's registry, the parent chart's too, each once; nothing where there are none.
+*/}}
+{{- define "host-firewall.imagePullSecrets" -}}
+{{- $names := list -}}
+{{- range concat ((.Values.global | default dict).imagePullSecrets | default list) (.Values.agent.imagePullSecrets | default list) -}}
+{{- $names = append $names (kindIs "string" . | ternary (dict "name" .) . | dig "name" "") -}}
+{{- end -}}
+{{- range $i, $name := uniq $names -}}
+{{- if not $i -}}
+imagePullSecrets:
+{{- end }}
+  - name: {{ $name | quote }}
+{{- end -}}
 {{- end -}}
 
 {{/*
@@ -160,9 +184,8 @@ arguments, items of a list.
 {{- define "host-firewall.commandPod" -}}
 {{- $agent := .root.Values.agent -}}
 restartPolicy: Never
-{{- with $agent.imagePullSecrets }}
-imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
+{{- with include "host-firewall.imagePullSecrets" .root }}
+{{ . }}
 {{- end }}
 serviceAccountName: {{ .account | quote }}
 automountServiceAccountToken: true
