@@ -60,20 +60,38 @@ func (c command) run(ctx context.Context, args []string, lookupEnv func(string) 
 	}
 	if err != nil {
 		log.Error("cannot "+c.verb, "error", err)
+	}
+	switch {
+	case errors.Is(err, cleanup.ErrRefused):
+		return exitUsage
+	case err != nil:
 		return exitFailure
 	}
 	return exitOK
 }
 
 func doCleanup(ctx context.Context, cluster *calico.Direct, s settings.Command, stdout io.Writer) error {
-	return cleanup.Run(ctx, cluster, cleanup.Config{
+	return cleanup.Run(ctx, cleaned{cluster}, cleanup.Config{
 		Release:      s.Release,
 		ArmingLabels: s.ArmingLabels,
 		Namespace:    s.Namespace,
 		DaemonSet:    s.DaemonSet,
+		Account:      s.Account,
+		APIGroup:     s.APIGroup,
 		TestPod:      s.TestPod,
 		Timeout:      s.Timeout,
 	}, stdout)
+}
+
+// cleaned is the API server as the cleanup sees it.
+type cleaned struct{ *calico.Direct }
+
+// Groups returns Calico's API groups.
+func (c cleaned) Groups() (groups []cleanup.Group) {
+	for _, group := range c.Direct.Groups() {
+		groups = append(groups, group)
+	}
+	return groups
 }
 
 func doVerify(ctx context.Context, cluster *calico.Direct, s settings.Command, stdout io.Writer) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -19,24 +20,44 @@ func TestCleanupIsACommandOfItsOwn(t *testing.T) {
 	}
 }
 
+// clean runs the cleanup on an API server.
+func clean(t *testing.T, server http.HandlerFunc) (code int, stdout, stderr string) {
+	t.Helper()
+	s := httptest.NewServer(server)
+	defer s.Close()
+	args, _ := arguments(t, s.URL)
+	var out, err bytes.Buffer
+	code = run(t.Context(), []string{"cleanup", "--release=fw", "--namespace=ns", "--daemonset=fw", "--account=fw-cleanup", "--timeout=2s", args[4]}, noEnv, &out, &err)
+	return code, out.String(), err.String()
+}
+
 func TestCleanupOfNothingSaysSoAndSucceeds(t *testing.T) {
-	server := httptest.NewServer(http.NotFoundHandler())
-	defer server.Close()
-	args, _ := arguments(t, server.URL)
-	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"cleanup", "--release=fw", "--namespace=ns", "--daemonset=fw", args[4]}, noEnv, &stdout, &stderr)
-	assert.Equal(t, exitOK, code, stderr.String())
-	assert.Equal(t, "DaemonSet ns/fw is not there, so no agents run\nthe API server does not serve Calico's objects, so there are none to remove\n", stdout.String())
+	code, stdout, stderr := clean(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch r.URL.Path {
+		case "/api/v1/namespaces/ns/serviceaccounts/fw-cleanup":
+			fmt.Fprint(w, `{"metadata": {"annotations": {"meta.helm.sh/release-name": "fw"}}}`)
+		case "/apis/crd.projectcalico.org/v1/hostendpoints", "/apis/crd.projectcalico.org/v1/felixconfigurations":
+			fmt.Fprint(w, `{"items": []}`)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	})
+	assert.Equal(t, exitOK, code, stderr)
+	assert.Equal(t, "DaemonSet ns/fw is not there, so no agents run\nno HostEndpoint and no failsafe ports of release fw are left\n", stdout)
 }
 
 func TestCleanupThatFailsIsAFailure(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
-	defer server.Close()
-	args, _ := arguments(t, server.URL)
-	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"cleanup", "--release=fw", "--namespace=ns", "--daemonset=fw", "--timeout=2s", args[4]}, noEnv, &stdout, &stderr)
+	code, _, stderr := clean(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) })
 	assert.Equal(t, exitFailure, code)
-	assert.Contains(t, stderr.String(), "cannot stop DaemonSet ns/fw")
+	assert.Contains(t, stderr, "get DaemonSet ns/fw: ")
+}
+
+// The Job does not try again what ends with exitUsage.
+func TestCleanupThatIsRefusedWillNotDoBetterByARestart(t *testing.T) {
+	code, _, stderr := clean(t, http.NotFound)
+	assert.Equal(t, exitUsage, code)
+	assert.Contains(t, stderr, "Render with --no-hooks")
 }
 
 func TestVerifyIsACommandOfItsOwn(t *testing.T) {

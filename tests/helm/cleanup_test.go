@@ -2,6 +2,7 @@ package helm_test
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/klog/v2"
 
 	"helm.sh/helm/v3/pkg/release"
 )
@@ -20,9 +22,9 @@ import (
 // cleanup returns the Job of the uninstall hook.
 func (r *rendered) cleanup(t testing.TB) *batchv1.Job {
 	t.Helper()
-	require.NotEmpty(t, r.hooks)
-	job, isJob := r.hooks[len(r.hooks)-1].object.(*batchv1.Job)
-	require.True(t, isJob, "the Job is the last")
+	require.Len(t, r.hooks, 1, "Argo CD can't remove hooks that belong to no namespace")
+	job, isJob := r.hooks[0].object.(*batchv1.Job)
+	require.True(t, isJob)
 	return job
 }
 
@@ -34,47 +36,58 @@ func TestUninstallHookIsWholeObjects(t *testing.T) {
 		} {
 			t.Run(group+"/"+names.release, func(t *testing.T) {
 				r := render(t, setting{release: names.release, namespace: names.namespace, served: clusterServing(group)})
-				var got []runtime.Object
-				for _, h := range r.hooks {
-					require.Equal(t, []release.HookEvent{release.HookPreDelete}, h.Events)
-					require.Equal(t, []release.HookDeletePolicy{release.HookBeforeHookCreation, release.HookSucceeded}, h.DeletePolicies)
-					got = append(got, h.object)
-				}
-				require.Equal(t, wantCleanup(names.release, names.namespace, names.id, group), got)
+				require.Equal(t, wantCleaning(names.release, names.namespace, names.id), r.cleaning)
+				require.Equal(t, wantCleanup(names.release, names.namespace, names.id, group), r.cleanup(t))
+				require.Equal(t, []release.HookEvent{release.HookPreDelete}, r.hooks[0].Events)
+				require.Equal(t, []release.HookDeletePolicy{release.HookBeforeHookCreation, release.HookSucceeded}, r.hooks[0].DeletePolicies)
 			})
 		}
 	}
 }
 
-func wantCleanup(releaseName, namespace, id, group string) []runtime.Object {
+// wantCleaning is what belongs to the release for its uninstall, in the order in which Helm writes it.
+func wantCleaning(releaseName, namespace, id string) []runtime.Object {
 	const rbac = "rbac.authorization.k8s.io"
-	name, apiGroup := id+"-cleanup", strings.Split(group, "/")[0]
-	meta := func(namespace, weight string) metav1.ObjectMeta {
-		return metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: objectLabels(releaseName, id), Annotations: map[string]string{
-			"helm.sh/hook":                   "pre-delete",
-			"helm.sh/hook-weight":            weight,
-			"helm.sh/hook-delete-policy":     "before-hook-creation,hook-succeeded",
-			"helm.sh/hook-output-log-policy": "hook-failed",
-		}}
+	name := id + "-cleanup"
+	meta := func(namespace string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: objectLabels(releaseName, id)}
 	}
+	kind := func(kind string) metav1.TypeMeta { return metav1.TypeMeta{APIVersion: rbac + "/v1", Kind: kind} }
 	account := []rbacv1.Subject{{Kind: "ServiceAccount", Name: name, Namespace: namespace}}
-	kind := func(version, kind string) metav1.TypeMeta { return metav1.TypeMeta{APIVersion: version, Kind: kind} }
 	return []runtime.Object{
-		&corev1.ServiceAccount{TypeMeta: kind("v1", "ServiceAccount"), ObjectMeta: meta(namespace, "-20"), AutomountServiceAccountToken: pointer(false)},
-		&rbacv1.ClusterRole{TypeMeta: kind(rbac+"/v1", "ClusterRole"), ObjectMeta: meta("", "-20"), Rules: []rbacv1.PolicyRule{
-			{APIGroups: []string{apiGroup}, Resources: []string{"hostendpoints"}, Verbs: []string{"list", "patch", "delete"}},
-			{APIGroups: []string{apiGroup}, Resources: []string{"felixconfigurations"}, Verbs: []string{"list", "patch", "delete"}},
-		}},
-		&rbacv1.Role{TypeMeta: kind(rbac+"/v1", "Role"), ObjectMeta: meta(namespace, "-20"), Rules: []rbacv1.PolicyRule{
+		&corev1.ServiceAccount{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: meta(namespace), AutomountServiceAccountToken: pointer(false)},
+		&rbacv1.ClusterRole{TypeMeta: kind("ClusterRole"), ObjectMeta: meta(""), Rules: []rbacv1.PolicyRule{{
+			APIGroups: []string{"projectcalico.org", "crd.projectcalico.org"},
+			Resources: []string{"hostendpoints", "felixconfigurations"}, Verbs: []string{"list", "patch", "delete"},
+		}}},
+		&rbacv1.ClusterRoleBinding{TypeMeta: kind("ClusterRoleBinding"), ObjectMeta: meta(""), Subjects: account,
+			RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "ClusterRole", Name: name}},
+		&rbacv1.Role{TypeMeta: kind("Role"), ObjectMeta: meta(namespace), Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, ResourceNames: []string{id}, Verbs: []string{"get", "delete"}},
+			{APIGroups: []string{""}, Resources: []string{"serviceaccounts"}, ResourceNames: []string{name}, Verbs: []string{"get"}},
 			{APIGroups: []string{""}, Resources: []string{"pods"}, ResourceNames: []string{id + "-test"}, Verbs: []string{"delete"}},
 		}},
-		&rbacv1.ClusterRoleBinding{TypeMeta: kind(rbac+"/v1", "ClusterRoleBinding"), ObjectMeta: meta("", "-10"), Subjects: account,
-			RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "ClusterRole", Name: name}},
-		&rbacv1.RoleBinding{TypeMeta: kind(rbac+"/v1", "RoleBinding"), ObjectMeta: meta(namespace, "-10"), Subjects: account,
+		&rbacv1.RoleBinding{TypeMeta: kind("RoleBinding"), ObjectMeta: meta(namespace), Subjects: account,
 			RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "Role", Name: name}},
-		&batchv1.Job{TypeMeta: kind("batch/v1", "Job"), ObjectMeta: meta(namespace, "0"), Spec: batchv1.JobSpec{
-			BackoffLimit:            pointer[int32](2),
+	}
+}
+
+// wantCleanup is the Job of the uninstall hook.
+func wantCleanup(releaseName, namespace, id, group string) *batchv1.Job {
+	name := id + "-cleanup"
+	return &batchv1.Job{
+		TypeMeta: metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: objectLabels(releaseName, id), Annotations: map[string]string{
+			"helm.sh/hook":                   "pre-delete",
+			"helm.sh/hook-delete-policy":     "before-hook-creation,hook-succeeded",
+			"helm.sh/hook-output-log-policy": "hook-failed",
+		}},
+		Spec: batchv1.JobSpec{
+			BackoffLimit: pointer[int32](2),
+			PodFailurePolicy: &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{{
+				Action:      batchv1.PodFailurePolicyActionFailJob,
+				OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{2}},
+			}}},
 			ActiveDeadlineSeconds:   pointer[int64](285),
 			TTLSecondsAfterFinished: pointer[int32](86400),
 			Template: corev1.PodTemplateSpec{
@@ -85,14 +98,16 @@ func wantCleanup(releaseName, namespace, id, group string) []runtime.Object {
 					RestartPolicy:                 corev1.RestartPolicyNever,
 					ServiceAccountName:            name,
 					AutomountServiceAccountToken:  pointer(true),
-					PriorityClassName:             "system-node-critical",
 					HostNetwork:                   true,
 					DNSPolicy:                     corev1.DNSDefault,
 					EnableServiceLinks:            pointer(false),
 					TerminationGracePeriodSeconds: pointer[int64](10),
 					NodeSelector:                  map[string]string{"kubernetes.io/os": "linux"},
-					Affinity:                      wantDaemonSet("", "", "", nil).Spec.Template.Spec.Affinity,
-					Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+					Tolerations: []corev1.Toleration{
+						{Key: "node-role.kubernetes.io/control-plane", Operator: corev1.TolerationOpExists},
+						{Key: "CriticalAddonsOnly", Operator: corev1.TolerationOpExists},
+						{Key: "node.kubernetes.io/network-unavailable", Operator: corev1.TolerationOpExists},
+					},
 					SecurityContext: &corev1.PodSecurityContext{
 						RunAsNonRoot:   pointer(true),
 						RunAsUser:      pointer[int64](65532),
@@ -104,7 +119,7 @@ func wantCleanup(releaseName, namespace, id, group string) []runtime.Object {
 						Image:           "host-firewall/agent:0.1.0",
 						ImagePullPolicy: corev1.PullIfNotPresent,
 						Args: []string{
-							"cleanup", "--release=" + id, "--test-pod=" + id + "-test", "--arming-labels=host-endpoint=ingress", "--api-group=" + group,
+							"cleanup", "--release=" + id, "--account=" + name, "--test-pod=" + id + "-test", "--arming-labels=host-endpoint=ingress", "--api-group=" + group,
 							"--timeout=240s", "--namespace=" + namespace, "--daemonset=" + id, "--log-level=info", "--log-format=text",
 						},
 						Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
@@ -119,7 +134,7 @@ func wantCleanup(releaseName, namespace, id, group string) []runtime.Object {
 					}},
 				},
 			},
-		}},
+		},
 	}
 }
 
@@ -130,10 +145,12 @@ func TestCleanupStopsTheDaemonSetOfTheRelease(t *testing.T) {
 		set := r.daemonSet(t)
 		require.Contains(t, r.cleanup(t).Spec.Template.Spec.Containers[0].Args, "--daemonset="+set.Name)
 		require.Contains(t, r.cleanup(t).Spec.Template.Spec.Containers[0].Args, "--namespace="+set.Namespace)
-		role, isRole := r.hooks[2].object.(*rbacv1.Role)
+		role, isRole := r.cleaning[3].(*rbacv1.Role)
 		require.True(t, isRole)
 		require.Equal(t, []string{set.Name}, role.Rules[0].ResourceNames)
-		require.Equal(t, []string{r.testHooks[0].Name}, role.Rules[1].ResourceNames)
+		require.Equal(t, []string{r.cleanup(t).Spec.Template.Spec.ServiceAccountName}, role.Rules[1].ResourceNames)
+		require.Contains(t, r.cleanup(t).Spec.Template.Spec.Containers[0].Args, "--account="+role.Rules[1].ResourceNames[0])
+		require.Equal(t, []string{r.testHooks[0].Name}, role.Rules[2].ResourceNames)
 		require.Contains(t, r.cleanup(t).Spec.Template.Spec.Containers[0].Args, "--test-pod="+r.testHooks[0].Name)
 		require.Equal(t, set.Namespace, role.Namespace)
 	}
@@ -151,7 +168,7 @@ func TestPodOfTheCleanupIsNoPodOfTheDaemonSet(t *testing.T) {
 	}
 }
 
-func TestCleanupRunsAsAndWhereTheAgentRuns(t *testing.T) {
+func TestCleanupRunsAsTheAgentRuns(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
 	r := render(t, setting{values: `
 hostEndpoint: {labels: {zone: dmz}}
@@ -162,10 +179,6 @@ agent:
   image: {digest: "` + digest + `", pullPolicy: Always}
   imagePullSecrets: [{name: pull}]
   runAsUser: 10001
-  nodeSelector: {zone: edge}
-  affinity: null
-  tolerations: []
-  priorityClassName: ""
   resources: null
   kubernetesService: {host: api.example.org}
   extraEnv: [{name: HTTPS_PROXY, value: "http://192.0.2.1:3128"}]
@@ -176,10 +189,6 @@ agent:
 	require.Equal(t, map[string]string{"example.org/owner": "network"}, job.Spec.Template.Annotations)
 	pod := job.Spec.Template.Spec
 	require.Equal(t, agent.ImagePullSecrets, pod.ImagePullSecrets)
-	require.Equal(t, agent.NodeSelector, pod.NodeSelector)
-	require.Nil(t, pod.Affinity)
-	require.Equal(t, []corev1.Toleration{{Operator: corev1.TolerationOpExists}}, pod.Tolerations, "whatever the agents tolerate")
-	require.Empty(t, pod.PriorityClassName)
 	require.Equal(t, agent.SecurityContext, pod.SecurityContext)
 	container := pod.Containers[0]
 	require.Equal(t, agent.Containers[0].Image, container.Image)
@@ -193,11 +202,37 @@ agent:
 	})
 }
 
-func TestCleanupCanBeSwitchedOff(t *testing.T) {
-	require.Empty(t, render(t, setting{values: `cleanup: {enabled: false}`}).hooks)
+// What the agents ask for may match no node, and a pod that tolerates everything is put on a dead node, too.
+func TestHooksRunOnAnyNodeThatIsAlive(t *testing.T) {
+	r := render(t, setting{values: `
+cleanup: {tolerations: [{key: dedicated, operator: Exists}]}
+agent:
+  nodeSelector: {zone: nowhere}
+  affinity: {nodeAffinity: {}}
+  tolerations: [{operator: Exists}]
+  priorityClassName: missing`})
+	for _, pod := range []corev1.PodSpec{r.cleanup(t).Spec.Template.Spec, r.testPod(t).Spec, render(t, setting{}).cleanup(t).Spec.Template.Spec} {
+		require.Equal(t, map[string]string{"kubernetes.io/os": "linux"}, pod.NodeSelector)
+		require.Nil(t, pod.Affinity)
+		require.Empty(t, pod.PriorityClassName)
+		for _, taint := range []string{"unreachable", "not-ready", "unschedulable", "out-of-service"} {
+			for _, effect := range []corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectNoExecute} {
+				require.False(t, slices.ContainsFunc(pod.Tolerations, func(toleration corev1.Toleration) bool {
+					return toleration.ToleratesTaint(klog.Background(), &corev1.Taint{Key: "node.kubernetes.io/" + taint, Effect: effect}, false)
+				}), taint)
+			}
+		}
+	}
+	require.Contains(t, r.testPod(t).Spec.Tolerations, corev1.Toleration{Key: "dedicated", Operator: corev1.TolerationOpExists})
+}
 
-	r := render(t, setting{values: `rbac: {create: false}`})
-	require.Len(t, r.hooks, 2, "its account and the Job; its rights are somebody else's")
+func TestCleanupCanBeSwitchedOff(t *testing.T) {
+	r := render(t, setting{values: `cleanup: {enabled: false}`})
+	require.Empty(t, r.hooks)
+	require.Empty(t, r.cleaning)
+
+	r = render(t, setting{values: `rbac: {create: false}`})
+	require.Len(t, r.cleaning, 1, "its account; its rights are somebody else's")
 	require.Equal(t, "host-firewall-cleanup", r.cleanup(t).Spec.Template.Spec.ServiceAccountName)
 }
 

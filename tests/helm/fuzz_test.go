@@ -39,6 +39,9 @@ func FuzzValues(f *testing.F) {
 				delete(agent, key)
 			}
 		}
+		if cleanup, isMap := values["cleanup"].(map[string]any); isMap {
+			delete(cleanup, "tolerations")
+		}
 		clean, err := yaml.Marshal(values)
 		require.NoError(t, err)
 		requireRefusedOrSound(t, setting{values: string(clean)})
@@ -197,7 +200,7 @@ func (i inventor) value(path string) any {
 		})
 	case "agent.affinity", "agent.resources", "agent.updateStrategy":
 		return map[string]any{}
-	case "agent.tolerations":
+	case "agent.tolerations", "cleanup.tolerations":
 		return i.list(func() any { return map[string]any{"operator": "Exists"} })
 	case "agent.nodeSelector":
 		return i.labels("zone", "kubernetes.io/arch")

@@ -5,7 +5,6 @@ package helm_test
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"errors"
 	"flag"
 	"io"
@@ -83,7 +82,7 @@ type rendered struct {
 	manifest string
 	notes    string
 
-	// kinds in the order in which Helm writes them, without what helm test needs.
+	// kinds in the order in which Helm writes them, without what helm test and the uninstall hook need.
 	kinds               []string
 	objects             []runtime.Object
 	serviceAccounts     []corev1.ServiceAccount
@@ -96,10 +95,10 @@ type rendered struct {
 	flowSchemas         []flowcontrolv1.FlowSchema
 	priorityLevels      []flowcontrolv1.PriorityLevelConfiguration
 	podMonitors         []monitoring.PodMonitor
-	// testing are the objects that helm test needs, but for its Pod.
-	testing []runtime.Object
+	// testing are the objects that helm test needs, but for its Pod, and cleaning those that the uninstall hook needs, but for its Job.
+	testing, cleaning []runtime.Object
 
-	// hooks of the uninstall in the order in which Helm runs them, and those of helm test.
+	// hooks of the uninstall, and those of helm test.
 	hooks     []hook
 	testHooks []hook
 }
@@ -168,7 +167,6 @@ func tryRenderChart(t testing.TB, c *chart.Chart, s setting) (*rendered, error) 
 		}
 		r.manifest += "\n---\n" + h.Manifest
 	}
-	slices.SortStableFunc(r.hooks, func(a, b hook) int { return cmp.Compare(a.Weight, b.Weight) })
 	return r, nil
 }
 
@@ -185,8 +183,12 @@ func (r *rendered) decode(t testing.TB) {
 	for _, object := range decodeAll(t, r.manifest) {
 		kind := object.GetObjectKind().GroupVersionKind()
 		r.objects = append(r.objects, object)
-		if strings.HasSuffix(object.(metav1.Object).GetName(), "-test") {
+		switch name := object.(metav1.Object).GetName(); {
+		case strings.HasSuffix(name, "-test"):
 			r.testing = append(r.testing, object)
+			continue
+		case strings.HasSuffix(name, "-cleanup"):
+			r.cleaning = append(r.cleaning, object)
 			continue
 		}
 		r.kinds = append(r.kinds, kind.Kind)

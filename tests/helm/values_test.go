@@ -297,6 +297,7 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"agent.metrics.address":                  {metrics, `agent: {metrics: {enabled: true, address: 127.0.0.1}}`},
 		"agent.metrics.port":                     {metrics, `agent: {metrics: {enabled: true, port: 9199}}`},
 		"cleanup.enabled":                        {``, `cleanup: {enabled: false}`},
+		"cleanup.tolerations":                    {``, `cleanup: {tolerations: [{key: dedicated}]}`},
 		"cleanup.timeoutSeconds":                 {``, `cleanup: {timeoutSeconds: 60}`},
 		"calico.apiGroup":                        {``, `calico: {apiGroup: crd.projectcalico.org/v1}`},
 		"ssh.cidrs":                              {``, ssh},

@@ -12,6 +12,38 @@ import (
 
 // This file is what only the command cleanup asks for.
 
+// Group is one of Calico's API groups, served or not.
+type Group struct{ Direct }
+
+// Groups returns both of them.
+func (d *Direct) Groups() (groups []*Group) {
+	for _, name := range []string{GroupV3, GroupCRD} {
+		groups = append(groups, &Group{Direct{&Cluster{options: d.options, client: d.client, caches: &caches{group: name}}}})
+	}
+	return groups
+}
+
+// Name returns the name and version of the group.
+func (g *Group) Name() string { return g.known().group }
+
+// DaemonSet returns the annotations of a DaemonSet, and whether it is there.
+func (d *Direct) DaemonSet(ctx context.Context, namespace, name string) (annotations map[string]string, there bool, err error) {
+	set, err := d.daemonSet(ctx, namespace, name)
+	if set == nil {
+		return nil, false, err
+	}
+	return set.Metadata.Annotations, true, nil
+}
+
+// Account returns the annotations of a ServiceAccount; of one that is not there it has
+// none.
+func (d *Direct) Account(ctx context.Context, namespace, name string) (annotations map[string]string, err error) {
+	where := path.Join(namespacePath("v1", namespace, serviceAccounts), name)
+	var account struct{ Metadata metav1.ObjectMeta }
+	_, err = d.read(ctx, where, serviceAccounts, "ServiceAccount "+namespace+"/"+name, &account)
+	return account.Metadata.Annotations, err
+}
+
 // StopDaemonSet deletes a DaemonSet. Kubernetes keeps the object until its pods
 // are gone, so that there is nothing else to watch. It returns whether the
 // DaemonSet is still there, and how many pods it had when it last looked.
@@ -44,13 +76,17 @@ func (d *Direct) DeletePod(ctx context.Context, namespace, name string) error {
 }
 
 // PatchEndpoint applies a JSON merge patch to the endpoint with that name.
-func (d *Direct) PatchEndpoint(ctx context.Context, name string, patch []byte) error {
-	_, err := d.Cluster.PatchEndpoint(ctx, name, patch)
+func (g *Group) PatchEndpoint(ctx context.Context, name string, patch []byte) error {
+	_, err := g.Cluster.PatchEndpoint(ctx, name, patch)
 	return err
 }
 
 // FelixConfigurations returns all FelixConfigurations, as the API server has them
-// now.
-func (d *Direct) FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error) {
-	return ofCalico[failsafe.Configuration](ctx, d, felixConfigurations, "")
+// now. Where they are not served there are none.
+func (g *Group) FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error) {
+	all, err := ofCalico[failsafe.Configuration](ctx, &g.Direct, felixConfigurations, "")
+	if codeOf(err) == http.StatusNotFound {
+		return nil, nil
+	}
+	return all, err
 }

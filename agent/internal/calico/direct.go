@@ -3,7 +3,6 @@ package calico
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"path"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -58,14 +57,10 @@ func (d *Direct) Endpoints(ctx context.Context) ([]*v3.HostEndpoint, error) {
 	return ofCalico[v3.HostEndpoint](ctx, d, hostEndpoints, "")
 }
 
-// ofCalico lists the objects of one of Calico's resources with the labels. Where
-// the resource is not served there are none.
+// ofCalico lists the objects of one of Calico's resources with the labels.
 func ofCalico[T any](ctx context.Context, d *Direct, resource, labels string) ([]*T, error) {
 	group := d.known().group
 	objects, err := newest[T](ctx, d, resourcePath(group, resource), labels)
-	if codeOf(err) == http.StatusNotFound {
-		return nil, nil
-	}
 	for _, object := range objects {
 		trim(group, any(object).(metav1.Object))
 	}
@@ -85,9 +80,10 @@ func newest[T any](ctx context.Context, d *Direct, where, labels string) (object
 }
 
 const (
-	daemonSets     = "daemonsets"
-	endpointSlices = "endpointslices"
-	pods           = "pods"
+	daemonSets      = "daemonsets"
+	endpointSlices  = "endpointslices"
+	pods            = "pods"
+	serviceAccounts = "serviceaccounts"
 )
 
 // daemonSet is what the commands look at. The whole type is a large part of

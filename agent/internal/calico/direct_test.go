@@ -101,38 +101,67 @@ func TestDaemonSetThatMayNotBeDeletedIsAnError(t *testing.T) {
 	assert.ErrorContains(t, err, "delete DaemonSet ns/fw: ")
 }
 
-func TestCommandReadsTheNewestAndDeletesWhatItHasRead(t *testing.T) {
-	for _, group := range []string{calico.GroupV3, calico.GroupCRD} {
-		t.Run(group, func(t *testing.T) {
-			server := newAPIServer(t)
-			c := newDirect(t, server, group)
-			server.on("GET /apis/"+group, resources("hostendpoints", "globalnetworkpolicies"))
-			served, err := c.Served(t.Context())
-			require.NoError(t, err)
-			require.True(t, served)
+func TestCommandReadsTheNewestAndDeletesWhatItHasReadInBothGroups(t *testing.T) {
+	server := newAPIServer(t)
+	groups := newDirect(t, server, calico.GroupCRD).Groups()
+	require.Len(t, groups, 2)
+	for i, name := range []string{calico.GroupV3, calico.GroupCRD} {
+		t.Run(name, func(t *testing.T) {
+			group := groups[i]
+			assert.Equal(t, name, group.Name())
+			_, err := group.Endpoints(t.Context())
+			require.ErrorContains(t, err, "does not serve hostendpoints", "which may mean that they can't be seen")
+
 			metadata := metav1.ObjectMeta{Name: "n1", UID: "u1", ResourceVersion: "5", Annotations: map[string]string{"projectcalico.org/metadata": "{}"}}
-			server.on("GET /apis/"+group+"/hostendpoints", list(group, "HostEndpointList", v3.HostEndpoint{ObjectMeta: metadata}))
-			endpoints, err := c.Endpoints(t.Context())
+			server.on("GET /apis/"+name+"/hostendpoints", list(name, "HostEndpointList", v3.HostEndpoint{ObjectMeta: metadata}))
+			endpoints, err := group.Endpoints(t.Context())
 			require.NoError(t, err)
 			require.Len(t, endpoints, 1)
-			asked := server.asked("GET /apis/" + group + "/hostendpoints")
+			asked := server.asked("GET /apis/" + name + "/hostendpoints")
 			assert.Empty(t, asked[0].query, "no label selector, for calicoctl hides labels, and no old version")
-			if group == calico.GroupV3 {
+			if name == calico.GroupV3 {
 				assert.Empty(t, endpoints[0].Annotations, "it means nothing there")
 			} else {
 				assert.Len(t, endpoints[0].Annotations, 1)
 			}
 
-			server.on("DELETE /apis/"+group+"/hostendpoints/n1", object(200, metav1.Status{}))
-			require.NoError(t, c.DeleteEndpoint(t.Context(), endpoints[0]))
+			server.on("DELETE /apis/"+name+"/hostendpoints/n1", object(200, metav1.Status{}))
+			require.NoError(t, group.DeleteEndpoint(t.Context(), endpoints[0]))
 			assert.JSONEq(t, `{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u1","resourceVersion":"5"}}`,
-				server.asked("DELETE /apis/" + group + "/hostendpoints/n1")[0].body)
+				server.asked("DELETE /apis/" + name + "/hostendpoints/n1")[0].body)
 
-			configurations, err := c.FelixConfigurations(t.Context())
+			configurations, err := group.FelixConfigurations(t.Context())
 			require.NoError(t, err, "where they are not served there are none")
 			assert.Empty(t, configurations)
 		})
 	}
+}
+
+func TestAnnotationsTellWhoHasInstalledTheRelease(t *testing.T) {
+	server := newAPIServer(t)
+	d := newDirect(t, server, calico.GroupCRD)
+	const account = "/api/v1/namespaces/ns/serviceaccounts/fw-cleanup"
+	_, there, err := d.DaemonSet(t.Context(), "ns", "fw")
+	require.NoError(t, err)
+	assert.False(t, there)
+	none, err := d.Account(t.Context(), "ns", "fw-cleanup")
+	require.NoError(t, err)
+	assert.Empty(t, none)
+
+	marked := object(200, map[string]any{"metadata": map[string]any{"annotations": map[string]any{"by": "helm"}}})
+	server.on("GET "+daemonSet, marked)
+	server.on("GET "+account, marked)
+	onSet, there, err := d.DaemonSet(t.Context(), "ns", "fw")
+	require.NoError(t, err)
+	assert.True(t, there)
+	assert.Equal(t, map[string]string{"by": "helm"}, onSet)
+	onAccount, err := d.Account(t.Context(), "ns", "fw-cleanup")
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"by": "helm"}, onAccount)
+
+	server.on("GET "+account, failure(403, metav1.StatusReasonForbidden))
+	_, err = d.Account(t.Context(), "ns", "fw-cleanup")
+	require.ErrorContains(t, err, "get ServiceAccount ns/fw-cleanup: ")
 }
 
 func TestRolloutIsReadFromTheDaemonSetAndItsPods(t *testing.T) {

@@ -30,16 +30,37 @@ const (
 	retryMost  = 10 * time.Second
 	// parallel is how many requests are made at a time.
 	parallel = 16
+
+	// What those write on what they install that run hooks as hooks. Argo CD's label is
+	// no mark: the chart has it, too.
+	markOfHelm = "meta.helm.sh/release-name"
+	markOfArgo = "argocd.argoproj.io/tracking-id"
 )
+
+// ErrRefused tells that nothing was touched, and will not be the next time either.
+var ErrRefused = errors.New("refused")
 
 // Cluster is what the package needs of the API server.
 type Cluster interface {
-	// Served tells whether Calico's API is there at all.
-	Served(ctx context.Context) (bool, error)
+	// Groups returns the API groups by which Calico's objects may be reached.
+	Groups() []Group
+	// DaemonSet returns the annotations of a DaemonSet, and whether it is there.
+	DaemonSet(ctx context.Context, namespace, name string) (annotations map[string]string, there bool, err error)
+	// Account returns the annotations of a ServiceAccount.
+	Account(ctx context.Context, namespace, name string) (annotations map[string]string, err error)
 	// StopDaemonSet deletes a DaemonSet in such a way that it is there until its pods
 	// are gone, and may be called again meanwhile. It returns whether it is still
 	// there, and how many pods it had when it last looked.
 	StopDaemonSet(ctx context.Context, namespace, name string) (there bool, pods int, err error)
+	// DeletePod deletes a Pod.
+	DeletePod(ctx context.Context, namespace, name string) error
+}
+
+// Group is one of Calico's API groups. Where both of them are served they may be two
+// ways to the same objects.
+type Group interface {
+	// Name is the name and version of the group.
+	Name() string
 	// Endpoints returns all HostEndpoints, whosever they are.
 	Endpoints(ctx context.Context) ([]*v3.HostEndpoint, error)
 	// PatchEndpoint applies a JSON merge patch.
@@ -52,8 +73,6 @@ type Cluster interface {
 	PatchFelix(ctx context.Context, name string, patch []byte) error
 	// DeleteFelix deletes a FelixConfiguration, in the version that is given.
 	DeleteFelix(ctx context.Context, configuration *failsafe.Configuration) error
-	// DeletePod deletes a Pod.
-	DeletePod(ctx context.Context, namespace, name string) error
 }
 
 // Config says what to remove.
@@ -64,6 +83,10 @@ type Config struct {
 	ArmingLabels map[string]string
 	// Namespace and DaemonSet are where the agents run.
 	Namespace, DaemonSet string
+	// Account is the ServiceAccount of the cleanup, in the same namespace.
+	Account string
+	// APIGroup is the Group that the agents write to; empty: they find out.
+	APIGroup string
 	// TestPod is a Pod in the same namespace that goes as well: Helm leaves that of
 	// helm test behind. Empty: there is none.
 	TestPod string
@@ -78,37 +101,44 @@ func Run(ctx context.Context, cluster Cluster, config Config, out io.Writer) err
 	ctx, cancel := context.WithTimeout(ctx, config.Timeout)
 	defer cancel()
 	c := &cleaner{cluster: cluster, config: config, out: out}
+	steps := []step{
+		{"find out who has installed the release", c.lookForDeployer},
+		{"reach Calico's objects", c.reach},
+	}
+	for _, s := range steps {
+		if err := c.persist(ctx, s); err != nil {
+			return err
+		}
+	}
 	if err := c.stopAgents(ctx); err != nil {
 		return err
 	}
-	served := false
-	err := c.persist(ctx, "find Calico's API", func(ctx context.Context) (err error) {
-		served, err = cluster.Served(ctx)
-		return err
-	})
-	if err != nil {
-		return err
+	steps = []step{{"remove HostEndpoints", c.inEach(c.removeEndpoints)}, {"take back failsafe ports", c.inEach(c.restoreFailsafes)}}
+	if config.TestPod != "" {
+		steps = append(steps, step{"remove the Pod of helm test", c.removeTestPod})
 	}
-	if served {
-		if err := c.persist(ctx, "remove HostEndpoints", c.removeEndpoints); err != nil {
+	for _, s := range steps {
+		if err := c.persist(ctx, s); err != nil {
 			return err
 		}
-		if err := c.persist(ctx, "take back failsafe ports", c.restoreFailsafes); err != nil {
-			return err
-		}
-		c.say("no HostEndpoint and no failsafe ports of release %s are left", config.Release)
-	} else {
-		c.say("the API server does not serve Calico's objects, so there are none to remove")
 	}
-	if config.TestPod == "" {
-		return nil
-	}
-	return c.persist(ctx, "remove the Pod of helm test", c.removeTestPod)
+	c.say("no HostEndpoint and no failsafe ports of release %s are left", config.Release)
+	return nil
+}
+
+// step is one thing to do.
+type step struct {
+	// what it is, for a person.
+	what string
+	do   func(context.Context) error
 }
 
 type cleaner struct {
 	cluster Cluster
 	config  Config
+
+	agents bool    // the DaemonSet was there when the cleanup began
+	groups []Group // that answer
 
 	mu  sync.Mutex
 	out io.Writer
@@ -121,18 +151,18 @@ func (c *cleaner) say(format string, args ...any) {
 	fmt.Fprintf(c.out, format+"\n", args...)
 }
 
-// persist does a step until it succeeds or the time is over. What goes wrong is
-// said once, until it is something else.
-func (c *cleaner) persist(ctx context.Context, step string, do func(context.Context) error) error {
+// persist does a step until it succeeds, is refused, or the time is over. What goes
+// wrong is said once, until it is something else.
+func (c *cleaner) persist(ctx context.Context, s step) error {
 	told := ""
 	for delay := retryFirst; ; delay = min(2*delay, retryMost) {
-		err := do(ctx)
-		if err == nil {
-			return nil
+		err := s.do(ctx)
+		if err == nil || errors.Is(err, ErrRefused) {
+			return err
 		}
 		if ctx.Err() == nil && err.Error() != told {
 			told = err.Error()
-			c.say("cannot %s, trying again: %s", step, told)
+			c.say("cannot %s, trying again: %s", s.what, told)
 		}
 		pause := delay
 		if seconds, suggested := apierrors.SuggestsClientDelay(err); suggested {
@@ -143,9 +173,70 @@ func (c *cleaner) persist(ctx context.Context, step string, do func(context.Cont
 			if told == "" {
 				told = err.Error()
 			}
-			return fmt.Errorf("cannot %s, and the time is over: %s", step, told)
+			return fmt.Errorf("cannot %s, and the time is over: %s", s.what, told)
 		case <-time.After(pause):
 		}
+	}
+}
+
+// lookForDeployer refuses where the release was installed by none of those that know
+// a hook for what it is: others would run the cleanup as soon as they apply it. A mark
+// on one of two objects is enough. The DaemonSet is the first to go, and somebody may
+// have made one of them again by hand.
+func (c *cleaner) lookForDeployer(ctx context.Context) (err error) {
+	marked := func(annotations map[string]string) bool {
+		return annotations[markOfHelm] != "" || annotations[markOfArgo] != ""
+	}
+	var annotations map[string]string
+	annotations, c.agents, err = c.cluster.DaemonSet(ctx, c.config.Namespace, c.config.DaemonSet)
+	if err != nil || marked(annotations) {
+		return err
+	}
+	annotations, err = c.cluster.Account(ctx, c.config.Namespace, c.config.Account)
+	if err != nil || marked(annotations) {
+		return err
+	}
+	return fmt.Errorf("%w: neither Helm nor Argo CD has installed release %s, for its DaemonSet has neither the annotation %s nor %s. "+
+		"So this is no uninstall, but a hook that was applied like any other object, as `helm template | kubectl apply` does. "+
+		"Nothing was touched. Render with --no-hooks, and delete this Job", ErrRefused, c.config.Release, markOfHelm, markOfArgo)
+}
+
+// reach looks at all that the cleanup will have to change, so that nothing is stopped
+// that could not be taken back as well. The group that the agents write to may be gone,
+// or its server may be cut off. Then the endpoints have to show in the other one, where
+// Calico keeps what it is told through the first.
+func (c *cleaner) reach(ctx context.Context) error {
+	c.groups = nil
+	reached := !c.agents || c.config.APIGroup == ""
+	var problems []string
+	for _, group := range c.cluster.Groups() {
+		endpoints, err := c.endpoints(ctx, group)
+		if err == nil {
+			_, err = group.FelixConfigurations(ctx)
+		}
+		if err != nil {
+			problems = append(problems, fmt.Sprintf("%s: %v", group.Name(), err))
+			continue
+		}
+		c.groups = append(c.groups, group)
+		reached = reached || group.Name() == c.config.APIGroup || len(endpoints) > 0
+	}
+	if len(c.groups) == 0 || !reached {
+		return fmt.Errorf("%s. Felix may go on enforcing what cannot be seen, so nothing was stopped; "+
+			"where Calico is gone for good, write helm uninstall --no-hooks", strings.Join(problems, "; "))
+	}
+	return nil
+}
+
+// inEach does something in every group that was reached.
+func (c *cleaner) inEach(do func(context.Context, Group) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		for _, group := range c.groups {
+			if err := do(ctx, group); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 }
 
@@ -160,10 +251,10 @@ func (c *cleaner) stopAgents(ctx context.Context) error {
 	for {
 		var there bool
 		var pods int
-		err := c.persist(patience, "stop "+subject, func(ctx context.Context) (err error) {
+		err := c.persist(patience, step{"stop " + subject, func(ctx context.Context) (err error) {
 			there, pods, err = c.cluster.StopDaemonSet(ctx, c.config.Namespace, c.config.DaemonSet)
 			return err
-		})
+		}})
 		switch {
 		case err != nil && !began:
 			// Agents that run would put back what is removed.
@@ -197,8 +288,8 @@ func (c *cleaner) removeTestPod(ctx context.Context) error {
 
 // removeEndpoints disarms every endpoint of the release and then removes it. It
 // fails when any is left.
-func (c *cleaner) removeEndpoints(ctx context.Context) error {
-	endpoints, err := c.endpoints(ctx)
+func (c *cleaner) removeEndpoints(ctx context.Context, group Group) error {
+	endpoints, err := c.endpoints(ctx, group)
 	if err != nil {
 		return err
 	}
@@ -208,7 +299,7 @@ func (c *cleaner) removeEndpoints(ctx context.Context) error {
 		err := each(armed, func(hep *v3.HostEndpoint) error {
 			patch, err := shape.Patch(hep, shape.Disarmed(hep))
 			if err == nil {
-				err = c.cluster.PatchEndpoint(ctx, hep.Name, patch)
+				err = group.PatchEndpoint(ctx, hep.Name, patch)
 			}
 			return c.did("disarmed HostEndpoint "+hep.Name, err)
 		})
@@ -216,7 +307,7 @@ func (c *cleaner) removeEndpoints(ctx context.Context) error {
 			return err
 		}
 		// They are others now, and deleted are only those that were seen.
-		if endpoints, err = c.endpoints(ctx); err != nil {
+		if endpoints, err = c.endpoints(ctx, group); err != nil {
 			return err
 		}
 		if slices.ContainsFunc(endpoints, shape.Armed) {
@@ -224,27 +315,27 @@ func (c *cleaner) removeEndpoints(ctx context.Context) error {
 		}
 	}
 	err = each(endpoints, func(hep *v3.HostEndpoint) error {
-		return c.did("removed HostEndpoint "+hep.Name, c.cluster.DeleteEndpoint(ctx, hep))
+		return c.did("removed HostEndpoint "+hep.Name, group.DeleteEndpoint(ctx, hep))
 	})
 	if err != nil {
 		return err
 	}
-	if endpoints, err = c.endpoints(ctx); err != nil || len(endpoints) == 0 {
+	if endpoints, err = c.endpoints(ctx, group); err != nil || len(endpoints) == 0 {
 		return err
 	}
 	return fmt.Errorf("HostEndpoints have come back, among them %s: is an agent of the release still running?", endpoints[0].Name)
 }
 
 // endpoints returns those of the release.
-func (c *cleaner) endpoints(ctx context.Context) ([]*v3.HostEndpoint, error) {
-	all, err := c.cluster.Endpoints(ctx)
+func (c *cleaner) endpoints(ctx context.Context, group Group) ([]*v3.HostEndpoint, error) {
+	all, err := group.Endpoints(ctx)
 	return slices.DeleteFunc(all, func(hep *v3.HostEndpoint) bool { return endpoint.ReleaseOf(hep) != c.config.Release }), err
 }
 
 // restoreFailsafes takes back what the agents of the release wrote into
 // FelixConfigurations.
-func (c *cleaner) restoreFailsafes(ctx context.Context) error {
-	all, err := c.cluster.FelixConfigurations(ctx)
+func (c *cleaner) restoreFailsafes(ctx context.Context, group Group) error {
+	all, err := group.FelixConfigurations(ctx)
 	if err != nil {
 		return err
 	}
@@ -268,10 +359,10 @@ func (c *cleaner) restoreFailsafes(ctx context.Context) error {
 	}
 	err = each(tasks, func(t task) error {
 		if t.change.Delete {
-			return c.did("removed FelixConfiguration "+t.configuration.Name, c.cluster.DeleteFelix(ctx, t.configuration))
+			return c.did("removed FelixConfiguration "+t.configuration.Name, group.DeleteFelix(ctx, t.configuration))
 		}
 		return c.did("put the failsafe ports of FelixConfiguration "+t.configuration.Name+" back",
-			c.cluster.PatchFelix(ctx, t.configuration.Name, t.change.Patch))
+			group.PatchFelix(ctx, t.configuration.Name, t.change.Patch))
 	})
 	if problems = append(problems, err); errors.Join(problems...) != nil {
 		return errors.Join(problems...)

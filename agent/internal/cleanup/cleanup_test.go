@@ -27,13 +27,17 @@ import (
 )
 
 // fake is a cluster that keeps the promise of cleanup.Cluster, and fails where a
-// test makes it.
+// test makes it. It has one API group, or a second one beside it.
 type fake struct {
 	mu        sync.Mutex
 	pods      int // of the DaemonSet; it goes with the last, one a look
 	stuck     bool
 	daemonSet bool
+	onSet     map[string]string // annotations of the DaemonSet
+	onAccount map[string]string // and of the cleanup's ServiceAccount
+	name      string            // of the group
 	served    bool
+	other     *fake
 	endpoints map[string]*v3.HostEndpoint
 	felix     map[string]*failsafe.Configuration
 	pod       bool // that helm test has left
@@ -44,7 +48,8 @@ type fake struct {
 
 func newFake() *fake {
 	return &fake{
-		daemonSet: true, pods: 2, served: true,
+		daemonSet: true, pods: 2, name: "projectcalico.org/v3", served: true,
+		onSet:     map[string]string{"meta.helm.sh/release-name": "fw"},
 		endpoints: map[string]*v3.HostEndpoint{}, felix: map[string]*failsafe.Configuration{},
 		before: func(string) error { return nil },
 	}
@@ -73,10 +78,28 @@ func (f *fake) call(call string, write bool) error {
 	return nil
 }
 
-func (f *fake) Served(context.Context) (bool, error) {
+func (f *fake) Groups() []cleanup.Group {
+	if f.other != nil {
+		return []cleanup.Group{f, f.other}
+	}
+	return []cleanup.Group{f}
+}
+
+func (f *fake) Name() string { return f.name }
+
+func (f *fake) DaemonSet(_ context.Context, namespace, name string) (map[string]string, bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.served, f.call("served", false)
+	if !f.daemonSet {
+		return nil, false, f.call("get "+namespace+"/"+name, false)
+	}
+	return f.onSet, true, f.call("get "+namespace+"/"+name, false)
+}
+
+func (f *fake) Account(_ context.Context, namespace, name string) (map[string]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.onAccount, f.call("get "+namespace+"/"+name, false)
 }
 
 func (f *fake) StopDaemonSet(_ context.Context, namespace, name string) (bool, int, error) {
@@ -97,6 +120,9 @@ func (f *fake) StopDaemonSet(_ context.Context, namespace, name string) (bool, i
 func (f *fake) Endpoints(context.Context) ([]*v3.HostEndpoint, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if !f.served {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "hostendpoints"}, "")
+	}
 	err := f.call("list endpoints", false)
 	return copies(f.endpoints), err
 }
@@ -217,7 +243,7 @@ func (f *fake) run(t *testing.T) (said string, err error) {
 	synctest.Test(t, func(t *testing.T) {
 		err = cleanup.Run(t.Context(), f, cleanup.Config{
 			Release: "fw", ArmingLabels: map[string]string{"host-endpoint": "ingress"},
-			Namespace: "ns", DaemonSet: "fw", TestPod: "fw-test", Timeout: 4 * time.Minute,
+			Namespace: "ns", DaemonSet: "fw", Account: "fw-cleanup", APIGroup: "projectcalico.org/v3", TestPod: "fw-test", Timeout: 4 * time.Minute,
 		}, &out)
 	})
 	return out.String(), err
@@ -268,6 +294,7 @@ func TestEverythingOfTheReleaseGoesAndNothingElse(t *testing.T) {
 		assert.Contains(t, said, words)
 	}
 
+	f.onAccount = map[string]string{"meta.helm.sh/release-name": "fw"}
 	said, err = f.run(t)
 	require.NoError(t, err, "a second time")
 	assert.Equal(t, "DaemonSet ns/fw is not there, so no agents run\nno HostEndpoint and no failsafe ports of release fw are left\n", said)
@@ -285,12 +312,6 @@ func TestThePodOfHelmTestKeepsNobodyFromBeingOpened(t *testing.T) {
 	_, err := f.run(t)
 	require.ErrorContains(t, err, "cannot remove the Pod of helm test, and the time is over: may not")
 	assert.Empty(t, f.endpoints)
-
-	f = newFake()
-	f.served, f.pod = false, true
-	said, err := f.run(t)
-	require.NoError(t, err, said)
-	assert.False(t, f.pod, "it goes without Calico, too")
 }
 
 // A node that lost its endpoint would be a stranger to the nodes that are still
@@ -448,7 +469,7 @@ func TestEndpointThatIsArmedAgainKeepsAllTheOthers(t *testing.T) {
 	lists := 0
 	f.before = func(call string) error {
 		if call == "list endpoints" {
-			if lists++; lists%2 == 0 {
+			if lists++; lists%2 == 1 { // the first is before anything is stopped
 				f.hep("n2", "fw", "host-endpoint=ingress")
 			}
 		}
@@ -469,13 +490,98 @@ func TestNoteThatNobodyCanReadIsReportedAfterTheRestIsDone(t *testing.T) {
 	assert.Equal(t, []string{"node.n2"}, keys(f.felix))
 }
 
-func TestClusterWithoutCalicoHasNothingToRemove(t *testing.T) {
+// Others than Helm and Argo CD apply a hook as any other object: at once, and again
+// and again.
+func TestNothingIsTouchedWhereTheHookWasAppliedLikeAnyOtherObject(t *testing.T) {
+	helm, argo := map[string]string{"meta.helm.sh/release-name": "fw"}, map[string]string{"argocd.argoproj.io/tracking-id": "fw:apps/DaemonSet:ns/fw"}
+	for name, test := range map[string]struct {
+		daemonSet        bool
+		onSet, onAccount map[string]string
+		refused          bool
+	}{
+		"kubectl apply":                       {true, map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}"}, nil, true},
+		"kubectl apply, DaemonSet not there":  {false, nil, nil, true},
+		"Helm":                                {true, helm, helm, false},
+		"Argo CD":                             {true, argo, argo, false},
+		"Helm, the DaemonSet gone already":    {false, nil, helm, false},
+		"Helm, the DaemonSet applied by hand": {true, nil, helm, false},
+		"Helm, the account applied by hand":   {true, helm, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake()
+			f.hep("n1", "fw", "host-endpoint=ingress")
+			f.daemonSet, f.onSet, f.onAccount = test.daemonSet, test.onSet, test.onAccount
+			said, err := f.run(t)
+			if !test.refused {
+				require.NoError(t, err)
+				assert.Empty(t, f.endpoints)
+				return
+			}
+			require.ErrorIs(t, err, cleanup.ErrRefused)
+			require.ErrorContains(t, err, "--no-hooks")
+			assert.Empty(t, f.writes)
+			assert.Empty(t, said, "it is not tried again")
+		})
+	}
+}
+
+func TestNothingIsStoppedWhileCalicosObjectsCannotBeReached(t *testing.T) {
+	away := func(call string) error {
+		if strings.HasPrefix(call, "list") {
+			return errors.New("its server is away")
+		}
+		return nil
+	}
+	for name, test := range map[string]struct {
+		damage  func(f *fake)
+		reaches bool
+		words   string
+	}{
+		"nothing of Calico is served":                  {func(f *fake) { f.served, f.other.served = false, false }, false, "helm uninstall --no-hooks"},
+		"the other group has none":                     {func(f *fake) { f.served = false }, false, "projectcalico.org/v3: "},
+		"its server is away, the other group has none": {func(f *fake) { f.before = away }, false, "projectcalico.org/v3: its server is away"},
+		"the endpoints may be read, failsafes may not": {func(f *fake) {
+			f.before = func(call string) error { return map[bool]error{true: errors.New("forbidden")}[call == "list felix"] }
+		}, false, "forbidden"},
+		"not served any more, but in the other group":         {func(f *fake) { f.served = false; f.other.hep("n1", "fw", "host-endpoint=ingress") }, true, ""},
+		"its server is away, but in the other group":          {func(f *fake) { f.before = away; f.other.hep("n1", "fw", "host-endpoint=ingress") }, true, ""},
+		"the other group may not be read":                     {func(f *fake) { f.other.before = away }, true, ""},
+		"stopped before, and what is left is in no group":     {func(f *fake) { f.served, f.daemonSet = false, false }, true, ""},
+		"stopped before, and nothing of Calico is served now": {func(f *fake) { f.served, f.other.served, f.daemonSet = false, false, false }, false, "cannot be seen"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake()
+			f.onAccount = f.onSet
+			f.other = newFake()
+			f.other.name = "crd.projectcalico.org/v1"
+			test.damage(f)
+			said, err := f.run(t)
+			if test.reaches {
+				require.NoError(t, err, said)
+				assert.False(t, f.daemonSet)
+				assert.Empty(t, f.other.endpoints)
+				return
+			}
+			require.ErrorContains(t, err, "cannot reach Calico's objects, and the time is over: ")
+			require.ErrorContains(t, err, test.words)
+			require.ErrorContains(t, err, "nothing was stopped")
+			assert.Empty(t, f.writes)
+			assert.Empty(t, f.other.writes)
+		})
+	}
+}
+
+func TestWhatIsLeftInTheOtherGroupGoesAsWell(t *testing.T) {
 	f := newFake()
-	f.served = false
+	f.other = newFake()
+	f.hep("n1", "fw", "host-endpoint=ingress")
+	f.other.hep("n1", "fw", "host-endpoint=ingress")
+	f.other.narrowed(t, "n1", "fw", nil)
 	said, err := f.run(t)
-	require.NoError(t, err)
-	assert.Contains(t, said, "does not serve Calico's objects")
-	assert.False(t, f.daemonSet, "agents are stopped all the same")
+	require.NoError(t, err, said)
+	assert.Empty(t, f.endpoints)
+	assert.Empty(t, f.other.endpoints)
+	assert.Empty(t, f.other.felix)
 }
 
 func keys[T any](m map[string]T) (names []string) {

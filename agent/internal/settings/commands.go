@@ -18,6 +18,8 @@ type Command struct {
 	Namespace string
 	// DaemonSet is the name of the DaemonSet that runs the agents.
 	DaemonSet string
+	// Account is the ServiceAccount of the cleanup, in the same namespace.
+	Account string
 	// TestPod is the Pod of helm test, in the same namespace; empty: there is none.
 	TestPod string
 	// Timeout is how long the command tries.
@@ -53,6 +55,13 @@ func cleanupOptions(c *Command) []option {
 		shared(identity, "release"),
 		whereabouts(identity, c),
 		[]option{{
+			group: identity, name: "account", required: true,
+			usage: "name of the ServiceAccount of the cleanup, on which it shows who has installed the release",
+			read: func(_ *Settings, text string) error {
+				c.Account = text
+				return check(text, "the name of a ServiceAccount", validation.IsDNS1123Subdomain)
+			},
+		}, {
 			group: identity, name: "test-pod",
 			usage: "name of the Pod that helm test has left; empty: none",
 			read: func(_ *Settings, text string) error {
@@ -140,7 +149,8 @@ func timeout(c *Command, preset, usage string) []option {
 // cleanup.
 func CleanupHelp(program string) string {
 	return help(program, "cleanup", `removes what the agents of a release have made: it stops their DaemonSet, then removes every
-HostEndpoint of the release and what they wrote into FelixConfigurations. It can be run again at any time.`, cleanupOptions(&Command{}))
+HostEndpoint of the release and what they wrote into FelixConfigurations. It can be run again at any time. It touches nothing, and ends
+with 2, where neither Helm nor Argo CD has installed the release: others run hooks as they apply them.`, cleanupOptions(&Command{}))
 }
 
 // VerifyHelp returns the text for a person who asks for help with the command

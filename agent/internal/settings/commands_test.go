@@ -19,17 +19,18 @@ func TestCleanupIsToldByFlagOrVariable(t *testing.T) {
 		"HOST_FIREWALL_DAEMONSET": "other",
 		"HOST_FIREWALL_LOG_LEVEL": "debug",
 	}
-	c, err := settings.ParseCleanup([]string{"--release=fw", "--daemonset=fw", "--test-pod=fw-test", "--timeout=90s", "--arming-labels=a=b,c="},
+	c, err := settings.ParseCleanup([]string{"--release=fw", "--daemonset=fw", "--account=fw-cleanup", "--test-pod=fw-test", "--timeout=90s", "--arming-labels=a=b,c="},
 		func(name string) (string, bool) { value, ok := environment[name]; return value, ok })
 	require.NoError(t, err)
 	assert.Equal(t, "fw", c.Release)
 	assert.Equal(t, "kube-system", c.Namespace)
 	assert.Equal(t, "fw", c.DaemonSet, "the flag wins")
+	assert.Equal(t, "fw-cleanup", c.Account)
 	assert.Equal(t, "fw-test", c.TestPod)
 	assert.Equal(t, 90*time.Second, c.Timeout)
 	assert.Equal(t, map[string]string{"a": "b", "c": ""}, c.ArmingLabels)
 	assert.Equal(t, slog.LevelDebug, c.LogLevel)
-	assert.Equal(t, "[release=fw namespace=kube-system daemonset=fw test-pod=fw-test arming-labels=a=b,c= api-group= kubeconfig= timeout=1m30s log-level=debug log-format=text]",
+	assert.Equal(t, "[release=fw namespace=kube-system daemonset=fw account=fw-cleanup test-pod=fw-test arming-labels=a=b,c= api-group= kubeconfig= timeout=1m30s log-level=debug log-format=text]",
 		strings.ReplaceAll(c.LogValue().String(), "=90s", "=1m30s"))
 }
 
@@ -39,6 +40,7 @@ func TestCleanupReportsEverythingBadAtOnce(t *testing.T) {
 		"--release (HOST_FIREWALL_RELEASE): is required",
 		"--namespace (HOST_FIREWALL_NAMESPACE): is required",
 		"--daemonset (HOST_FIREWALL_DAEMONSET): is required",
+		"--account (HOST_FIREWALL_ACCOUNT): is required",
 		`--test-pod (HOST_FIREWALL_TEST_POD): "A" is not the name of a Pod`,
 		`--timeout (HOST_FIREWALL_TIMEOUT): "soon" is no time`,
 		"not defined: -node-name",

@@ -189,24 +189,24 @@ restartPolicy: Never
 {{- end }}
 serviceAccountName: {{ .account | quote }}
 automountServiceAccountToken: true
-{{- with $agent.priorityClassName }}
-priorityClassName: {{ . | quote }}
-{{- end }}
-# It runs where an agent runs, for the same reasons: the way to the API server that agents have is one that is open.
+# The way to the API server that agents have is one that is open.
 hostNetwork: true
 dnsPolicy: Default
 enableServiceLinks: false
 terminationGracePeriodSeconds: 10
-{{- with $agent.nodeSelector }}
+# Any node that is alive will do. What holds for the agents (agent.nodeSelector, agent.affinity, agent.tolerations) may match none.
 nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $agent.affinity }}
-affinity:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
+  kubernetes.io/os: linux
 tolerations:
-  - operator: Exists
+  - key: node-role.kubernetes.io/control-plane
+    operator: Exists
+  - key: CriticalAddonsOnly
+    operator: Exists
+  - key: node.kubernetes.io/network-unavailable
+    operator: Exists
+  {{- with dig "tolerations" list .root.Values.cleanup }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 securityContext:
   runAsNonRoot: true
   runAsUser: {{ int64 $agent.runAsUser }}
@@ -268,13 +268,4 @@ pulled.
 */}}
 {{- define "host-firewall.cleanupDeadline" -}}
 {{- add (int .Values.cleanup.timeoutSeconds) 45 -}}
-{{- end -}}
-
-{{/*
-Annotations of an object of the uninstall hook. Takes a dict of root and weight: what the Job needs is made before it. What a
-former attempt has left is replaced, and all of it goes when it has succeeded. A Job that has failed stays, and newer Helm prints
-its log.
-*/}}
-{{- define "host-firewall.cleanupAnnotations" -}}
-{{- include "host-firewall.annotations" (dict "root" .root "own" (dict "helm.sh/hook" "pre-delete" "helm.sh/hook-weight" .weight "helm.sh/hook-delete-policy" "before-hook-creation,hook-succeeded" "helm.sh/hook-output-log-policy" "hook-failed")) -}}
 {{- end -}}
