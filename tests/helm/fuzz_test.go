@@ -102,6 +102,9 @@ var (
 func unhelpful(t testing.TB, refusal error) string {
 	t.Helper()
 	words := refusal.Error()
+	if strings.Contains(words, "does not match pattern") {
+		return "a regular expression is no help: " + words
+	}
 	if refusedBySchema.MatchString(words) {
 		return ""
 	}

@@ -153,7 +153,6 @@ type schemaNode struct {
 	Ref                  string                 `json:"$ref"`
 	Type                 any                    `json:"type"`
 	Properties           map[string]*schemaNode `json:"properties"`
-	PatternProperties    map[string]*schemaNode `json:"patternProperties"`
 	AdditionalProperties any                    `json:"additionalProperties"`
 	Items                *schemaNode            `json:"items"`
 	Definitions          map[string]*schemaNode `json:"definitions"`

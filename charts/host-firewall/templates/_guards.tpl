@@ -1,8 +1,9 @@
 {{/*
 What values.schema.json cannot say, because it takes two values together, or arithmetic, or better words. Every message names the
-value and says what to write instead. Included once, in globalnetworkpolicies.yaml.
+value and says what to write instead.
 */}}
 {{- define "host-firewall.guards" -}}
+{{- include "host-firewall.guardForms" . -}}
 {{- include "host-firewall.guardNetworks" . -}}
 {{- include "host-firewall.guardPorts" . -}}
 {{- include "host-firewall.guardSSH" . -}}
@@ -28,9 +29,6 @@ Refuses the values, with the words it is given, on a line of their own behind wh
 {{- end -}}
 {{- range $path, $cidrs := $lists -}}
 {{- range $i, $cidr := $cidrs -}}
-{{- if and (eq $path "essential.nodeLocalDNS") (not (hasSuffix (contains ":" $cidr | ternary "/128" "/32") $cidr)) -}}
-{{- include "host-firewall.refuse" (printf "%s[%d] is %s, more than one address: everything from there would be let in. Write each address, such as 169.254.20.10/32." $path $i $cidr) -}}
-{{- end -}}
 {{- with include "host-firewall.networkOfHost" $cidr -}}
 {{- $host := printf "%s/%s" (splitList "/" $cidr | first) (contains ":" $cidr | ternary "128" "32") -}}
 {{- include "host-firewall.refuse" (printf "%s[%d] is %s, which has host bits: is the network meant or the host? Write %s for the network or %s for the host." $path $i $cidr . $host) -}}

@@ -165,14 +165,15 @@ Environment variables of the agent and of the cleanup beside their own settings;
 What the agents and the test are told alike, as items of a list of arguments.
 */}}
 {{- define "host-firewall.wantedArguments" -}}
+{{- include "host-firewall.policySet" . -}}
 {{- $policies := list -}}
-{{- range include "host-firewall.policies" . | fromYamlArray -}}
+{{- range .policySet.policies -}}
 {{- $policies = append $policies .name -}}
 {{- end -}}
 - {{ printf "--release=%s" (include "host-firewall.fullname" .) | quote }}
 - {{ printf "--mode=%s" (include "host-firewall.mode" .) | quote }}
 - {{ printf "--policies=%s" (join "," $policies) | quote }}
-- {{ printf "--policy-revision=%s" (include "host-firewall.revision" .) | quote }}
+- {{ printf "--policy-revision=%s" .policySet.revision | quote }}
 - {{ printf "--api-group=%s" (include "host-firewall.apiGroup" .) | quote }}
 - {{ printf "--arming-labels=%s" (include "host-firewall.armingLabels" .) | quote }}
 {{- end -}}

@@ -1,6 +1,6 @@
 {{/*
-The policies: what may pass. They are rendered once, by host-firewall.policies, as a YAML list of name and spec; everything else
-(the objects, their revision, the agent's arguments, the guards) reads that list. Every policy has `types`, for on
+The policies: what may pass. They are rendered once, by host-firewall.policySet, as a list of name and spec; everything else (the
+objects, the agent's arguments) reads that list. Every policy has `types`, for on
 crd.projectcalico.org/v1 nothing is defaulted and a policy without them governs both directions; none has a `tier`, which
 older Calico does not know.
 */}}
@@ -225,10 +225,17 @@ upgrade that leaves preDNAT behind must take the drop out of it first, or the dr
 {{- end -}}
 
 {{/*
-The revision of the policies: the agents of this rollout arm a node only when every policy carries it. It covers the API group, the
-names and the specs; labels and annotations change nothing in what may pass.
+Checks the values and renders the policies, once: all templates get the same root, and there the outcome is left for whoever asks
+next, as .policySet with policies and revision. Gives nothing.
+
+The agents of this rollout arm a node only when every policy carries the revision. It covers the API group, the names and the specs; labels
+and annotations change nothing in what may pass.
 */}}
-{{- define "host-firewall.revision" -}}
+{{- define "host-firewall.policySet" -}}
+{{- if not (hasKey . "policySet") -}}
+{{- include "host-firewall.guards" . -}}
 {{- $policies := include "host-firewall.policies" . | fromYamlArray -}}
-{{- list (include "host-firewall.apiGroup" .) $policies | toJson | sha256sum | trunc 16 -}}
+{{- $revision := list (include "host-firewall.apiGroup" .) $policies | toJson | sha256sum | trunc 16 -}}
+{{- $_ := set . "policySet" (dict "policies" $policies "revision" $revision) -}}
+{{- end -}}
 {{- end -}}

@@ -1,0 +1,146 @@
+{{/*
+The forms of texts: by the path of a value which form it has, or its items have, or its keys and their values; and by the name of a form
+what it looks like. The schema only knows that they are texts, for all that it can say of one that it does not like is a regular
+expression.
+*/}}
+
+{{- define "host-firewall.formOf" -}}
+nameOverride: name
+fullnameOverride: id
+ssh.cidrs: network
+ssh.ports: port
+cluster.cidrs: network
+essential.nodeLocalDNS: address
+hostEndpoint.labels: label
+hostEndpoint.interfaces: interface
+hostEndpoint.nodeLabels: node label
+hostEndpoint.acceptPolicies: policy
+agent.image.repository: repository
+agent.image.tag: tag
+agent.image.digest: digest
+agent.podLabels: label
+agent.podAnnotations: annotation
+agent.kubernetesService.host: server
+agent.metrics.address: node address
+agent.resync: time
+serviceAccount.name: object
+serviceAccount.annotations: annotation
+podMonitor.labels: label
+podMonitor.interval: interval
+commonLabels: label
+commonAnnotations: annotation
+{{- range $i, $entry := .Values.ingress }}
+ingress[{{ $i }}].name: name
+ingress[{{ $i }}].cidrs: network
+ingress[{{ $i }}].protocol: protocol
+ingress[{{ $i }}].ports: port
+{{- end }}
+{{- end -}}
+
+{{/*
+For each form a regular expression, what it is called, and what to write; and for one that may be a number, that in quotes.
+*/}}
+{{- define "host-firewall.forms" -}}
+{{- $byte := `(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])` -}}
+{{- $v4 := printf `%s(\.%s){3}` $byte $byte -}}
+{{- $v6 := `((h:){7}h|(h:){1,7}:|(h:){1,6}:h|(h:){1,5}(:h){1,2}|(h:){1,4}(:h){1,3}|(h:){1,3}(:h){1,4}|(h:){1,2}(:h){1,5}|h:(:h){1,6}|:((:h){1,7}|:))` | replace "h" `[0-9A-Fa-f]{1,4}` -}}
+{{- $port := `([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])` -}}
+{{- $label := `[a-z0-9]([-a-z0-9]*[a-z0-9])?` -}}
+{{- $object := printf `%s(\.%s)*` $label $label -}}
+{{- $name := `[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?` -}}
+{{- $time := `[1-9][0-9]{0,5}[hms]([0-9]{1,6}[ms]){0,2}` -}}
+{{- dict
+  "network" (list (printf `%s/(3[0-2]|[12]?[0-9])|%s/(12[0-8]|1[01][0-9]|[1-9]?[0-9])` $v4 $v6) "a network with its prefix length" "for example 192.0.2.0/24 or 2001:db8::/32")
+  "address" (list (printf `%s/32|%s/128` $v4 $v6) "a single address with /32 or /128" "for example 169.254.20.10/32")
+  "node address" (list (printf `%s|%s` $v4 $v6) "an address of a node" "for example 127.0.0.1 or ::1 without a port, or nothing for all")
+  "server" (list `[0-9A-Za-z]([-0-9A-Za-z.]*[0-9A-Za-z])?|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*` "an address or a name" "for example 192.0.2.1 or api.example.org")
+  "port" (list (printf `%s:%s` $port $port) "a port or a range of ports" "a number from 1 to 65535, or a range such as \"30000:32767\"" $port)
+  "protocol" (list `TCP|UDP|SCTP|ICMP|ICMPv6` "a protocol that Calico knows" "TCP, UDP, SCTP, ICMP, ICMPv6, or a number such as 112" `[0-9]+`)
+  "interface" (list `([-A-Za-z0-9_.*?]|\[\^?([A-Za-z0-9_.](-[A-Za-z0-9_.])?)+\])+` "the name of an interface or a glob" "for example *, eth0, eth* or bond?")
+  "node label" (list (printf `(%s/)?(%s|[A-Za-z0-9][-A-Za-z0-9_.]{0,61}\*)|[a-z0-9]([-a-z0-9.]*[a-z0-9])?/\*` $object $name) "the key of a label or its beginning" "for example topology.kubernetes.io/zone or topology.kubernetes.io/*")
+  "policy" (list (printf `\*|%s` $object) "the name of a policy" "the whole name, or * for all")
+  "object" (list $object "the name of an object" "lower-case letters, digits, dashes and dots")
+  "name" (list `[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?` "a name" "at most 63 lower-case letters, digits and dashes")
+  "id" (list `[a-z0-9]([-a-z0-9]{0,45}[a-z0-9])?` "a name that leaves room for -allow-essential" "at most 47 lower-case letters, digits and dashes")
+  "label" (list (printf `(%s)?` $name) "the value of a label" "at most 63 letters, digits, dashes, dots and underscores")
+  "label key" (list (printf `(%s/)?%s` $object $name) "the key of a label" "for example zone or example.org/zone")
+  "annotation" (list `(?s).*` "" "")
+  "annotation key" (list (printf `(%s/)?%s` (replace "a-z" "A-Za-z" $object) $name) "the key of an annotation" "for example owner or example.org/owner")
+  "repository" (list `[A-Za-z0-9][-A-Za-z0-9._:/]*` "the name of an image" "for example registry.example.org/host-firewall/agent")
+  "tag" (list `[A-Za-z0-9_][-A-Za-z0-9_.]{0,127}` "the tag of an image" "for example 0.1.0")
+  "digest" (list `sha256:[0-9a-f]{64}` "the digest of an image" "sha256: and 64 digits, 0 to 9 and a to f")
+  "time" (list $time "a time in hours, minutes and seconds" "for example 10m or 1h30m")
+  "interval" (list `[1-9][0-9]{0,5}(ms|[smh])` "a time" "for example 30s")
+| toJson -}}
+{{- end -}}
+
+{{/*
+What was meant by a text that does not have its form, in words; nothing where nobody can tell. Takes a dict of path, value and form.
+*/}}
+{{- define "host-firewall.meant" -}}
+{{- $form := .form -}}
+{{- $meant := list -}}
+{{- $known := true -}}
+{{- range regexFindAll `[^\s,;]+` (regexReplaceAll ` *- *` .value "-") -1 -}}
+{{- $found := "" -}}
+{{- range list . (contains ":" . | ternary "128" "32" | printf "%s/%s" .) (regexReplaceAll `-|\.\.` . ":") (lower .) (upper .) (upper . | replace "V6" "v6") -}}
+{{- if $found -}}
+{{- else if regexMatch (printf "^(%s)$" (first $form)) . -}}
+{{- $found = regexMatch `^[0-9]+:[0-9]+$` . | ternary (printf "%q" .) . -}}
+{{- else if and (gt (len $form) 3) (regexMatch (printf "^(%s)$" (last $form)) .) -}}
+{{- $found = printf "%s without quotes" . -}}
+{{- end -}}
+{{- end -}}
+{{- $known = and $known $found -}}
+{{- $meant = append $meant $found -}}
+{{- end -}}
+{{- if and $known (eq (len $meant) 1) -}}
+{{- first $meant -}}
+{{- else if and $known $meant (hasSuffix "]" .path) -}}
+each as an item of its own: {{ join ", " $meant }}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Refuses a text that does not have its form. Takes a dict of path, value and form.
+*/}}
+{{- define "host-firewall.guardForm" -}}
+{{- if not (regexMatch (printf "^(%s)$" (first .form)) .value) -}}
+{{- include "host-firewall.refuse" (printf "%s is %q, not %s. Write %s." .path .value (index .form 1) (include "host-firewall.meant" . | default (index .form 2))) -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+All texts that have a form. A list of thousands is looked at in one go, and item by item only where something is wrong with it.
+*/}}
+{{- define "host-firewall.guardForms" -}}
+{{- $forms := include "host-firewall.forms" . | fromJson -}}
+{{- $values := deepCopy .Values -}}
+{{- range $i, $entry := .Values.ingress -}}
+{{- $_ := set $values (printf "ingress[%d]" $i) $entry -}}
+{{- end -}}
+{{- range $path, $name := include "host-firewall.formOf" . | fromYaml -}}
+{{- $form := get $forms $name -}}
+{{- $value := $values -}}
+{{- range splitList "." $path -}}
+{{- $value = get ($value | default dict) . -}}
+{{- end -}}
+{{- if kindIs "slice" $value -}}
+{{- $lines := join "\n" $value -}}
+{{- if not (and (regexMatch (printf "^(%s)(\n(%s))*$" (first $form) (first $form)) $lines) (eq (len $value) (splitList "\n" $lines | len))) -}}
+{{- range $i, $item := $value -}}
+{{- if kindIs "string" $item -}}
+{{- include "host-firewall.guardForm" (dict "path" (printf "%s[%d]" $path $i) "value" $item "form" $form) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- else if kindIs "map" $value -}}
+{{- range $key, $text := $value -}}
+{{- include "host-firewall.guardForm" (dict "path" (printf "%s has a key that" $path) "value" $key "form" (get $forms (printf "%s key" $name))) -}}
+{{- include "host-firewall.guardForm" (dict "path" (printf "%s.%s" $path $key) "value" $text "form" $form) -}}
+{{- end -}}
+{{- else if and $value (kindIs "string" $value) -}}
+{{- include "host-firewall.guardForm" (dict "path" $path "value" $value "form" $form) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
