@@ -420,7 +420,7 @@ func TestTroubleWithAWatchIsToldOnceAndPasses(t *testing.T) {
 		answer http.HandlerFunc
 		want   string
 	}{
-		"no right": {failure(403, metav1.StatusReasonForbidden), `ClusterRole lacks the right \"list\" on \"globalnetworkpolicies\"`},
+		"no right": {failure(403, metav1.StatusReasonForbidden), `account lacks the right \"list\" on \"globalnetworkpolicies\"`},
 		"nonsense": {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{")) }, "GlobalNetworkPolicies of release fw"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"testing"
+	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/stretchr/testify/assert"
@@ -181,7 +182,7 @@ func TestRolloutIsReadFromTheDaemonSetAndItsPods(t *testing.T) {
 		maps.Copy(metadata, more)
 		return map[string]any{
 			"metadata": metadata, "spec": map[string]any{"nodeName": node},
-			"status": map[string]any{"conditions": []any{map[string]any{"type": "PodScheduled", "status": "True"}, map[string]any{"type": "Ready", "status": ready}}},
+			"status": map[string]any{"conditions": []any{map[string]any{"type": "PodScheduled", "status": "True"}, map[string]any{"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-02T03:04:05Z"}}},
 		}
 	}
 	const podsOf = "/api/v1/namespaces/ns/pods"
@@ -190,7 +191,9 @@ func TestRolloutIsReadFromTheDaemonSetAndItsPods(t *testing.T) {
 		pod("p0", "n1", "True", map[string]any{"deletionTimestamp": "2026-01-01T00:00:00Z"})))
 	rollout, err := d.Rollout(t.Context(), "ns", "fw")
 	require.NoError(t, err)
-	want := verify.Rollout{Wanted: 3, Agents: []verify.Agent{{Node: "n1", Pod: "p1", Ready: true}, {Node: "n2", Pod: "p2"}}}
+	since := rollout.Agents[0].Since
+	require.True(t, since.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)))
+	want := verify.Rollout{Wanted: 3, Agents: []verify.Agent{{Node: "n1", Pod: "p1", Ready: true, Since: since}, {Node: "n2", Pod: "p2", Since: since}}}
 	assert.Equal(t, want, rollout, "what the controller has not seen yet nobody has")
 	assert.Equal(t, "labelSelector=app%3Dfw%2Cof%3Da", server.asked("GET " + podsOf)[0].query)
 

@@ -3,7 +3,7 @@ package calico
 import (
 	"context"
 	"fmt"
-	"slices"
+	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
@@ -25,10 +25,15 @@ type pod struct {
 	} `json:"status"`
 }
 
-func (p *pod) ready() bool {
-	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-	})
+// ready tells whether the Pod is ready, and since when it is or is not; zero where
+// nobody has said yet.
+func (p *pod) ready() (ready bool, since time.Time) {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue, c.LastTransitionTime.Time
+		}
+	}
+	return false, time.Time{}
 }
 
 // Rollout returns how far the agents of a DaemonSet are rolled out. Its absence is
@@ -51,7 +56,8 @@ func (d *Direct) Rollout(ctx context.Context, namespace, name string) (verify.Ro
 	}
 	for _, p := range running {
 		if p.Metadata.DeletionTimestamp == nil && p.Spec.NodeName != "" {
-			rollout.Agents = append(rollout.Agents, verify.Agent{Node: p.Spec.NodeName, Pod: p.Metadata.Name, Ready: p.ready()})
+			ready, since := p.ready()
+			rollout.Agents = append(rollout.Agents, verify.Agent{Node: p.Spec.NodeName, Pod: p.Metadata.Name, Ready: ready, Since: since})
 		}
 	}
 	return rollout, nil

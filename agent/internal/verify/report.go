@@ -86,9 +86,11 @@ func judge(want Want, s seen) report {
 		if agent, has := agents[name]; has {
 			problem = want.lack(agent, row, ours[name])
 		} else {
-			row.state, row.reason = "no agent", "it is not protected"
+			// What an agent has noted is as old as that agent.
+			noted := row
+			row = node{name: name, state: "no agent", reason: "it is not protected"}
 			if len(ours[name]) > 0 {
-				row.reason = "nobody keeps its endpoint " + ours[name][0].Name
+				row.reason = fmt.Sprintf("nobody keeps its endpoint %s, which an agent that is gone noted as %s at %s", ours[name][0].Name, noted.state, timeOf(noted.since))
 			}
 			if want.Off {
 				problem = want.lackOf(ours[name])
@@ -125,9 +127,9 @@ func rowOf(name string, endpoints []*v3.HostEndpoint) node {
 func (w Want) lack(agent Agent, row node, endpoints []*v3.HostEndpoint) string {
 	switch lack := w.lackOf(endpoints); {
 	case !agent.Ready && row.reason != "":
-		return fmt.Sprintf("agent %s is not ready, its node was last noted as %s: %s", agent.Pod, row.state, row.reason)
+		return fmt.Sprintf("agent %s has not been ready since %s, its node was last noted as %s: %s", agent.Pod, timeOf(agent.Since), row.state, row.reason)
 	case !agent.Ready:
-		return fmt.Sprintf("agent %s is not ready, its log says why", agent.Pod)
+		return fmt.Sprintf("agent %s has not been ready since %s, its log says why", agent.Pod, timeOf(agent.Since))
 	case lack != "":
 		return lack
 	case len(endpoints) > 0 && row.state != w.state():
@@ -163,11 +165,7 @@ func (r report) print(out io.Writer) error {
 	table := tabwriter.NewWriter(&text, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "NODE\tSTATE\tSINCE\tREASON")
 	for _, n := range r.nodes {
-		since := "-"
-		if !n.since.IsZero() {
-			since = n.since.UTC().Format(time.RFC3339)
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", n.name, n.state, since, cmp.Or(n.reason, "-"))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", n.name, n.state, timeOf(n.since), cmp.Or(n.reason, "-"))
 	}
 	fmt.Fprintln(table, "\nPOLICY\tREVISION")
 	for _, p := range r.policies {
@@ -177,6 +175,14 @@ func (r report) print(out io.Writer) error {
 	text.WriteString("\n" + r.verdict() + "\n")
 	_, err := io.WriteString(out, text.String())
 	return err
+}
+
+// timeOf writes a time, and a dash where there is none.
+func timeOf(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
 }
 
 // verdict says in words what the tables mean.

@@ -45,8 +45,10 @@ type Agent struct {
 	Node string
 	// Pod is its name.
 	Pod string
-	// Ready tells that the agent itself finds everything as it should be.
+	// Ready tells that the agent itself finds everything as it should be, and Since
+	// since when it does or does not.
 	Ready bool
+	Since time.Time
 }
 
 // Config says where to look, for what, and for how long.

@@ -74,7 +74,7 @@ func (f *fake) policy(name, release, revision string) {
 // protected is a cluster in which all is as it should be: two nodes with agents, and one that is not to have any.
 func protected() *fake {
 	f := &fake{
-		rollout: verify.Rollout{Wanted: 2, Updated: 2, Agents: []verify.Agent{{Node: "n2", Pod: "p2", Ready: true}, {Node: "n1", Pod: "p1", Ready: true}}},
+		rollout: verify.Rollout{Wanted: 2, Updated: 2, Agents: []verify.Agent{{Node: "n2", Pod: "p2", Ready: true}, {Node: "n1", Pod: "p1", Ready: true, Since: time.Unix(1e9, 0)}}},
 		nodes:   []string{"n2", "windows", "n1"},
 	}
 	f.hep("n1", "n1", "Armed", "2 policies at revision r1")
@@ -173,11 +173,11 @@ func TestReleaseThatIsNotAsItShouldBeFailsInItsTimeAndSaysWhy(t *testing.T) {
 			f.endpoints = f.endpoints[1:]
 			f.hep("n1", "n1", "Waiting", "GlobalNetworkPolicies are missing: fw-ssh")
 			f.rollout.Agents[1].Ready = false
-		}, []string{"node n1: agent p1 is not ready, its node was last noted as Waiting: GlobalNetworkPolicies are missing: fw-ssh"}},
+		}, []string{"node n1: agent p1 has not been ready since 2001-09-09T01:46:40Z, its node was last noted as Waiting: GlobalNetworkPolicies are missing: fw-ssh"}},
 		"agent that never made an endpoint": {false, func(f *fake) {
 			f.endpoints = f.endpoints[1:]
 			f.rollout.Agents[1].Ready = false
-		}, []string{"node n1: agent p1 is not ready, its log says why"}},
+		}, []string{"node n1: agent p1 has not been ready since 2001-09-09T01:46:40Z, its log says why"}},
 		"note of another state": {false, func(f *fake) {
 			f.endpoints[0].Annotations["host-firewall.io/state"] = `{"state":"Conflict","reason":"HostEndpoint a of this node is of somebody else"}`
 		}, []string{"node n1: is Conflict: HostEndpoint a of this node"}},
@@ -215,7 +215,7 @@ func TestEndpointThatNobodyKeepsIsShown(t *testing.T) {
 	f.hep("windows", "windows", "Armed", "2 policies at revision r0")
 	printed, _, err := f.run(t, false)
 	require.NoError(t, err)
-	assert.Contains(t, printed, "windows   no agent   2026-01-02T03:04:05Z   nobody keeps its endpoint windows\n")
+	assert.Contains(t, printed, "windows   no agent   -                      nobody keeps its endpoint windows, which an agent that is gone noted as Armed at 2026-01-02T03:04:05Z\n")
 }
 
 func TestClusterThatCannotBeReadIsAFailureThatSaysWhy(t *testing.T) {
