@@ -235,11 +235,11 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		},
 		"ssh for others": {
 			`{ssh: {cidrs: [192.0.2.0/24]}, cluster: {cidrs: [10.0.0.0/8]}, ingress: [{name: jump, cidrs: [203.0.113.0/24], protocol: TCP, ports: ["20:29"]}, {name: web, cidrs: [0.0.0.0/0], protocol: TCP, ports: [443]}]}`,
-			[]string{"Of all others only these connect to SSH: nodes; pods; cluster.cidrs (10.0.0.0/8); NodeLocal DNSCache (169.254.20.10/32); ingress jump (203.0.113.0/24).\n"},
+			[]string{"Of all others only these connect to SSH: nodes; pods; API servers; cluster.cidrs (10.0.0.0/8); NodeLocal DNSCache (169.254.20.10/32); ingress jump (203.0.113.0/24).\n"},
 			[]string{"ingress web"},
 		},
 		"ssh for nobody else": {
-			`{ssh: {cidrs: [192.0.2.0/24, "2001:db8::/32"], ports: [2222]}, cluster: {trustNodes: false, trustPods: false}, essential: {nodeLocalDNS: []}}`,
+			`{ssh: {cidrs: [192.0.2.0/24, "2001:db8::/32"], ports: [2222]}, cluster: {trustNodes: false, trustPods: false, trustAPIServer: false}, essential: {nodeLocalDNS: []}}`,
 			[]string{"Of all others only these connect to SSH: nobody.\n"},
 			[]string{"over IPv6 nobody", "over IPv4 nobody"},
 		},

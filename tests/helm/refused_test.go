@@ -111,6 +111,9 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`hostEndpoint: {labels: {a: "it's"}}`, []string{"hostEndpoint.labels.a is ", "Write "}},
 		{`hostEndpoint: {profiles: [projectcalico-default-alow]}`, []string{"/hostEndpoint", "'profiles' not allowed"}},
 		{`agent: {image: {repository: ""}}`, []string{"/agent/image/repository", "minLength"}},
+		{`agent: {image: {repository: "https://registry.example.org/agent"}}`, []string{`agent.image.repository is "https://registry.example.org/agent", not the name of an image without its tag`}},
+		{`agent: {image: {repository: "registry.example.org:5000/agent:0.1.0"}}`, []string{"agent.image.repository is ", "without its tag"}},
+		{`agent: {image: {repository: "agent:0.1.0"}}`, []string{"agent.image.repository is ", "without its tag"}},
 		{`agent: {image: {tag: "a:b"}}`, []string{"agent.image.tag is ", "Write "}},
 		{`agent: {image: {digest: sha256:abc}}`, []string{"agent.image.digest is ", "Write "}},
 		{`agent: {image: {pullPolicy: Sometimes}}`, []string{"/agent/image/pullPolicy", "IfNotPresent"}},
@@ -133,7 +136,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`fullnameOverride: a.b`, []string{"fullnameOverride is ", "Write "}},
 		{`fullnameOverride: ` + strings.Repeat("a", 48), []string{"fullnameOverride is ", "Write "}},
 
-		{`agent: {image: {registry: "https://mirror.example.org"}}`, []string{"/agent/image/registry", "does not match pattern"}},
+		{`agent: {image: {registry: "https://mirror.example.org"}}`, []string{`agent.image.registry is "https://mirror.example.org", not a registry`, "Write for example mirror.example.org:5000/hub"}},
 		{`agent: {imagePullSecrets: [{name: a}, {name: b}, {name: a}]}`, []string{"/agent/imagePullSecrets", "items at 0 and 2 are equal"}},
 		{`global: {imageRegistry: 1}`, []string{"/global/imageRegistry", "want string"}},
 		{`global: {imagePullSecrets: [{secret: a}]}`, []string{"/global/imagePullSecrets/0", "'secret' not allowed"}},

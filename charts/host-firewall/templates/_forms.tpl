@@ -15,6 +15,8 @@ hostEndpoint.labels: label
 hostEndpoint.interfaces: interface
 hostEndpoint.nodeLabels: node label
 hostEndpoint.acceptPolicies: policy
+global.imageRegistry: registry
+agent.image.registry: registry
 agent.image.repository: repository
 agent.image.tag: tag
 agent.image.digest: digest
@@ -66,7 +68,8 @@ For each form a regular expression, what it is called, and what to write; and fo
   "label key" (list (printf `(%s/)?%s` $object $name) "the key of a label" "for example zone or example.org/zone")
   "annotation" (list `(?s).*` "" "")
   "annotation key" (list (printf `(%s/)?%s` (replace "a-z" "A-Za-z" $object) $name) "the key of an annotation" "for example owner or example.org/owner")
-  "repository" (list `[A-Za-z0-9][-A-Za-z0-9._:/]*` "the name of an image" "for example registry.example.org/host-firewall/agent")
+  "registry" (list `[-A-Za-z0-9.]*(:[0-9]+)?(/[-a-z0-9._]+)*` "a registry" "for example mirror.example.org:5000/hub")
+  "repository" (list `([A-Za-z0-9][-A-Za-z0-9.]*(:[0-9]+)?/)?[a-z0-9][-a-z0-9._]*(/[a-z0-9][-a-z0-9._]*)*` "the name of an image without its tag" "for example registry.example.org/host-firewall/agent")
   "tag" (list `[A-Za-z0-9_][-A-Za-z0-9_.]{0,127}` "the tag of an image" "for example 0.1.0")
   "digest" (list `sha256:[0-9a-f]{64}` "the digest of an image" "sha256: and 64 digits, 0 to 9 and a to f")
   "time" (list $time "a time in hours, minutes and seconds" "for example 10m or 1h30m")
@@ -83,7 +86,7 @@ What was meant by a text that does not have its form, in words; nothing where no
 {{- $known := true -}}
 {{- range regexFindAll `[^\s,;]+` (regexReplaceAll ` *- *` .value "-") -1 -}}
 {{- $found := "" -}}
-{{- range list . (contains ":" . | ternary "128" "32" | printf "%s/%s" .) (regexReplaceAll `-|\.\.` . ":") (lower .) (upper .) (upper . | replace "V6" "v6") -}}
+{{- range list . (contains ":" . | ternary "128" "32" | printf "%s/%s" .) (regexReplaceAll `-|–|\.\.` . ":") (lower .) (upper .) (upper . | replace "V6" "v6") -}}
 {{- if $found -}}
 {{- else if regexMatch (printf "^(%s)$" (first $form)) . -}}
 {{- $found = regexMatch `^[0-9]+:[0-9]+$` . | ternary (printf "%q" .) . -}}
