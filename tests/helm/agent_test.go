@@ -40,7 +40,7 @@ func argumentsOf(t testing.TB, r *rendered) map[string]string {
 	flags := flag.NewFlagSet("host-firewall-agent", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	for _, name := range []string{
-		"node-name", "release", "policies", "policy-revision", "api-group", "arming-labels", "cluster-cidrs",
+		"node-name", "release", "policies", "policy-revision", "api-group", "arming-labels", "cluster-cidrs", "api-server-ports",
 		"log-level", "log-format", "kubeconfig", "mode", "interfaces", "node-labels", "accept-policies", "ssh-cidrs", "ssh-ports",
 		"metrics-address",
 	} {
@@ -82,6 +82,7 @@ func TestDaemonSetIsAWholeObject(t *testing.T) {
 						"--arming-labels=host-endpoint=ingress",
 						"--interfaces=*",
 						"--await-nodes=true",
+						"--api-server-ports=6443",
 						"--health-port=9097",
 						"--resync=10m",
 						"--log-level=info",
@@ -214,6 +215,10 @@ func TestAgentIsToldWhatTheValuesSay(t *testing.T) {
 		"not to wait for endpoints that make nobody trusted": {
 			`cluster: {cidrs: [10.0.0.0/8], trustNodes: false}`,
 			map[string]string{"cluster-cidrs": "10.0.0.0/8", "await-nodes": "false"},
+		},
+		"ports of the API server, each once": {
+			`essential: {apiServerPorts: [443, 6443, 443]}`,
+			map[string]string{"api-server-ports": "443,6443"},
 		},
 		"to close nothing":                 {`mode: audit`, map[string]string{"mode": "audit"}},
 		"to arm nothing":                   {`mode: "off"`, map[string]string{"mode": "off"}},
@@ -416,6 +421,20 @@ func TestRightsAreExactlyWhatTheAgentCalls(t *testing.T) {
 					RoleRef:    rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: id},
 					Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Name: id, Namespace: "kube-system"}},
 				}}, r.clusterRoleBindings)
+				named.Namespace = "default"
+				require.Equal(t, []rbacv1.Role{{
+					TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "Role"},
+					ObjectMeta: named,
+					Rules: []rbacv1.PolicyRule{{
+						APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, ResourceNames: []string{"kubernetes"}, Verbs: []string{"get"},
+					}},
+				}}, r.roles)
+				require.Equal(t, []rbacv1.RoleBinding{{
+					TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "RoleBinding"},
+					ObjectMeta: named,
+					RoleRef:    rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "Role", Name: id},
+					Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Name: id, Namespace: "kube-system"}},
+				}}, r.roleBindings)
 				named.Namespace = "kube-system"
 				require.Equal(t, []corev1.ServiceAccount{{
 					TypeMeta:                     metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
@@ -431,8 +450,15 @@ func TestAccountAndRightsCanBeBroughtAlong(t *testing.T) {
 	r := render(t, setting{values: `{rbac: {create: false}, serviceAccount: {create: false, name: "1e3"}}`})
 	require.Empty(t, r.clusterRoles)
 	require.Empty(t, r.clusterRoleBindings)
+	require.Empty(t, r.roles)
+	require.Empty(t, r.roleBindings)
 	require.Empty(t, r.serviceAccounts)
 	require.Equal(t, "1e3", r.daemonSet(t).Spec.Template.Spec.ServiceAccountName)
+
+	r = render(t, setting{values: `essential: {apiServerPorts: []}`})
+	require.Empty(t, r.roles, "nobody asks")
+	require.Empty(t, r.roleBindings)
+	require.NotContains(t, argumentsOf(t, r), "api-server-ports")
 
 	r = render(t, setting{values: `{commonAnnotations: {owner: all, only: common}, serviceAccount: {name: firewall, annotations: {owner: account}}}`})
 	require.Equal(t, "firewall", r.serviceAccounts[0].Name)

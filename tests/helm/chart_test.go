@@ -30,7 +30,7 @@ func TestEveryValuesFileRendersOnEveryKubernetesAndCalico(t *testing.T) {
 		for _, kubernetes := range []string{oldestKubernetes, newestKubernetes} {
 			for _, served := range []chartutil.VersionSet{nil, clusterServing(apiV3), clusterServing(apiV1), clusterServing(apiV1, apiV3)} {
 				r := render(t, setting{values: values, kubernetes: kubernetes, served: served})
-				kinds := []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet"}
+				kinds := []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "DaemonSet"}
 				others := slices.Repeat([]string{"GlobalNetworkPolicy"}, len(r.policies))
 				if kubernetes == newestKubernetes {
 					others = append([]string{"FlowSchema"}, append(others, "PriorityLevelConfiguration")...)
@@ -127,7 +127,7 @@ func TestNamesFitWhateverTheRelease(t *testing.T) {
 				if _, isPod := object.(*corev1.Pod); !isPod {
 					require.Equal(t, objectLabels(release, id), accessor.GetLabels())
 				}
-				require.Contains(t, []string{"", namespace}, accessor.GetNamespace())
+				require.Contains(t, namespacesOf(object, namespace), accessor.GetNamespace())
 			}
 			require.Equal(t, namespace, r.daemonSet(t).Namespace)
 			require.Equal(t, namespace, r.serviceAccounts[0].Namespace)
@@ -185,7 +185,7 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 	}{
 		"defaults": {
 			``,
-			[]string{"nodes that run an agent of this release: every port", "all pods of the cluster: every port", "the API server, wherever it runs: every port", "ping, answers of DHCP", "there is no policy for SSH", open22, failsafe22, closedPorts, "What goes out is allowed.", "makes a host endpoint for its node,\nand arms", waits, hookCleans, testLogs, uninstall, protects},
+			[]string{"nodes that run an agent of this release: every port", "all pods of the cluster: every port", "the API server, wherever it runs: every port", "the API server (tcp 6443), ping, answers of DHCP", "(tcp 6443 stays open)", "there is no policy for SSH", open22, failsafe22, closedPorts, "What goes out is allowed.", "makes a host endpoint for its node,\nand arms", waits, hookCleans, testLogs, uninstall, protects},
 			[]string{"ATTENTION", "SSH, tcp", narrows, byHand, "Other interfaces", "METRICS"},
 		},
 		"ssh on 22": {
@@ -300,7 +300,7 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 			nil,
 		},
 		"little": {
-			`{cluster: {trustNodes: false, trustPods: false, trustAPIServer: false}, essential: {icmpEcho: false, dhcp: false, nodeLocalDNS: []}, policies: {allowOutbound: {enabled: false}}}`,
+			`{cluster: {trustNodes: false, trustPods: false, trustAPIServer: false}, essential: {icmpEcho: false, dhcp: false, nodeLocalDNS: [], apiServerPorts: []}, policies: {allowOutbound: {enabled: false}}}`,
 			[]string{alone, "IPv6 neighbour discovery\n", "What goes out is allowed where no policy of your own governs it"},
 			[]string{"every port", "ping", "DHCP", "NodeLocal"},
 		},

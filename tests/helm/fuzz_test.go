@@ -171,6 +171,8 @@ func (i inventor) value(path string) any {
 		return pick(i, "", apiV3, apiV1)
 	case "ssh.cidrs":
 		return append(i.list(i.network), "192.0.2.0/24", "2001:db8::/32")
+	case "essential.apiServerPorts":
+		return i.list(func() any { return pick[any](i, 443, 6443, 0, 65536, "443") })
 	case "cluster.cidrs", "essential.nodeLocalDNS":
 		return i.list(i.network)
 	case "ssh.ports":

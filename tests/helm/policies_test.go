@@ -1,6 +1,7 @@
 package helm_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,6 +57,11 @@ func trustedAPIServer() projectcalico.Rule {
 	return allow(projectcalico.EntityRule{Services: &projectcalico.ServiceMatch{Namespace: "default", Name: "kubernetes"}})
 }
 
+// openPorts lets everybody in, over both families.
+func openPorts(to ...numorstring.Port) projectcalico.Rule {
+	return projectcalico.Rule{Action: projectcalico.Allow, Protocol: pointer(numorstring.ProtocolFromString("TCP")), Destination: ports(to...)}
+}
+
 func essentialRules() []projectcalico.Rule {
 	udp := pointer(numorstring.ProtocolFromString("UDP"))
 	rules := []projectcalico.Rule{
@@ -67,6 +73,7 @@ func essentialRules() []projectcalico.Rule {
 		rules = append(rules, allowICMP(6, kind))
 	}
 	return append(rules,
+		openPorts(port(6443)),
 		projectcalico.Rule{Action: projectcalico.Allow, IPVersion: pointer(4), Protocol: udp, Source: ports(port(67)), Destination: ports(port(68))},
 		projectcalico.Rule{Action: projectcalico.Allow, Protocol: udp, Source: nets("fe80::/10"), Destination: ports(port(546))},
 		allowICMP(4, 8),
@@ -261,7 +268,16 @@ policies: {allowIngress: {order: 3, preDNAT: false, applyOnForward: true}, dropO
 		"nothing that can be switched off: loopback and neighbours stay": {
 			`essential: {icmpEcho: false, dhcp: false, nodeLocalDNS: []}`,
 			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-essential": pointer(ingressSpec(10,
-				append(append([]projectcalico.Rule{}, essential[:2]...), essential[3:11]...)...))},
+				append(append([]projectcalico.Rule{}, essential[:2]...), essential[3:12]...)...))},
+		},
+		"an API server on other ports": {
+			`essential: {apiServerPorts: [443, 16443, 443]}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-essential": pointer(ingressSpec(10,
+				slices.Concat(essential[:11], []projectcalico.Rule{openPorts(port(443), port(16443))}, essential[12:])...))},
+		},
+		"an API server that nobody outside needs": {
+			`essential: {apiServerPorts: []}`,
+			map[string]*projectcalico.GlobalNetworkPolicySpec{"allow-essential": pointer(ingressSpec(10, slices.Concat(essential[:11], essential[12:])...))},
 		},
 		"NodeLocal DNSCache of both families": {
 			`essential: {nodeLocalDNS: [169.254.20.10/32, "fd00::10/128"]}`,

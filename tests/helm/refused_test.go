@@ -104,6 +104,8 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`ssh: {ports: [ssh]}`, []string{"ssh.ports[0] is ", "Write "}},
 		{`ssh: {ports: ["22-30"]}`, []string{"ssh.ports[0] is ", "Write "}},
 		{`ssh: {ports: ["1:65536"]}`, []string{"ssh.ports[0] is ", "Write "}},
+		{`essential: {apiServerPorts: [0]}`, []string{"/essential/apiServerPorts/0"}},
+		{`essential: {apiServerPorts: 443}`, []string{"/essential/apiServerPorts"}},
 		{`cluster: {trustPods: "yes"}`, []string{"/cluster/trustPods", "want boolean"}},
 		{`policies: {allowSSH: {order: first}}`, []string{"/policies/allowSSH/order", "want number"}},
 		{`hostEndpoint: {labels: {host-endpoint: true}}`, []string{"/hostEndpoint/labels/host-endpoint", "want string"}},

@@ -88,6 +88,8 @@ type rendered struct {
 	serviceAccounts     []corev1.ServiceAccount
 	clusterRoles        []rbacv1.ClusterRole
 	clusterRoleBindings []rbacv1.ClusterRoleBinding
+	roles               []rbacv1.Role
+	roleBindings        []rbacv1.RoleBinding
 	daemonSets          []appsv1.DaemonSet
 	policies            []projectcalico.GlobalNetworkPolicy
 	admissionPolicies   []admissionv1.ValidatingAdmissionPolicy
@@ -199,6 +201,10 @@ func (r *rendered) decode(t testing.TB) {
 			r.clusterRoles = append(r.clusterRoles, *o)
 		case *rbacv1.ClusterRoleBinding:
 			r.clusterRoleBindings = append(r.clusterRoleBindings, *o)
+		case *rbacv1.Role:
+			r.roles = append(r.roles, *o)
+		case *rbacv1.RoleBinding:
+			r.roleBindings = append(r.roleBindings, *o)
 		case *appsv1.DaemonSet:
 			r.daemonSets = append(r.daemonSets, *o)
 		case *projectcalico.GlobalNetworkPolicy:

@@ -14,9 +14,11 @@ import (
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -234,6 +236,15 @@ func brokenOrder(policies []projectcalico.GlobalNetworkPolicy) []string {
 	return found
 }
 
+// namespacesOf are those that an object may be in. What is read in another namespace, no right in the release's own is for.
+func namespacesOf(object runtime.Object, namespace string) []string {
+	switch object.(type) {
+	case *rbacv1.Role, *rbacv1.RoleBinding:
+		return []string{namespace, "default"}
+	}
+	return []string{"", namespace}
+}
+
 // broken says what is wrong with a release whose documents could be decoded: with its policies, and with what Kubernetes would
 // refuse in any object.
 func (r *rendered) broken(t testing.TB, namespace string) []string {
@@ -243,7 +254,7 @@ func (r *rendered) broken(t testing.TB, namespace string) []string {
 		accessor := object.(metav1.Object)
 		name := object.GetObjectKind().GroupVersionKind().Kind + " " + accessor.GetName()
 		found.unless(len(apivalidation.NameIsDNSSubdomain(accessor.GetName(), false)) == 0, "%s: the name is none", name)
-		found.unless(accessor.GetNamespace() == "" || accessor.GetNamespace() == namespace, "%s: it is in namespace %s", name, accessor.GetNamespace())
+		found.unless(slices.Contains(namespacesOf(object, namespace), accessor.GetNamespace()), "%s: it is in namespace %s", name, accessor.GetNamespace())
 		metadata := []metav1.Object{accessor}
 		switch o := object.(type) {
 		case *appsv1.DaemonSet:

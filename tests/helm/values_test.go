@@ -307,6 +307,7 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"cluster.trustAPIServer":                 {``, `cluster: {trustAPIServer: false}`},
 		"essential.icmpEcho":                     {``, `essential: {icmpEcho: false}`},
 		"essential.dhcp":                         {``, `essential: {dhcp: false}`},
+		"essential.apiServerPorts":               {``, `essential: {apiServerPorts: [443]}`},
 		"essential.nodeLocalDNS":                 {``, `essential: {nodeLocalDNS: []}`},
 		"policies.allowOutbound.enabled":         {``, `policies: {allowOutbound: {enabled: false}}`},
 		"policies.allowOutbound.order":           {``, `policies: {allowOutbound: {order: 1}}`},

@@ -71,7 +71,9 @@ func roleOf(t *testing.T) []cluster.Call {
 	require.NoError(t, err)
 	role, err := client.RbacV1().ClusterRoles().Get(t.Context(), name, metav1.GetOptions{})
 	require.NoError(t, err)
-	return callsOf(t, role.Rules)
+	apiServer, err := client.RbacV1().Roles(metav1.NamespaceDefault).Get(t.Context(), name, metav1.GetOptions{})
+	require.NoError(t, err)
+	return callsOf(t, slices.Concat(role.Rules, apiServer.Rules))
 }
 
 func callsOf(t *testing.T, rules []rbacv1.PolicyRule) (allowed []cluster.Call) {

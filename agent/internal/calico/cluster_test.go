@@ -707,6 +707,33 @@ func TestListsAreReadAsTheyArriveAndFromTheAPIServersCache(t *testing.T) {
 	assert.ErrorContains(t, err, "list hostendpoints: ", "half a list is none")
 }
 
+func TestAPIServerIsWhereItSaysItself(t *testing.T) {
+	t.Parallel()
+	const slice = "GET /apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
+	s := newAPIServer(t)
+	s.serveAll(calico.GroupCRD)
+	a := run(t, s, calico.GroupCRD)
+	a.await(t, "the caches are complete", func() bool { return a.Problem() == "" })
+
+	addresses, ports, err := a.APIServer(t.Context())
+	require.NoError(t, err, "where there is no slice nobody can tell")
+	assert.Empty(t, addresses)
+	assert.Empty(t, ports)
+
+	s.on(slice, object(http.StatusOK, map[string]any{
+		"endpoints": []any{map[string]any{"addresses": []string{"192.0.2.1"}}, map[string]any{"addresses": []string{"192.0.2.2"}}},
+		"ports":     []any{map[string]any{"name": "https", "protocol": "TCP", "port": 16443}},
+	}))
+	addresses, ports, err = a.APIServer(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []string{"192.0.2.1", "192.0.2.2"}, addresses)
+	assert.Equal(t, []uint16{16443}, ports)
+
+	s.on(slice, failure(http.StatusForbidden, metav1.StatusReasonForbidden))
+	_, _, err = a.APIServer(t.Context())
+	assert.ErrorContains(t, err, `get EndpointSlice default/kubernetes: the agent's account lacks the right "get" on "endpointslices"`)
+}
+
 func TestOneArmedEndpointIsEnoughToTell(t *testing.T) {
 	t.Parallel()
 	for group, selection := range map[string]string{

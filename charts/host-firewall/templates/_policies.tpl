@@ -43,6 +43,12 @@ listeners and neighbours) each time, for the kernel never tracks them. ICMP type
   icmp:
     type: {{ . }}
 {{- end }}
+{{- with include "host-firewall.apiServerPorts" . }}
+- action: Allow
+  protocol: TCP
+  destination:
+    ports: [{{ . }}]
+{{- end }}
 {{- if .Values.essential.dhcp }}
 - action: Allow
   ipVersion: 4
@@ -70,6 +76,17 @@ listeners and neighbours) each time, for the kernel never tracks them. ICMP type
   icmp:
     type: 128
 {{- end }}
+{{- end -}}
+
+{{/*
+The ports of the API server, each once, joined by commas.
+*/}}
+{{- define "host-firewall.apiServerPorts" -}}
+{{- $ports := list -}}
+{{- range dig "apiServerPorts" (list 6443) .Values.essential -}}
+{{- $ports = append $ports (int .) -}}
+{{- end -}}
+{{- uniq $ports | join "," -}}
 {{- end -}}
 
 {{/*
