@@ -28,8 +28,9 @@ func TestEveryValuesFileRendersOnEveryKubernetesAndCalico(t *testing.T) {
 	t.Parallel()
 	for name, values := range ciFiles(t) {
 		for _, kubernetes := range []string{oldestKubernetes, newestKubernetes} {
-			for _, served := range []chartutil.VersionSet{nil, clusterServing(apiV3), clusterServing(apiV1), clusterServing(apiV1, apiV3)} {
-				r := render(t, setting{values: values, kubernetes: kubernetes, served: served})
+			for _, s := range []setting{{}, edgeOne(apiV3), edgeOne(apiV1)} {
+				s.values, s.kubernetes = values, kubernetes
+				r := render(t, s)
 				kinds := []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "DaemonSet"}
 				others := slices.Repeat([]string{"GlobalNetworkPolicy"}, len(r.policies))
 				if kubernetes == newestKubernetes {
@@ -54,7 +55,9 @@ func TestEveryValuesFileRendersOnEveryKubernetesAndCalico(t *testing.T) {
 func TestSameInputsRenderTheSameBytes(t *testing.T) {
 	t.Parallel()
 	for name, values := range valuesFiles(t) {
-		first, second := render(t, setting{values: values}), render(t, setting{values: values})
+		first := render(t, setting{values: values})
+		second, err := tryRenderChart(t, loadChart(t), setting{values: values})
+		require.NoError(t, err)
 		require.Equal(t, first.manifest, second.manifest, name)
 		require.Equal(t, first.notes, second.notes, name)
 	}

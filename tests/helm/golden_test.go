@@ -62,6 +62,11 @@ func TestRenderedPoliciesAreTheOnesThatOthersTest(t *testing.T) {
 	require.Len(t, kept, len(files), "a file is left over from a values file that is gone")
 }
 
+// edgeOne is a release in a cluster that has all but the other group of Calico.
+func edgeOne(group string) setting {
+	return setting{release: "edge-one", namespace: "space-one", served: append(clusterServing(group), servesPodMonitor)}
+}
+
 // Two releases in two namespaces, with names of the same length: all that may differ is these names and the revision.
 func TestNothingButItsNamesTellsOneReleaseFromAnother(t *testing.T) {
 	for name, values := range valuesFiles(t) {
@@ -70,9 +75,9 @@ func TestNothingButItsNamesTellsOneReleaseFromAnother(t *testing.T) {
 				t.Run(strings.Join([]string{name, kubernetes, group}, "/"), func(t *testing.T) {
 					t.Parallel()
 					text := func(release, namespace string) string {
-						r := render(t, setting{
-							release: release, namespace: namespace, kubernetes: kubernetes, served: append(clusterServing(group), servesPodMonitor), values: values,
-						})
+						s := edgeOne(group)
+						s.release, s.namespace, s.kubernetes, s.values = release, namespace, kubernetes, values
+						r := render(t, s)
 						require.Empty(t, r.broken(t, namespace))
 						return strings.ReplaceAll(r.manifest+r.notes, argumentsOf(t, r)["policy-revision"], "revision")
 					}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -134,9 +135,15 @@ func chartWith(t testing.TB, values string) *chart.Chart {
 	return &changed
 }
 
+// Tests ask for the same release again and again. What they get is theirs to read, not to change.
+var renders sync.Map // a setting's text: its func() (*rendered, error)
+
 func tryRender(t testing.TB, s setting) (*rendered, error) {
 	t.Helper()
-	return tryRenderChart(t, chartWith(t, s.reused), s)
+	once, _ := renders.LoadOrStore(fmt.Sprintf("%q", s), sync.OnceValues(func() (*rendered, error) {
+		return tryRenderChart(t, chartWith(t, s.reused), s)
+	}))
+	return once.(func() (*rendered, error))()
 }
 
 func tryRenderChart(t testing.TB, c *chart.Chart, s setting) (*rendered, error) {

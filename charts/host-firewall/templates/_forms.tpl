@@ -50,6 +50,7 @@ For each form a regular expression, what it is called, and what to write; and fo
 {{- $label := `[a-z0-9]([-a-z0-9]*[a-z0-9])?` -}}
 {{- $object := printf `%s(\.%s)*` $label $label -}}
 {{- $name := `[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?` -}}
+{{- $character := `([-A-Za-z0-9_.?]|\[\^?([A-Za-z0-9_.](-[A-Za-z0-9_.])?)+\])` -}}
 {{- $time := `[1-9][0-9]{0,5}[hms]([0-9]{1,6}[ms]){0,2}` -}}
 {{- dict
   "network" (list (printf `%s/(3[0-2]|[12]?[0-9])|%s/(12[0-8]|1[01][0-9]|[1-9]?[0-9])` $v4 $v6) "a network with its prefix length" "for example 192.0.2.0/24 or 2001:db8::/32")
@@ -58,7 +59,7 @@ For each form a regular expression, what it is called, and what to write; and fo
   "server" (list `[0-9A-Za-z]([-0-9A-Za-z.]*[0-9A-Za-z])?|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*` "an address or a name" "for example 192.0.2.1 or api.example.org")
   "port" (list (printf `%s:%s` $port $port) "a port or a range of ports" "a number from 1 to 65535, or a range such as \"30000:32767\"" $port)
   "protocol" (list `TCP|UDP|SCTP|ICMP|ICMPv6` "a protocol that Calico knows" "TCP, UDP, SCTP, ICMP, ICMPv6, or a number such as 112" `[0-9]+`)
-  "interface" (list `([-A-Za-z0-9_.*?]|\[\^?([A-Za-z0-9_.](-[A-Za-z0-9_.])?)+\])+` "the name of an interface or a glob" "for example *, eth0, eth* or bond?")
+  "interface" (list (printf `(%s\**){1,15}|\*+(%s\**){0,15}` $character $character) "the name of an interface or a glob" "at most 15 characters, for example *, eth0, eth* or bond?")
   "node label" (list (printf `(%s/)?(%s|[A-Za-z0-9][-A-Za-z0-9_.]{0,61}\*)|[a-z0-9]([-a-z0-9.]*[a-z0-9])?/\*` $object $name) "the key of a label or its beginning" "for example topology.kubernetes.io/zone or topology.kubernetes.io/*")
   "policy" (list (printf `\*|%s` $object) "the name of a policy" "the whole name, or * for all")
   "object" (list $object "the name of an object" "lower-case letters, digits, dashes and dots")
