@@ -211,6 +211,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		// what narrowing would take from others
 		{`ssh: {ports: [22, "2000:7000"]}`, []string{`ssh.ports[1] is "2000:7000"`, "2379 (etcd), 2380 (etcd), 5473 (Typha), 6443 (the API server), 6666 (etcd), 6667 (etcd)", "Write ports and ranges without them"}},
 		{`{ssh: {cidrs: [192.0.2.0/24], ports: [179]}}`, []string{"ssh.ports[0] is 179", ": 179 (BGP)."}},
+		{`{ssh: {ports: [22, "400:500"]}, essential: {apiServerPorts: [443]}}`, []string{`ssh.ports[1] is "400:500"`, ": 443 (the API server)."}},
 		{`ssh: {ports: ["6444:6666"]}`, []string{": 6666 (etcd)."}},
 
 		// audit

@@ -71,6 +71,9 @@ Networks that leave nobody out are no restriction, and one slip of the hand is e
 {{- end -}}
 {{- end -}}
 {{- $others := dict "179" "BGP" "2379" "etcd" "2380" "etcd" "5473" "Typha" "6443" "the API server" "6666" "etcd" "6667" "etcd" -}}
+{{- range include "host-firewall.apiServerPorts" . | splitList "," -}}
+{{- $_ := set $others . "the API server" -}}
+{{- end -}}
 {{- range $i, $port := .Values.ssh.ports -}}
 {{- $held := list -}}
 {{- range $other, $whose := $others -}}
@@ -79,7 +82,7 @@ Networks that leave nobody out are no restriction, and one slip of the hand is e
 {{- end -}}
 {{- end -}}
 {{- with $held -}}
-{{- include "host-firewall.refuse" (printf "ssh.ports[%d] is %s and holds other failsafe ports of Calico: %s. Narrowed to ssh.cidrs, they would be closed to those who need them. Write ports and ranges without them." $i (toJson $port) (join ", " .)) -}}
+{{- include "host-firewall.refuse" (printf "ssh.ports[%d] is %s and holds ports that must stay open to others: %s. Narrowed to ssh.cidrs, they would not. Write ports and ranges without them." $i (toJson $port) (join ", " .)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
