@@ -617,7 +617,8 @@ func TestWhatIsCreatedIsSentWhole(t *testing.T) {
 		},
 		Spec: map[string]any{"failsafeInboundHostPorts": []any{}},
 	}
-	require.NoError(t, a.CreateFelix(t.Context(), configuration))
+	_, err := a.CreateFelix(t.Context(), configuration)
+	require.NoError(t, err)
 	var sentFelix failsafe.Configuration
 	sent(felix, &sentFelix)
 	configuration.TypeMeta = metav1.TypeMeta{APIVersion: calico.GroupCRD, Kind: "FelixConfiguration"}

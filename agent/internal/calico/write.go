@@ -45,14 +45,21 @@ func (c *Cluster) DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) erro
 	return c.delete(ctx, hostEndpoints, "HostEndpoint "+hep.Name, hep.ObjectMeta)
 }
 
-// CreateFelix creates a FelixConfiguration.
-func (c *Cluster) CreateFelix(ctx context.Context, configuration *failsafe.Configuration) error {
-	return c.create(ctx, felixConfigurations, v3.KindFelixConfiguration, configuration.ObjectMeta, configuration.Spec, nil)
+// CreateFelix creates a FelixConfiguration and returns it as it is stored.
+func (c *Cluster) CreateFelix(ctx context.Context, configuration *failsafe.Configuration) (*failsafe.Configuration, error) {
+	stored := &failsafe.Configuration{}
+	err := c.create(ctx, felixConfigurations, v3.KindFelixConfiguration, configuration.ObjectMeta, configuration.Spec, stored)
+	trim(c.known().group, stored)
+	return stored, err
 }
 
-// PatchFelix applies a JSON merge patch to the FelixConfiguration with that name.
-func (c *Cluster) PatchFelix(ctx context.Context, name string, patch []byte) error {
-	return c.patch(ctx, felixConfigurations, "FelixConfiguration "+name, name, patch, nil)
+// PatchFelix applies a JSON merge patch to the FelixConfiguration with that name and
+// returns it as it is stored.
+func (c *Cluster) PatchFelix(ctx context.Context, name string, patch []byte) (*failsafe.Configuration, error) {
+	stored := &failsafe.Configuration{}
+	err := c.patch(ctx, felixConfigurations, "FelixConfiguration "+name, name, patch, stored)
+	trim(c.known().group, stored)
+	return stored, err
 }
 
 // DeleteFelix deletes a FelixConfiguration, in the very version that is given.

@@ -70,7 +70,7 @@ type Group interface {
 	// FelixConfigurations returns all FelixConfigurations.
 	FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error)
 	// PatchFelix applies a JSON merge patch.
-	PatchFelix(ctx context.Context, name string, patch []byte) error
+	PatchFelix(ctx context.Context, name string, patch []byte) (*failsafe.Configuration, error)
 	// DeleteFelix deletes a FelixConfiguration, in the version that is given.
 	DeleteFelix(ctx context.Context, configuration *failsafe.Configuration) error
 }
@@ -350,7 +350,7 @@ func (c *cleaner) restoreFailsafes(ctx context.Context, group Group) error {
 		if !ofNode {
 			continue
 		}
-		change, err := failsafe.Plan(configuration, nil, node, c.config.Release, nil)
+		change, err := failsafe.Plan(configuration, nil, node, c.config.Release, nil, nil)
 		if err != nil {
 			problems = append(problems, err)
 		} else if !change.None() {
@@ -361,8 +361,8 @@ func (c *cleaner) restoreFailsafes(ctx context.Context, group Group) error {
 		if t.change.Delete {
 			return c.did("removed FelixConfiguration "+t.configuration.Name, group.DeleteFelix(ctx, t.configuration))
 		}
-		return c.did("put the failsafe ports of FelixConfiguration "+t.configuration.Name+" back",
-			group.PatchFelix(ctx, t.configuration.Name, t.change.Patch))
+		_, err := group.PatchFelix(ctx, t.configuration.Name, t.change.Patch)
+		return c.did("put the failsafe ports of FelixConfiguration "+t.configuration.Name+" back", err)
 	})
 	if problems = append(problems, err); errors.Join(problems...) != nil {
 		return errors.Join(problems...)

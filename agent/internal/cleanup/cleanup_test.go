@@ -143,13 +143,13 @@ func (f *fake) PatchEndpoint(_ context.Context, name string, patch []byte) error
 	return patched(f.endpoints, name, patch)
 }
 
-func (f *fake) PatchFelix(_ context.Context, name string, patch []byte) error {
+func (f *fake) PatchFelix(_ context.Context, name string, patch []byte) (*failsafe.Configuration, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.call("patch "+name, true); err != nil {
-		return err
+		return nil, err
 	}
-	return patched(f.felix, name, patch)
+	return nil, patched(f.felix, name, patch)
 }
 
 func (f *fake) DeleteEndpoint(_ context.Context, hep *v3.HostEndpoint) error {
@@ -252,7 +252,7 @@ func (f *fake) run(t *testing.T) (said string, err error) {
 // narrowed returns a FelixConfiguration that the release has made or changed.
 func (f *fake) narrowed(t *testing.T, node, release string, own *failsafe.Configuration) {
 	t.Helper()
-	change, err := failsafe.Plan(own, nil, node, release, &failsafe.Want{Ports: []uint16{22}, CIDRs: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
+	change, err := failsafe.Plan(own, nil, node, release, &failsafe.Want{Ports: []uint16{22}, CIDRs: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}, nil)
 	require.NoError(t, err)
 	if own == nil {
 		own = change.Create

@@ -75,9 +75,8 @@ type record struct {
 	Before *[]v3.ProtoPort `json:"before"`
 	// Created tells that there was no such object before.
 	Created bool `json:"created,omitempty"`
-	// Filled are the fields that the object did not have before and that Calico's
-	// API fills in with every write, each with what we wrote there, if anything.
-	Filled map[string]string `json:"filled,omitempty"`
+	// Filled are the fields that nobody had set, and that the API server filled in.
+	Filled map[string]filling `json:"filled,omitempty"`
 }
 
 // ForAll is the name of the FelixConfiguration for all nodes.
@@ -136,8 +135,11 @@ func WrittenBy(configuration *Configuration) string {
 // stay, in their order. Where no entry is for a wanted port there is nothing to
 // narrow, and nothing is written.
 //
+// filled is what the last write brought back besides what was sent, if that is not noted
+// on own yet; see Filled.
+//
 // An error means that what Felix would do with the list is not what it says.
-func Plan(own, def *Configuration, node, release string, want *Want) (Change, error) {
+func Plan(own, def *Configuration, node, release string, want *Want, filled map[string]any) (Change, error) {
 	wrote, err := remembered(own)
 	if err != nil {
 		return Change{}, err
@@ -170,30 +172,32 @@ func Plan(own, def *Configuration, node, release string, want *Want) (Change, er
 	if same(list, narrowed) {
 		return takeBack(own, wrote)
 	}
-	filled, spec := fill(own, def, wrote)
-	now := record{Release: release, Written: narrowed, Before: before, Filled: filled}
+	now := record{Release: release, Written: narrowed, Before: before}
 	owner := endpoint.NodeOwner(node, want.Node)
 	if own == nil {
 		now.Created = true
-		return create(node, now, spec, owner)
+		return create(node, now, owner)
 	}
+	known := wrote.known(filled)
+	var spec map[string]any
+	now.Filled, spec = pin(own, def, known)
 	owners := othersOwners(own)
 	if now.Created = wrote != nil && wrote.Created; now.Created {
-		if holdsNothingElse(own, wrote) {
+		if holdsNothingElse(own, release, known) {
 			owners = append(owners, owner)
 		}
 	}
 	return rewrite(own, wrote, now, owners, spec)
 }
 
-// create returns the change that makes the object, with the list and the other fields
-// of the spec.
-func create(node string, now record, spec map[string]any, owner metav1.OwnerReference) (Change, error) {
+// create returns the change that makes the object, with nothing but the list.
+func create(node string, now record, owner metav1.OwnerReference) (Change, error) {
 	text, err := json.Marshal(now)
 	if err != nil {
 		return Change{}, fmt.Errorf("encode annotation %s: %w", Annotation, err)
 	}
-	if spec[inbound], err = valueOf(now.Written); err != nil {
+	list, err := valueOf(now.Written)
+	if err != nil {
 		return Change{}, err
 	}
 	return Change{Create: &Configuration{
@@ -203,7 +207,7 @@ func create(node string, now record, spec map[string]any, owner metav1.OwnerRefe
 			Annotations:     map[string]string{Annotation: string(text)},
 			OwnerReferences: []metav1.OwnerReference{owner},
 		},
-		Spec: spec,
+		Spec: map[string]any{inbound: list},
 	}}, nil
 }
 
@@ -249,7 +253,7 @@ func takeBack(own *Configuration, wrote *record) (Change, error) {
 			spec[inbound] = *left
 		}
 	}
-	if wrote.Created && left == nil && holdsNothingElse(own, wrote) {
+	if wrote.Created && left == nil && holdsNothingElse(own, wrote.Release, wrote.Filled) {
 		return Change{Delete: true}, nil
 	}
 	metadata := map[string]any{}
@@ -359,20 +363,13 @@ func same(a, b []v3.ProtoPort) bool {
 }
 
 func (r record) equal(other record) bool {
-	if r.Release != other.Release || r.Created != other.Created || !same(r.Written, other.Written) || !maps.Equal(r.Filled, other.Filled) {
+	if r.Release != other.Release || r.Created != other.Created || !same(r.Written, other.Written) || !maps.EqualFunc(r.Filled, other.Filled, func(a, b filling) bool { return equal(a, b) }) {
 		return false
 	}
 	if r.Before == nil || other.Before == nil {
 		return r.Before == nil && other.Before == nil
 	}
 	return same(*r.Before, *other.Before)
-}
-
-// filled tells whether a field that has the value has it from Calico's API or
-// from us.
-func (r *record) filled(f field, value string) bool {
-	note, noted := r.Filled[f.name]
-	return noted && (value == f.preset || value == note)
 }
 
 // remembered returns what we noted on an object, nil if nothing. A note that
@@ -443,11 +440,11 @@ func sameOwner(a, b metav1.OwnerReference) bool {
 
 // holdsNothingElse tells whether an object that we made has got nothing from
 // others since.
-func holdsNothingElse(own *Configuration, wrote *record) bool {
+func holdsNothingElse(own *Configuration, release string, known map[string]filling) bool {
 	annotations := annotationsOf(own)
 	delete(annotations, Annotation)
 	labels := maps.Clone(own.Labels)
-	if labels[endpoint.ReleaseLabel] == wrote.Release {
+	if labels[endpoint.ReleaseLabel] == release {
 		delete(labels, endpoint.ReleaseLabel)
 	}
 	if len(annotations) > 0 || len(labels) > 0 || len(own.Finalizers) > 0 || len(othersOwners(own)) > 0 {
@@ -455,9 +452,9 @@ func holdsNothingElse(own *Configuration, wrote *record) bool {
 	}
 	spec := fieldsOf(own)
 	delete(spec, inbound)
-	for _, field := range filledFields() {
-		if value, _ := spec[field.name].(string); wrote.filled(field, value) {
-			delete(spec, field.name)
+	for name, field := range known {
+		if field.has(spec[name]) {
+			delete(spec, name)
 		}
 	}
 	return len(spec) == 0

@@ -2,6 +2,7 @@ package failsafe_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"net/netip"
 	"slices"
@@ -87,7 +88,7 @@ func convert[To any](t testing.TB, from any) *To {
 func plan(t testing.TB, own, def *v3.FelixConfiguration, w *failsafe.Want) (failsafe.Change, error) {
 	t.Helper()
 	ours, theirs := read(t, own), read(t, def)
-	change, err := failsafe.Plan(ours, theirs, node, release, w)
+	change, err := failsafe.Plan(ours, theirs, node, release, w, nil)
 	require.Equal(t, read(t, own), ours, "the plan changes its input")
 	require.Equal(t, read(t, def), theirs, "the plan changes its input")
 	return change, err
@@ -137,12 +138,19 @@ func apply(t testing.TB, own *v3.FelixConfiguration, change failsafe.Change, asV
 
 func pointer[T any](v T) *T { return &v }
 
-// settle plans and applies, and proves that a second plan finds nothing to do.
+// settle plans and applies, looks at what came back, and proves that another plan finds
+// nothing to do.
 func settle(t testing.TB, own, def *v3.FelixConfiguration, w *failsafe.Want, asV3 bool) *v3.FelixConfiguration {
 	t.Helper()
 	change, err := plan(t, own, def, w)
 	require.NoError(t, err)
-	own = apply(t, own, change, asV3)
+	stored := apply(t, own, change, asV3)
+	if filled := failsafe.Filled(read(t, own), change, read(t, stored)); len(filled) > 0 && w != nil {
+		change, err = failsafe.Plan(read(t, stored), read(t, def), node, release, w, filled)
+		require.NoError(t, err)
+		stored = apply(t, stored, change, asV3)
+	}
+	own = stored
 	again, err := plan(t, own, def, w)
 	require.NoError(t, err)
 	require.True(t, again.None(), "the second plan: %s", again.Patch)
@@ -321,7 +329,7 @@ func TestFieldThatNoTypeKnowsIsSeenAndLeftAlone(t *testing.T) {
 	own.Spec["fieldOfALaterCalico"] = map[string]any{"limit": int64(1)}
 	for name, w := range map[string]*failsafe.Want{"narrowed": want([]uint16{22}, "198.51.100.0/24"), "taken back": nil} {
 		t.Run(name, func(t *testing.T) {
-			change, err := failsafe.Plan(own, nil, node, release, w)
+			change, err := failsafe.Plan(own, nil, node, release, w, nil)
 			require.NoError(t, err)
 			assert.False(t, change.Delete, "somebody else uses the object")
 			assert.NotEmpty(t, change.Patch)
@@ -332,7 +340,7 @@ func TestFieldThatNoTypeKnowsIsSeenAndLeftAlone(t *testing.T) {
 
 func TestListThatIsNoneIsNamed(t *testing.T) {
 	own := &failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: "node.n1"}, Spec: map[string]any{"failsafeInboundHostPorts": "tcp:22"}}
-	_, err := failsafe.Plan(own, nil, node, release, admins())
+	_, err := failsafe.Plan(own, nil, node, release, admins(), nil)
 	assert.ErrorContains(t, err, "read spec.failsafeInboundHostPorts of FelixConfiguration node.n1")
 }
 
@@ -361,26 +369,26 @@ func TestNoteThatCalicoctlMovedIsFoundAgain(t *testing.T) {
 	assert.Contains(t, own.Annotations["host-firewall.io/failsafe"], "198.51.100.0/24")
 }
 
-// Calico's v3 API fills three fields in with every write, and in the object of a
+// Calico's v3 API fills three fields in with every write, and so do its CRDs with others. In the object of a
 // node they win over what default says.
 func TestDefaultsOtherSettingsStayInForce(t *testing.T) {
 	bothAPIs(t, func(t *testing.T, asV3 bool) {
 		def := configuration("default", "-")
 		def.Spec.FloatingIPs = pointer(v3.FloatingIPsEnabled)
 		own := settle(t, nil, def, admins(), asV3)
-		assert.Equal(t, v3.FloatingIPsEnabled, *own.Spec.FloatingIPs)
+		inForce := func(own, def *v3.FloatingIPType) v3.FloatingIPType {
+			return *cmp.Or(own, def, pointer(v3.FloatingIPsDisabled))
+		}
+		assert.Equal(t, v3.FloatingIPsEnabled, inForce(own.Spec.FloatingIPs, def.Spec.FloatingIPs))
 
 		def.Spec.FloatingIPs = nil
-		//lint:ignore SA1019 clusters have it all the same
-		def.Spec.BPFConnectTimeLoadBalancingEnabled = pointer(false)
+		def.Spec.BPFConnectTimeLoadBalancing = pointer(v3.BPFConnectTimeLBDisabled)
 		own = settle(t, own, def, admins(), asV3)
-		if asV3 {
-			assert.Equal(t, v3.FloatingIPsDisabled, *own.Spec.FloatingIPs)
-		} else {
-			assert.Nil(t, own.Spec.FloatingIPs)
+		assert.Equal(t, v3.FloatingIPsDisabled, inForce(own.Spec.FloatingIPs, def.Spec.FloatingIPs))
+		assert.Equal(t, v3.BPFConnectTimeLBDisabled, *cmp.Or(own.Spec.BPFConnectTimeLoadBalancing, def.Spec.BPFConnectTimeLoadBalancing))
+		if !asV3 {
+			assert.Nil(t, own.Spec.BPFConnectTimeLoadBalancing, "nothing is filled in there")
 		}
-		assert.Equal(t, v3.BPFConnectTimeLBDisabled, *own.Spec.BPFConnectTimeLoadBalancing)
-		assert.Equal(t, v3.BPFHostNetworkedNATDisabled, *own.Spec.BPFHostNetworkedNATWithoutCTLB)
 
 		assert.True(t, settle(t, own, def, nil, asV3) == nil, "none of that is anybody else's")
 	})
@@ -390,18 +398,131 @@ func TestWhatTheNodesOwnObjectSaysOfThemStays(t *testing.T) {
 	bothAPIs(t, func(t *testing.T, asV3 bool) {
 		own, def := configuration("node.n1", "-"), configuration("default", "-")
 		own.Spec.FloatingIPs = pointer(v3.FloatingIPsDisabled)
-		//lint:ignore SA1019 clusters have it all the same
-		own.Spec.BPFConnectTimeLoadBalancingEnabled = pointer(true)
 		def.Spec.FloatingIPs = pointer(v3.FloatingIPsEnabled)
-		def.Spec.BPFConnectTimeLoadBalancing = pointer(v3.BPFConnectTimeLBDisabled)
-		change, err := plan(t, own, def, admins())
-		require.NoError(t, err)
-		for _, word := range []string{"floatingIPs", "bpfConnectTimeLoadBalancing"} {
-			var patch struct{ Spec map[string]any }
-			require.NoError(t, json.Unmarshal(change.Patch, &patch))
-			assert.NotContains(t, patch.Spec, word)
+		narrowed := settle(t, own, def, admins(), asV3)
+		assert.Equal(t, v3.FloatingIPsDisabled, *narrowed.Spec.FloatingIPs)
+		rest := settle(t, narrowed, def, nil, asV3)
+		assert.Equal(t, v3.FloatingIPsDisabled, *rest.Spec.FloatingIPs)
+	})
+}
+
+// server keeps one FelixConfiguration, and fills fields in that nobody has sent.
+type server struct {
+	t        *testing.T
+	presets  map[string]any
+	stubborn string // comes back as it is in presets, whatever is sent
+	stored   *failsafe.Configuration
+	writes   int
+}
+
+func (s *server) spec() map[string]any { return s.stored.Spec }
+
+// write does what a change says, and what goes with it to be noted.
+func (s *server) write(def *failsafe.Configuration, w *failsafe.Want) {
+	s.t.Helper()
+	var filled map[string]any
+	for range 4 {
+		change, err := failsafe.Plan(s.stored, def, node, release, w, filled)
+		require.NoError(s.t, err)
+		before := s.stored
+		switch {
+		case change.None():
+			return
+		case change.Delete:
+			s.stored = nil
+			return
+		case change.Create != nil:
+			s.stored = change.Create.DeepCopy()
+		default:
+			s.patch(change.Patch)
 		}
-		settle(t, own, def, admins(), asV3)
+		for name, preset := range s.presets {
+			if s.stored.Spec[name] == nil || name == s.stubborn {
+				s.stored.Spec[name] = preset
+			}
+		}
+		s.writes++
+		filled = failsafe.Filled(before, change, s.stored)
+	}
+	require.Fail(s.t, "it never rests")
+}
+
+func (s *server) patch(patch []byte) {
+	s.t.Helper()
+	data, err := json.Marshal(s.stored)
+	require.NoError(s.t, err)
+	data, err = jsonpatch.MergePatch(data, patch)
+	require.NoError(s.t, err)
+	s.stored = &failsafe.Configuration{}
+	require.NoError(s.t, json.Unmarshal(data, s.stored))
+}
+
+// Each version of Calico fills in others. Nobody can know their names.
+func TestWhatTheAPIServerFillsInOverridesNothingAndKeepsNoObject(t *testing.T) {
+	forAll := func(spec map[string]any) *failsafe.Configuration {
+		return &failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: spec}
+	}
+	const mode, limit = "modeOfALaterCalico", "limitOfALaterCalico"
+	presets := map[string]any{mode: "Auto", limit: int64(5)}
+	start := func(t *testing.T, def *failsafe.Configuration) *server {
+		s := &server{t: t, presets: presets}
+		s.write(def, admins())
+		return s
+	}
+	t.Run("default says nothing", func(t *testing.T) {
+		s := start(t, nil)
+		assert.Equal(t, 2, s.writes, "what came back is noted")
+		s.write(nil, nil)
+		assert.Nil(t, s.stored)
+	})
+	t.Run("default says the same", func(t *testing.T) {
+		def := forAll(map[string]any{mode: "Auto", limit: 5.0})
+		s := start(t, def)
+		assert.Equal(t, 2, s.writes)
+		s.write(def, nil)
+		assert.Nil(t, s.stored)
+	})
+	t.Run("default says something else, and is followed", func(t *testing.T) {
+		def := forAll(map[string]any{mode: "Enabled"})
+		s := start(t, def)
+		assert.Equal(t, "Enabled", s.spec()[mode])
+		for _, value := range []any{"Disabled", "Auto", "Enabled"} {
+			def.Spec[mode] = value
+			s.write(def, admins())
+			assert.Equal(t, value, s.spec()[mode])
+		}
+		delete(def.Spec, mode)
+		s.write(def, admins())
+		assert.Equal(t, "Auto", s.spec()[mode])
+		def.Spec[mode] = "Enabled"
+		s.write(def, admins())
+		s.write(def, nil)
+		assert.Nil(t, s.stored)
+	})
+	t.Run("somebody sets one of them on the node", func(t *testing.T) {
+		s := start(t, nil)
+		s.spec()[mode] = "Disabled"
+		def := forAll(map[string]any{mode: "Enabled"})
+		s.write(def, admins())
+		assert.Equal(t, "Disabled", s.spec()[mode], "on the node that is meant")
+		s.write(def, nil)
+		require.NotNil(t, s.stored, "somebody else uses the object")
+		assert.Equal(t, "Disabled", s.spec()[mode])
+	})
+	t.Run("the object is somebody's", func(t *testing.T) {
+		def := forAll(map[string]any{mode: "Enabled"})
+		s := &server{t: t, presets: presets, stored: &failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: "node.n1"}, Spec: map[string]any{mode: "Auto"}}}
+		s.write(def, admins())
+		assert.Equal(t, "Auto", s.spec()[mode], "it was there before")
+		s.write(def, nil)
+		assert.Equal(t, "Auto", s.spec()[mode])
+	})
+	t.Run("one of them does not change", func(t *testing.T) {
+		s := &server{t: t, presets: presets, stubborn: mode}
+		s.write(forAll(map[string]any{mode: "Enabled"}), admins())
+		assert.Equal(t, 3, s.writes)
+		s.write(forAll(map[string]any{mode: "Enabled"}), admins())
+		assert.Equal(t, 3, s.writes, "and is not sent again and again")
 	})
 }
 

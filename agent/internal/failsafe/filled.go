@@ -1,69 +1,101 @@
 package failsafe
 
-import v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
-
-// field is a field of the spec that Calico's v3 API fills in with its default
-// whenever somebody writes a FelixConfiguration without it. In the object of a
-// node that is no default: there it wins over what the object default says. So
-// where default says something else, we have to write that too.
-type field struct{ name, preset string }
-
-func filledFields() []field {
-	return []field{
-		{"floatingIPs", string(v3.FloatingIPsDisabled)},
-		{connectTime, string(v3.BPFConnectTimeLBTCP)},
-		{hostNAT, string(v3.BPFHostNetworkedNATEnabled)},
-	}
-}
-
-const (
-	connectTime = "bpfConnectTimeLoadBalancing"
-	hostNAT     = "bpfHostNetworkedNATWithoutCTLB"
-	// deprecatedConnectTime decides about the two above where it is set.
-	deprecatedConnectTime = "bpfConnectTimeLoadBalancingEnabled"
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
 )
 
-// fill returns, of the fields that are not set by somebody in own, what should be
-// noted of each, and the changes to the spec that keep default's value in force.
-func fill(own, def *Configuration, wrote *record) (noted map[string]string, spec map[string]any) {
-	ours, theirs := fieldsOf(own), fieldsOf(def)
-	noted, spec = map[string]string{}, map[string]any{}
-	for _, f := range filledFields() {
-		current, set := ours[f.name].(string)
-		if set && (wrote == nil || !wrote.filled(f, current)) {
-			continue // somebody wants it so
+// An API server fills in defaults of its own, whenever somebody writes a
+// FelixConfiguration without them, and each version of Calico has others. In the object of
+// a node such a field is no default: there it wins over what the object default says. So
+// where default says something else, we have to write that too. And it is nobody's, so it
+// keeps no object alive that we made.
+
+// filling is what is known of a field that was filled in.
+type filling struct {
+	// Preset is what the API server put there.
+	Preset any `json:"preset"`
+	// Pinned is what we wrote there, null if nothing: what default says.
+	Pinned any `json:"pinned,omitempty"`
+}
+
+// has tells whether the field still has a value that nobody else has given it.
+func (f filling) has(value any) bool {
+	return value != nil && (equal(value, f.Preset) || f.Pinned != nil && equal(value, f.Pinned))
+}
+
+// Filled returns what came back when a change to own was written that had not been sent,
+// by the name of the field; nil for what was sent and did not stay.
+func Filled(own *Configuration, change Change, stored *Configuration) map[string]any {
+	sent := map[string]any{}
+	switch {
+	case change.Create != nil:
+		sent = change.Create.Spec
+	case change.Patch != nil && own != nil:
+		var patch Configuration
+		if json.Unmarshal(change.Patch, &patch) != nil {
+			return nil
 		}
-		if _, decides := ours[deprecatedConnectTime]; decides && f.name != "floatingIPs" {
+		maps.Copy(sent, own.Spec)
+		maps.Copy(sent, patch.Spec)
+	default:
+		return nil
+	}
+	filled := map[string]any{}
+	for name, value := range fieldsOf(stored) {
+		switch before := sent[name]; {
+		case name == inbound:
+		case before == nil || before == "":
+			filled[name] = value
+		case !equal(before, value):
+			filled[name] = nil
+		}
+	}
+	return filled
+}
+
+// known returns what is known to be filled in: what we noted, and what has come back since.
+func (r *record) known(filled map[string]any) map[string]filling {
+	known := map[string]filling{}
+	if r != nil {
+		maps.Copy(known, r.Filled)
+	}
+	for name, value := range filled {
+		known[name] = filling{Preset: value}
+		if value == nil {
+			delete(known, name)
+		}
+	}
+	return known
+}
+
+// pin returns what should be noted of the fields that are filled in, and the changes to
+// the spec that keep default's values in force. What somebody else has set is no such field.
+func pin(own, def *Configuration, known map[string]filling) (noted map[string]filling, spec map[string]any) {
+	ours, theirs := fieldsOf(own), fieldsOf(def)
+	noted, spec = map[string]filling{}, map[string]any{}
+	for name, field := range known {
+		current := ours[name]
+		if !field.has(current) {
 			continue
 		}
-		want := inForce(theirs, f)
-		noted[f.name] = want
-		switch {
-		case want != "" && current != want:
-			spec[f.name] = want
-		case want == "" && set && current != f.preset:
-			spec[f.name] = nil
+		field.Pinned = nil
+		want := field.Preset
+		if value := theirs[name]; value != nil && !equal(value, want) {
+			field.Pinned, want = value, value
 		}
+		if !equal(current, want) {
+			spec[name] = want
+		}
+		noted[name] = field
 	}
 	return noted, spec
 }
 
-// inForce returns what the fields of default say about f; empty: what Calico
-// fills in anyway.
-func inForce(fields map[string]any, f field) string {
-	value, _ := fields[f.name].(string)
-	if enabled, decides := fields[deprecatedConnectTime].(bool); decides {
-		switch {
-		case f.name == hostNAT:
-			value = string(v3.BPFHostNetworkedNATDisabled)
-		case f.name == connectTime && enabled:
-			value = string(v3.BPFConnectTimeLBEnabled)
-		case f.name == connectTime:
-			value = string(v3.BPFConnectTimeLBDisabled)
-		}
-	}
-	if value == f.preset {
-		return ""
-	}
-	return value
+// equal compares two values as JSON has them: numbers come in several types.
+func equal(a, b any) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
 }

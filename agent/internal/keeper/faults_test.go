@@ -379,6 +379,29 @@ func TestFailsafeIsNotNarrowedTwiceBecauseTheCacheIsBehind(t *testing.T) {
 	})
 }
 
+func TestWhatTheAPIServerFillsInIsNotedAtOnceAndDefaultIsFollowed(t *testing.T) {
+	const mode = "modeOfALaterCalico"
+	config := testConfig()
+	config.Failsafe = sshOnly()
+	def := func(value string) *failsafe.Configuration {
+		return &failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: failsafe.ForAll}, Spec: map[string]any{mode: value}}
+	}
+	playWith(t, config, func(c *cluster) {
+		withArmed(c)
+		c.presets = map[string]any{mode: "Auto"}
+		c.putFelix(def("Enabled"))
+		c.felixLag = time.Second
+	}, func(s *scene) {
+		s.pass(time.Minute)
+		assert.Equal(t, []string{"create felix", "patch felix"}, s.take())
+		assert.Equal(t, "Enabled", s.felix["node.n1"].Spec[mode])
+		s.change(func() { s.putFelix(def("Disabled")) })
+		s.pass(time.Minute)
+		assert.Equal(t, []string{"patch felix"}, s.take())
+		assert.Equal(t, "Disabled", s.felix["node.n1"].Spec[mode])
+	})
+}
+
 func TestFailsafeThatCannotBeNarrowedMakesTheNodeNotReadyAndDelaysNoRepair(t *testing.T) {
 	config := testConfig()
 	config.Failsafe = sshOnly()

@@ -75,8 +75,8 @@ type API interface {
 	CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) (*v3.HostEndpoint, error)
 	PatchEndpoint(ctx context.Context, name string, patch []byte) (*v3.HostEndpoint, error)
 	DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) error
-	CreateFelix(ctx context.Context, configuration *failsafe.Configuration) error
-	PatchFelix(ctx context.Context, name string, patch []byte) error
+	CreateFelix(ctx context.Context, configuration *failsafe.Configuration) (*failsafe.Configuration, error)
+	PatchFelix(ctx context.Context, name string, patch []byte) (*failsafe.Configuration, error)
 	DeleteFelix(ctx context.Context, configuration *failsafe.Configuration) error
 	// CreateEvent creates an Event about the Node.
 	CreateEvent(ctx context.Context, event *corev1.Event) error
@@ -204,11 +204,16 @@ type Keeper struct {
 	busySince time.Time // zero between passes
 }
 
-// felixWrote is the last change of the node's FelixConfiguration: when it was made,
-// and of which version; empty: of none.
+// felixWrote is the last change of the node's FelixConfiguration: when it was made, of
+// which version, and to which; empty: of none, to none.
 type felixWrote struct {
-	at time.Time
-	of string
+	at     time.Time
+	of, to string
+}
+
+// isAhead tells whether a cache that has this version has not shown the change yet.
+func (w felixWrote) isAhead(version string) bool {
+	return version == w.of || w.to != "" && version != w.to && newer(w.to, version)
 }
 
 // links is what was last read of the node's interfaces.

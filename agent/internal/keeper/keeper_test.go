@@ -46,6 +46,8 @@ type cluster struct {
 	stored      map[string]*v3.HostEndpoint        // whosever they are
 	cached      map[string]*v3.HostEndpoint        // as the cache has them
 	felix       map[string]*failsafe.Configuration // as the cache has them, behind by felixLag
+	felixNow    map[string]*failsafe.Configuration // as they are stored, where the keeper has written
+	presets     map[string]any                     // fields that are filled in when one is stored without them
 	felixLag    time.Duration
 	noFelix     string // why there is no cache of it
 	byLabel     bool   // as Config.Named asks for
@@ -313,26 +315,32 @@ func merge(t *testing.T, current any, patch []byte, into any) {
 	require.NoError(t, json.Unmarshal(after, into))
 }
 
-func (c *cluster) CreateFelix(_ context.Context, configuration *failsafe.Configuration) error {
+func (c *cluster) CreateFelix(_ context.Context, configuration *failsafe.Configuration) (*failsafe.Configuration, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.request("create felix"); err != nil {
-		return err
+		return nil, err
 	}
-	c.putFelix(configuration)
-	return nil
+	return c.putFelix(configuration), nil
 }
 
-func (c *cluster) PatchFelix(_ context.Context, name string, patch []byte) error {
+func (c *cluster) PatchFelix(_ context.Context, name string, patch []byte) (*failsafe.Configuration, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.request("patch felix"); err != nil {
-		return err
+		return nil, err
 	}
 	var patched failsafe.Configuration
-	merge(c.t, c.felix[name], patch, &patched)
-	c.putFelix(&patched)
-	return nil
+	merge(c.t, c.felixStored(name), patch, &patched)
+	return c.putFelix(&patched), nil
+}
+
+// felixStored is one as it is stored, which a cache may be behind of. The lock is held.
+func (c *cluster) felixStored(name string) *failsafe.Configuration {
+	if c.felixLag > 0 && c.felixNow[name] != nil {
+		return c.felixNow[name]
+	}
+	return c.felix[name]
 }
 
 func (c *cluster) DeleteFelix(_ context.Context, configuration *failsafe.Configuration) error {
@@ -346,18 +354,25 @@ func (c *cluster) DeleteFelix(_ context.Context, configuration *failsafe.Configu
 	return nil
 }
 
-// putFelix stores a version. The lock is held.
-func (c *cluster) putFelix(configuration *failsafe.Configuration) {
+// putFelix stores a version, filled in, and returns it. The lock is held.
+func (c *cluster) putFelix(configuration *failsafe.Configuration) *failsafe.Configuration {
 	c.version++
 	configuration = configuration.DeepCopy()
 	configuration.ResourceVersion = strconv.Itoa(c.version)
+	for name, preset := range c.presets {
+		if configuration.Spec[name] == nil {
+			configuration.Spec[name] = preset
+		}
+	}
+	c.felixNow[configuration.Name] = configuration
 	put := func() { c.felix[configuration.Name] = configuration }
 	if c.felixLag > 0 {
 		time.AfterFunc(c.felixLag, func() { c.change(put) })
-		return
+		return configuration
 	}
 	put()
 	c.wake()
+	return configuration
 }
 
 func (c *cluster) CreateEvent(_ context.Context, event *corev1.Event) error {
@@ -535,7 +550,7 @@ func playWith(t *testing.T, config Config, prepare func(c *cluster), test func(s
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := &cluster{t: t, node: testNode("n1"), wake: func() {}, byLabel: config.Named(),
-			stored: map[string]*v3.HostEndpoint{}, cached: map[string]*v3.HostEndpoint{}, felix: map[string]*failsafe.Configuration{}}
+			stored: map[string]*v3.HostEndpoint{}, cached: map[string]*v3.HostEndpoint{}, felix: map[string]*failsafe.Configuration{}, felixNow: map[string]*failsafe.Configuration{}}
 		prepare(c)
 		s := &scene{cluster: c, log: &logBuffer{}, ended: make(chan struct{})}
 		s.keeper = New(config, c, slog.New(slog.NewTextHandler(s.log, nil)))

@@ -21,6 +21,10 @@ import (
 // all write at once.
 const noteDelay = time.Minute
 
+// writesAtOnce are those of a FelixConfiguration: the list, what the API server fills in, and
+// which of that does not change.
+const writesAtOnce = 3
+
 // cacheDelay is how long a cache may take to show what was written.
 const cacheDelay = 5 * time.Second
 
@@ -238,21 +242,29 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts, alarm *alarm) error {
 	if problem != "" {
 		return errors.New(problem)
 	}
-	if left := cacheDelay - f.now.Sub(k.felixWrote.at); left > 0 && k.felixWrote.of == versionOf(own) {
-		// The cache has not shown yet what was written.
+	if left := cacheDelay - f.now.Sub(k.felixWrote.at); left > 0 && k.felixWrote.isAhead(versionOf(own)) {
 		alarm.in(left)
 		return nil
 	}
 	want := &failsafe.Want{Ports: k.config.Failsafe.Ports, CIDRs: k.config.Failsafe.CIDRs, Node: f.node.UID}
-	change, err := failsafe.Plan(own, forAll, k.config.Node, k.config.Release, want)
-	if err != nil {
-		return err
+	var filled map[string]any
+	// What comes back is noted at once, or it would look like somebody else's.
+	for range writesAtOnce {
+		change, err := failsafe.Plan(own, forAll, k.config.Node, k.config.Release, want, filled)
+		if err != nil {
+			return err
+		}
+		if change.None() {
+			k.holdFelix = hold{}
+			return nil
+		}
+		stored, err := k.changeFelix(ctx, f, own, change, alarm)
+		if filled = failsafe.Filled(own, change, stored); err != nil || len(filled) == 0 {
+			return err
+		}
+		own = stored
 	}
-	if change.None() {
-		k.holdFelix = hold{}
-		return nil
-	}
-	return k.changeFelix(ctx, f, own, change, alarm)
+	return nil
 }
 
 // widenFelix looks once whether anything of ours is left, and takes that back.
@@ -266,19 +278,19 @@ func (k *Keeper) widenFelix(ctx context.Context, f facts, alarm *alarm) error {
 		alarm.in(k.holdFelix.failed(time.Now(), err))
 		return err
 	}
-	change, err := failsafe.Plan(own, nil, k.config.Node, k.config.Release, nil)
+	change, err := failsafe.Plan(own, nil, k.config.Node, k.config.Release, nil, nil)
 	if err == nil && !change.None() {
-		err = k.changeFelix(ctx, f, own, change, alarm)
+		_, err = k.changeFelix(ctx, f, own, change, alarm)
 	}
 	k.felixClean = err == nil && k.holdFelix.failures == 0
 	return err
 }
 
-// changeFelix makes the change, unless it has to wait.
-func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configuration, change failsafe.Change, alarm *alarm) error {
+// changeFelix makes the change, unless it has to wait, and returns what is stored then.
+func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configuration, change failsafe.Change, alarm *alarm) (stored *failsafe.Configuration, err error) {
 	if left := k.holdFelix.left(f.now); left > 0 {
 		alarm.in(left)
-		return k.holdFelix.err
+		return nil, k.holdFelix.err
 	}
 	name := failsafe.Name(k.config.Node)
 	fields := []string{"FelixConfiguration " + name}
@@ -286,28 +298,27 @@ func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configu
 		fields = fieldsOf(fields[0], change.Patch)
 	}
 	if k.fights.left(f.now, fields) > 0 {
-		return nil
+		return nil, nil
 	}
-	var err error
 	switch {
 	case change.Create != nil:
-		err = k.api.CreateFelix(ctx, change.Create)
+		stored, err = k.api.CreateFelix(ctx, change.Create)
 	case change.Delete:
 		err = k.api.DeleteFelix(ctx, own)
 	default:
-		err = k.api.PatchFelix(ctx, own.Name, change.Patch)
+		stored, err = k.api.PatchFelix(ctx, own.Name, change.Patch)
 	}
 	if err != nil {
 		alarm.in(k.holdFelix.failed(time.Now(), err))
 		if k.holdFelix.race(err) {
-			return nil
+			return nil, nil
 		}
-		return err
+		return nil, err
 	}
-	k.holdFelix, k.felixWrote = hold{}, felixWrote{at: time.Now(), of: versionOf(own)}
+	k.holdFelix, k.felixWrote = hold{}, felixWrote{at: time.Now(), of: versionOf(own), to: versionOf(stored)}
 	k.fights.set(f.now, fields)
 	k.log.Info("failsafe changed", "narrowed", k.config.narrows(), "object", name)
-	return nil
+	return stored, nil
 }
 
 // versionOf returns the version of an object, empty when there is none.
