@@ -199,6 +199,9 @@ func TestSchemaIsClosedAndKnowsExactlyTheValues(t *testing.T) {
 			}
 		}
 	}
+	content, err := os.ReadFile(filepath.Join(chartDir, "values.schema.json"))
+	require.NoError(t, err)
+	require.NotContains(t, string(content), `"pattern":`, "a text of the wrong form is refused in words, by _forms.tpl")
 	require.Equal(t, false, root.AdditionalProperties)
 	walk("", root)
 	require.ElementsMatch(t, slices.Collect(maps.Keys(leaves(t))), known)
