@@ -2,6 +2,7 @@ package kind
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,8 +11,10 @@ import (
 	"github.com/stretchr/testify/require"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
@@ -26,6 +29,39 @@ func TestSSHIsClosedToStrangersAndOpenToAdminsWhateverThePoliciesSay(t *testing.
 	require.NoError(t, err)
 	requireRuleOnEveryNode(t)
 	requireProtected(t, "with a wrong SSH policy")
+}
+
+// The API server is the way back. Whoever has narrowed Calico's failsafe, or has the API server on a port that never was in it, keeps it by
+// essential.apiServerPorts; a node that would lose it is not armed.
+func TestAPIServerStaysOpenWhateverTheFailsafeSays(t *testing.T) {
+	r := prepare(t)
+	failsafe := func(ports ...int64) (list []any) {
+		for _, port := range ports {
+			list = append(list, map[string]any{"protocol": "TCP", "port": port})
+		}
+		return append(list, map[string]any{"protocol": "UDP", "port": int64(68)})
+	}
+	felixForAll(t, map[string]any{"failsafeInboundHostPorts": failsafe(22, 179, 2379, 2380, 5473, 6666, 6667)})
+	elsewhere := release.Values(map[string]any{"essential": map[string]any{"apiServerPorts": []int{443}}, "ssh": map[string]any{"cidrs": nodes.AdminCIDRs()}})
+	_, err := r.Install(t.Context(), elsewhere)
+	require.NoError(t, err)
+	for _, m := range nodes.Nodes() {
+		eventually(t, "the agent on "+m.Name, func(ctx context.Context) error {
+			agent, err := agentOn(ctx, m.Name)
+			if err != nil {
+				return err
+			}
+			waits := agent.State == "Waiting" && strings.Contains(agent.Reason, "tcp 6443") && strings.Contains(agent.Reason, "essential.apiServerPorts: [443, 6443]")
+			if m.Role == cluster.ControlPlane != waits || m.Role == cluster.Worker && !agent.Ready {
+				return fmt.Errorf("%s: %s", agent.State, agent.Reason)
+			}
+			return nil
+		})
+	}
+	_, err = r.Upgrade(t.Context(), values())
+	require.NoError(t, err)
+	requireArmed(t)
+	requireProtected(t, "with an API server that is behind no failsafe")
 }
 
 // requireRuleOnEveryNode waits until the wrong policy has arrived in every node's kernel.
@@ -51,8 +87,79 @@ func requireRuleOnEveryNode(t *testing.T) {
 	}
 }
 
+// felixForAll sets fields of the FelixConfiguration for all nodes, until the test ends.
+func felixForAll(t *testing.T, spec map[string]any) {
+	t.Helper()
+	const all = "default"
+	configurations, unset := calico(t, "felixconfigurations"), map[string]any{}
+	for field := range spec {
+		unset[field] = nil
+	}
+	patch := func(ctx context.Context, spec map[string]any) error {
+		body, err := json.Marshal(map[string]any{"spec": spec})
+		require.NoError(t, err)
+		_, err = configurations.Patch(ctx, all, types.MergePatchType, body, metav1.PatchOptions{})
+		return err
+	}
+	_, err := configurations.Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": nodes.CalicoGroup().String(), "kind": "FelixConfiguration", "metadata": map[string]any{"name": all}, "spec": map[string]any{},
+	}}, metav1.CreateOptions{})
+	created := err == nil
+	require.True(t, created || apierrors.IsAlreadyExists(err), "%v", err)
+	require.NoError(t, patch(t.Context(), spec))
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		if created {
+			require.NoError(t, configurations.Delete(ctx, all, metav1.DeleteOptions{}))
+			return
+		}
+		require.NoError(t, patch(ctx, unset))
+	})
+}
+
+// fillsIn makes the API server fill one more field into FelixConfigurations, as every version of Calico does with some, until the test ends.
+func fillsIn(t *testing.T, field, preset string) {
+	t.Helper()
+	definition, schema := "felixconfigurations."+nodes.CalicoGroup().Group, "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/"+field
+	change := func(ctx context.Context, patch string) error {
+		_, err := kubectl(ctx, "", "patch", "customresourcedefinition", definition, "--type=json", "--patch", patch)
+		return err
+	}
+	require.NoError(t, change(t.Context(), fmt.Sprintf(`[{"op":"add","path":%q,"value":{"type":"string","default":%q}}]`, schema, preset)))
+	t.Cleanup(func() {
+		require.NoError(t, change(context.WithoutCancel(t.Context()), fmt.Sprintf(`[{"op":"remove","path":%q}]`, schema)))
+	})
+	eventually(t, "the API server to fill it in", func(ctx context.Context) error {
+		stored, err := calico(t, "felixconfigurations").Create(ctx, &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": nodes.CalicoGroup().String(), "kind": "FelixConfiguration", "metadata": map[string]any{"name": "node.nowhere"}, "spec": map[string]any{},
+		}}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err != nil {
+			return err
+		}
+		if got, _, _ := unstructured.NestedString(stored.Object, "spec", field); got != preset {
+			return fmt.Errorf("it is %q", got)
+		}
+		return nil
+	})
+}
+
 func TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff(t *testing.T) {
+	const field = "fieldOfALaterCalico"
+	fillsIn(t, field, "Auto")
+	felixForAll(t, map[string]any{field: "Enabled"})
 	r := install(t)
+	for _, node := range nodeNames() {
+		eventually(t, "the Felix configuration of "+node+" to say what default says", func(ctx context.Context) error {
+			configuration, err := felixOf(ctx, t, node)
+			if err != nil {
+				return err
+			}
+			if got, _, _ := unstructured.NestedString(configuration.Object, "spec", field); got != "Enabled" {
+				return fmt.Errorf("%s is %q", field, got)
+			}
+			return nil
+		})
+	}
 	// Networks of one family close the other one to the admins as well, and to nobody of the cluster.
 	stop := undisturbed(t, scene.ProtectedOneFamily(4))
 	_, err := r.Upgrade(t.Context(), release.Values(map[string]any{"ssh": map[string]any{"cidrs": nodes.AdminCIDRs()[:1]}}))

@@ -41,7 +41,7 @@ func TestReleaseWaitsForItsRights(t *testing.T) {
 	}
 	require.NotEmpty(t, rights)
 	apply(t, others...)
-	requireWaiting(t, "ClusterRole")
+	requireWaiting(t, "lacks the right")
 	requireOpen(t, "without rights")
 	apply(t, rights...)
 	requireClosesInTime(t)

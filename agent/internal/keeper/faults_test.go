@@ -1124,6 +1124,22 @@ func TestNodeWhoseAPIServerMovesAwayFromItsOpenPortStaysArmedAndSaysSo(t *testin
 	})
 }
 
+func TestIPVSWithoutConntrackIsToldOnceAndHoldsNothingBack(t *testing.T) {
+	config := testConfig()
+	config.Untracked = func() bool { return true }
+	playWith(t, config, withPolicies, func(s *scene) {
+		s.pass(time.Hour)
+		assert.True(t, s.keeper.Status().Ready)
+		assert.Equal(t, 1, s.log.count("net.ipv4.vs.conntrack"))
+		assert.Contains(t, s.said(), "UntrackedIPVS")
+	})
+	config.Untracked = func() bool { return false }
+	playWith(t, config, withPolicies, func(s *scene) {
+		s.pass(time.Hour)
+		assert.NotContains(t, s.said(), "UntrackedIPVS")
+	})
+}
+
 func TestEventsAreAboutTheNodeAndFewOfAKind(t *testing.T) {
 	play(t, withPolicies, func(s *scene) {
 		s.pass(time.Minute)

@@ -115,7 +115,10 @@ type Config struct {
 	Audit bool
 	// Interfaces returns the interfaces that want an endpoint and the names of all
 	// that the node has. Nil: there is one endpoint for all interfaces.
-	Interfaces   func() (selected []endpoint.Interface, present []string, err error)
+	Interfaces func() (selected []endpoint.Interface, present []string, err error)
+	// Untracked tells whether the node has connections whose packets Calico drops as invalid
+	// once there is an endpoint. Nil: nobody asks.
+	Untracked    func() bool
 	ArmingLabels map[string]string
 	NodeLabels   []string
 	// Adopt takes over an endpoint with the right name that is nobody's release's.
@@ -194,6 +197,7 @@ type Keeper struct {
 	felixClean   bool   // nothing of ours is in the failsafe, and nothing shall be
 	failure      string // why endpoints are held back
 	contested    string // field of the last fight
+	untracked    bool   // that was told
 	invalid      []string
 	unreadable   string // what was last said of policies of others
 	events       events
@@ -347,6 +351,7 @@ func (k *Keeper) pass(ctx context.Context) (again time.Duration) {
 		alarm.at(f.now, k.whenCalm(k.sweeping.next))
 	}
 	k.checkTrouble(f.now, &status, &alarm)
+	k.tellUntracked(f.now, status)
 	k.tell(f.now, status, f.policies)
 	k.sendEvents(ctx, f, &alarm)
 	return alarm.next

@@ -365,7 +365,12 @@ func (c *cluster) putFelix(configuration *failsafe.Configuration) *failsafe.Conf
 		}
 	}
 	c.felixNow[configuration.Name] = configuration
-	put := func() { c.felix[configuration.Name] = configuration }
+	put := func() {
+		// What comes into the cache in one moment comes in its order.
+		if cached := c.felix[configuration.Name]; cached == nil || cached.ResourceVersion == "" || newer(configuration.ResourceVersion, cached.ResourceVersion) {
+			c.felix[configuration.Name] = configuration
+		}
+	}
 	if c.felixLag > 0 {
 		time.AfterFunc(c.felixLag, func() { c.change(put) })
 		return configuration

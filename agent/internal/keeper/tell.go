@@ -105,6 +105,19 @@ func (k *Keeper) tellInvalid(invalid []string) {
 	k.invalid = invalid
 }
 
+// tellUntracked says once that Calico drops what nobody has told it to. That begins with the
+// endpoint, whatever the policies say and whether they apply.
+func (k *Keeper) tellUntracked(now time.Time, status Status) {
+	if k.untracked || k.config.Untracked == nil || status.Endpoints == 0 || !k.config.Untracked() {
+		return
+	}
+	const message = "IPVS balances connections on this node and net.ipv4.vs.conntrack is 0: Calico drops their packets as invalid, whatever the policies say and in every mode. " +
+		"Set net.ipv4.vs.conntrack to 1"
+	k.untracked = true
+	k.log.Warn(message)
+	k.events.add(now, eventUntracked, message)
+}
+
 // tellUnreadable logs which policies of others can't be read, when that is news.
 func (k *Keeper) tellUnreadable(unreadable string) {
 	if unreadable != k.unreadable && unreadable != "" {
@@ -149,11 +162,12 @@ const (
 	eventForeign   = "ForeignPolicy"
 	eventContested = "Contested"
 	eventNotReady  = "NotReady"
+	eventUntracked = "UntrackedIPVS"
 )
 
 // isWarning tells which of them are no good news.
 func isWarning(kind string) bool {
-	return slices.Contains([]string{eventConflict, eventForeign, eventContested, eventNotReady}, kind)
+	return slices.Contains([]string{eventConflict, eventForeign, eventContested, eventNotReady, eventUntracked}, kind)
 }
 
 // events are what is to be said on the Node, by kind. Those of one kind are put

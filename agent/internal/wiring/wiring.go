@@ -32,6 +32,7 @@ func Keeper(s settings.Settings, meter keeper.Meter, log *slog.Logger) keeper.Co
 		Release:        s.Release,
 		Off:            s.Mode == settings.ModeOff,
 		Audit:          s.Mode == settings.ModeAudit,
+		Untracked:      links.UntrackedIPVS,
 		ArmingLabels:   s.ArmingLabels,
 		NodeLabels:     s.NodeLabels,
 		Adopt:          s.Adopt,
