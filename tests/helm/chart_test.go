@@ -244,17 +244,17 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		"ssh for nobody else": {
 			`{ssh: {cidrs: [192.0.2.0/24, "2001:db8::/32"], ports: [2222]}, cluster: {trustNodes: false, trustPods: false, trustAPIServer: false}, essential: {nodeLocalDNS: []}}`,
 			[]string{"Of all others only these connect to SSH: nobody.\n"},
-			[]string{"over IPv6 nobody", "over IPv4 nobody"},
+			[]string{"connects over IPv6", "connects over IPv4"},
 		},
 		"ssh over IPv4": {
 			`ssh: {cidrs: [192.0.2.0/24]}`,
-			[]string{"ssh.cidrs has no IPv6 network: over IPv6 nobody else does.\n"},
-			[]string{"over IPv4 nobody"},
+			[]string{"ssh.cidrs has no IPv6 network: no administrator connects over IPv6.\n"},
+			[]string{"connects over IPv4"},
 		},
 		"ssh over IPv6": {
 			`ssh: {cidrs: ["2001:db8::/32"]}`,
-			[]string{"ssh.cidrs has no IPv4 network: over IPv4 nobody else does.\n"},
-			[]string{"over IPv6 nobody"},
+			[]string{"ssh.cidrs has no IPv4 network: no administrator connects over IPv4.\n"},
+			[]string{"connects over IPv6"},
 		},
 		"ssh for some, although everybody might": {
 			`ssh: {cidrs: [192.0.2.0/24], allowEverywhere: true}`,
