@@ -39,6 +39,17 @@ func (a Access) RESTConfig() (*rest.Config, error) {
 	return config, nil
 }
 
+// Kubectl is a command of kubectl's on a cluster. Preferences, plugins and what is kept of other clusters, which whoever starts it
+// may have in the home folder, play no part.
+func Kubectl(ctx context.Context, c interface {
+	Kubeconfig() string
+	Binary(name string) string
+}, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, c.Binary("kubectl"), append([]string{"--kubeconfig", c.Kubeconfig()}, args...)...)
+	cmd.Env = host.Environment("HOME=" + filepath.Dir(c.Kubeconfig()))
+	return cmd
+}
+
 // Client is a client with every right.
 func (a Access) Client() (kubernetes.Interface, error) {
 	config, err := a.RESTConfig()
@@ -162,24 +173,22 @@ func (a Access) DeleteNode(ctx context.Context, name string) error {
 	return nil
 }
 
-// CollectRules writes the rules that the kernel of each node has into the node's folder below dir.
+// CollectRules writes the rules that the kernel of each node has, whichever program has made them, into the node's folder below dir.
 func CollectRules(ctx context.Context, c interface {
 	Nodes() []Member
 	Command(ctx context.Context, hostName, name string, args ...string) (*exec.Cmd, error)
 }, dir string) error {
 	for _, m := range c.Nodes() {
-		for _, list := range []string{"iptables-nft-save", "ip6tables-nft-save"} {
-			cmd, err := c.Command(ctx, m.Name, list)
-			if err != nil {
-				return err
-			}
-			rules, err := cmd.Output()
-			if err != nil {
-				return fmt.Errorf("list rules of %s: %w", m.Name, err)
-			}
-			if err := os.WriteFile(filepath.Join(dir, m.Name, list), rules, 0o644); err != nil {
-				return fmt.Errorf("collect rules: %w", err)
-			}
+		cmd, err := c.Command(ctx, m.Name, "nft", "list", "ruleset")
+		if err != nil {
+			return err
+		}
+		rules, err := cmd.Output()
+		if err != nil {
+			return fmt.Errorf("list rules of %s: %w", m.Name, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, m.Name, "rules"), rules, 0o644); err != nil {
+			return fmt.Errorf("collect rules: %w", err)
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,47 +27,56 @@ var (
 	calicoV1    = schema.GroupVersion{Group: "crd.projectcalico.org", Version: "v1"}
 )
 
-// installCalico creates Calico's definitions and the objects that its own installation would: the cluster information
-// that Felix waits for, and a pool of pod addresses for each family, with VXLAN between nodes.
-func installCalico(ctx context.Context, config *rest.Config, crds string) error {
+// groupsOf are those of Calico's that definitions are for. The one in which Calico is to keep what it knows is the last.
+func groupsOf(crds []*unstructured.Unstructured) (groups []schema.GroupVersion) {
+	for _, group := range []schema.GroupVersion{calicoV1, calicoV3} {
+		if slices.ContainsFunc(crds, func(o *unstructured.Unstructured) bool { return o.GetName() == "clusterinformations."+group.Group }) {
+			groups = append(groups, group)
+		}
+	}
+	return groups
+}
+
+// installCalico creates Calico's definitions and, in each of their groups, the objects that its own installation would: the cluster
+// information that Felix waits for, and a pool of pod addresses for each family, with VXLAN between nodes.
+func installCalico(ctx context.Context, config *rest.Config, crds []*unstructured.Unstructured) error {
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("make client: %w", err)
 	}
-	objects, err := readObjects(crds)
-	if err != nil {
-		return err
-	}
-	for _, o := range objects {
+	for _, o := range crds {
 		if err := create(ctx, client.Resource(definitions), o); err != nil {
 			return err
 		}
 	}
-	for _, o := range objects {
+	for _, o := range crds {
 		if err := waitEstablished(ctx, client, o.GetName()); err != nil {
 			return err
 		}
 	}
-	own := func(kind, name string, spec map[string]any) *unstructured.Unstructured {
-		return &unstructured.Unstructured{Object: map[string]any{
-			"apiVersion": calicoV1.String(), "kind": kind, "metadata": map[string]any{"name": name}, "spec": spec,
-		}}
-	}
-	pool := func(name, cidr string, blockSize int64) *unstructured.Unstructured {
-		return own("IPPool", name, map[string]any{
-			"cidr": cidr, "blockSize": blockSize, "vxlanMode": "Always", "ipipMode": "Never", "natOutgoing": true,
-			"nodeSelector": "all()", "allowedUses": []any{"Workload", "Tunnel"},
-		})
-	}
-	for resource, o := range map[string]*unstructured.Unstructured{
-		"clusterinformations": own("ClusterInformation", "default", map[string]any{"datastoreReady": true, "clusterGUID": "0123456789abcdef0123456789abcdef", "clusterType": "k8s"}),
-		"ippools":             pool("pods-ipv4", podCIDR4, 26),
-	} {
-		if err := create(ctx, client.Resource(calicoV1.WithResource(resource)), o); err != nil {
+	for _, group := range groupsOf(crds) {
+		own := func(resource, kind, name string, spec map[string]any) error {
+			return create(ctx, client.Resource(group.WithResource(resource)), &unstructured.Unstructured{Object: map[string]any{
+				"apiVersion": group.String(), "kind": kind, "metadata": map[string]any{"name": name}, "spec": spec,
+			}})
+		}
+		pool := func(name, cidr string, blockSize int64) error {
+			return own("ippools", "IPPool", name, map[string]any{
+				"cidr": cidr, "blockSize": blockSize, "vxlanMode": "Always", "ipipMode": "Never", "natOutgoing": true,
+				"nodeSelector": "all()", "allowedUses": []any{"Workload", "Tunnel"},
+			})
+		}
+		if err := errors.Join(
+			own("clusterinformations", "ClusterInformation", "default", map[string]any{
+				"datastoreReady": true, "clusterGUID": "0123456789abcdef0123456789abcdef", "clusterType": "k8s",
+			}),
+			pool("pods-ipv4", podCIDR4, 26),
+			pool("pods-ipv6", podCIDR6, 122),
+		); err != nil {
 			return err
 		}
 	}
-	return create(ctx, client.Resource(calicoV1.WithResource("ippools")), pool("pods-ipv6", podCIDR6, 122))
+	return nil
 }
 
 func create(ctx context.Context, client dynamic.ResourceInterface, o *unstructured.Unstructured) error {

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"github.com/host-firewall/host-firewall/tests/cluster/binaries"
+	"github.com/host-firewall/host-firewall/tests/cluster/host"
 	"github.com/host-firewall/host-firewall/tests/cluster/pki"
 )
 
@@ -44,7 +45,13 @@ func (c *Cluster) CalicoGroup() schema.GroupVersion {
 	if c.record.CalicoAPI {
 		return calicoV3
 	}
-	return calicoV1
+	return c.StorageGroup()
+}
+
+// StorageGroup is the API group of the custom resources in which Calico keeps what it knows: that of definitions of its newer kind, which
+// need no API server of Calico's, where the cluster has them.
+func (c *Cluster) StorageGroup() schema.GroupVersion {
+	return c.record.Storage
 }
 
 // AddCalicoAPI starts Calico's aggregated API server and returns when projectcalico.org/v3 is served. The program is
@@ -133,7 +140,7 @@ func (c *Cluster) StartCalicoAPI(ctx context.Context) error {
 		"--tls-cert-file="+pki(calicoAPIName+".crt"), "--tls-private-key-file="+pki(calicoAPIName+".key"),
 		"--kubeconfig="+kubeconfig, "--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
 	)
-	cmd.Env = append(os.Environ(), "DATASTORE_TYPE=kubernetes", "KUBECONFIG="+kubeconfig, "LOG_LEVEL=info")
+	cmd.Env = host.Environment("DATASTORE_TYPE=kubernetes", "KUBECONFIG="+kubeconfig, "LOG_LEVEL=info")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

@@ -154,12 +154,23 @@ func Build(ctx context.Context, root string, out io.Writer, optional ...string) 
 }
 
 func (c *Cluster) up(ctx context.Context, root string) error {
+	ctx, done := c.whileAllLive(ctx)
+	defer done()
 	if err := c.buildOwn(ctx, root); err != nil {
 		return err
 	}
-	if err := c.linkCNI(); err != nil {
+	if err := errors.Join(c.linkCNI(), linkFelixPrograms(c.layout)); err != nil {
 		return err
 	}
+	crds, err := readObjects(binaries.Set(c.record.Binaries).CRDs())
+	if err != nil {
+		return err
+	}
+	groups := groupsOf(crds)
+	if len(groups) == 0 {
+		return fmt.Errorf("%s has no definition of Calico's ClusterInformation", binaries.Set(c.record.Binaries).CRDs())
+	}
+	c.record.Storage = groups[len(groups)-1]
 	c.say("starting the control plane")
 	if err := c.layout.write(c.record); err != nil { // the nodes read where the programs are
 		return err
@@ -193,7 +204,7 @@ func (c *Cluster) up(ctx context.Context, root string) error {
 	if err := waitAPI(ctx, config); err != nil {
 		return err
 	}
-	if err := installCalico(ctx, config, binaries.Set(c.record.Binaries).CRDs()); err != nil {
+	if err := installCalico(ctx, config, crds); err != nil {
 		return err
 	}
 	c.say("starting %d nodes", workers+1)
@@ -299,13 +310,13 @@ func (c *Cluster) startNode(name string, role Role) error {
 	if err := ca.Kubeconfig(ca.Path(kubeletIdentity(name)), apiServer(), pki.Identity{User: "system:node:" + name, Groups: []string{"system:nodes"}}); err != nil {
 		return err
 	}
-	if err := writeNodeFiles(c.layout, m); err != nil {
+	if err := writeNodeFiles(c.layout, m, c.record.Storage); err != nil {
 		return err
 	}
 	if err := makeCgroups(c.layout, name); err != nil {
 		return err
 	}
-	spec := &host.Spec{Name: name, State: c.layout.state(name), Sysctls: forwarding(), Components: node(c.layout, c.record.Binaries, m)}
+	spec := &host.Spec{Name: name, State: c.layout.state(name), Sysctls: forwarding(), Components: node(c.layout, c.record.Binaries, m, c.record.Storage)}
 	var console *net.TCPListener
 	if role == ControlPlane {
 		spec.Components = append(controlPlane(c.layout, c.record.Binaries, m, c.options), spec.Components...)
@@ -354,14 +365,34 @@ func Poll(ctx context.Context, limit time.Duration, what string, check func(cont
 		}
 		return true, nil
 	})
+	if ctx.Err() != nil {
+		return fmt.Errorf("wait for %s: %w", what, context.Cause(ctx))
+	}
 	if err != nil {
 		return fmt.Errorf("waited %s for %s: %w", limit, what, last)
 	}
 	return nil
 }
 
+// whileAllLive is a context that ends when a component ends again and again: what needs it is waited for in vain.
+func (c *Cluster) whileAllLive(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go wait.UntilWithContext(ctx, func(context.Context) {
+		hosts, err := host.Running(c.layout.hosts())
+		for _, h := range hosts {
+			err = errors.Join(err, h.Dying())
+		}
+		if err != nil {
+			cancel(err)
+		}
+	}, time.Second)
+	return ctx, func() { cancel(nil) }
+}
+
 // WaitNode waits until a node has registered, is Ready, and its Felix has programmed it.
 func (c *Cluster) WaitNode(ctx context.Context, m Member) error {
+	ctx, done := c.whileAllLive(ctx)
+	defer done()
 	if err := c.WaitNodeReady(ctx, m.Name); err != nil {
 		return err
 	}
@@ -393,6 +424,18 @@ func Open(root string, out io.Writer) (*Cluster, error) {
 		return nil, err
 	}
 	return &Cluster{Access: Access(l.kubeconfig()), layout: l, record: r, out: out}, nil
+}
+
+// Keep tells whether whoever started the cluster wants it to go on when its work is done, which may have failed: the environment
+// variable KEEP is on-failure, or anything else for always.
+func Keep(failed bool) bool {
+	switch os.Getenv("KEEP") {
+	case "":
+		return false
+	case "on-failure":
+		return failed
+	}
+	return true
 }
 
 // Down removes everything that Up made, also after an Up that was cut off.

@@ -2,9 +2,13 @@ package cluster
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/host-firewall/host-firewall/tests/cluster/binaries"
 	"github.com/host-firewall/host-firewall/tests/cluster/host"
@@ -67,7 +71,8 @@ func controlPlane(l layout, bin binaries.Set, m Member, o Options) []host.Compon
 			"--audit-policy-file=" + filepath.Join(l.host(m.Name), auditPolicy), "--audit-log-path=" + l.auditLog(m.Name),
 			"--profiling=false",
 		}},
-		{Name: "kube-controller-manager", Args: append([]string{bin["kube-controller-manager"],
+		{Name: "kube-controller-manager", Env: []string{"KUBECONFIG=" + pki("controller-manager.kubeconfig")}, Args: append([]string{
+			l.bin("cluster"), controllerStart, l.host(m.Name), bin["kube-controller-manager"],
 			"--kubeconfig=" + pki("controller-manager.kubeconfig"),
 			"--authentication-kubeconfig=" + pki("controller-manager.kubeconfig"),
 			"--authorization-kubeconfig=" + pki("controller-manager.kubeconfig"),
@@ -75,7 +80,8 @@ func controlPlane(l layout, bin binaries.Set, m Member, o Options) []host.Compon
 			"--service-account-private-key-file=" + pki("sa.key"),
 			"--use-service-account-credentials=true", "--leader-elect=false", "--profiling=false",
 		}, o.ControllerManager...)},
-		{Name: "kube-scheduler", Args: []string{bin["kube-scheduler"],
+		{Name: "kube-scheduler", Env: []string{"KUBECONFIG=" + pki("scheduler.kubeconfig")}, Args: []string{
+			l.bin("cluster"), controllerStart, l.host(m.Name), bin["kube-scheduler"],
 			"--kubeconfig=" + pki("scheduler.kubeconfig"),
 			"--authentication-kubeconfig=" + pki("scheduler.kubeconfig"),
 			"--authorization-kubeconfig=" + pki("scheduler.kubeconfig"),
@@ -85,14 +91,14 @@ func controlPlane(l layout, bin binaries.Set, m Member, o Options) []host.Compon
 }
 
 // node is what runs on every node.
-func node(l layout, bin binaries.Set, m Member) []host.Component {
+func node(l layout, bin binaries.Set, m Member, storage schema.GroupVersion) []host.Component {
 	file := func(name string) string { return filepath.Join(l.host(m.Name), name) }
 	pki := func(name string) string { return filepath.Join(l.pki(), name) }
 	return []host.Component{
 		listener(l, ListenPorts()...),
 		{Name: "containerd", Args: []string{bin["containerd"], "--config", file("containerd.toml")},
 			// containerd looks for its shim in PATH.
-			Env: []string{"PATH=" + filepath.Dir(bin["containerd-shim-runc-v2"]) + ":" + os.Getenv("PATH")}},
+			Env: []string{"PATH=" + filepath.Dir(bin["containerd-shim-runc-v2"]) + ":" + host.Path}},
 		{Name: "kubelet", Args: []string{l.bin("cluster"), kubeletStart, l.host(m.Name), bin["kubelet"],
 			"--config=" + file("kubelet.yaml"),
 			"--kubeconfig=" + pki(kubeletIdentity(m.Name)),
@@ -100,8 +106,10 @@ func node(l layout, bin binaries.Set, m Member) []host.Component {
 			"--node-ip=" + m.Addresses.V4.String() + "," + m.Addresses.V6.String(),
 		}},
 		{Name: "kube-proxy", Args: []string{bin["kube-proxy"], "--config=" + file("kube-proxy.yaml"), "--hostname-override=" + m.Name}},
-		{Name: "felix", Args: []string{l.bin("cluster"), calicoStart, l.host(m.Name), bin["calico-felix"]},
+		{Name: "felix", Args: []string{l.bin("cluster"), calicoStart, l.host(m.Name), bin["calico-felix"], "--config-file=" + os.DevNull}, // the machine may have one, in /etc/calico
 			Env: []string{
+				"PATH=" + l.felixPath(), "FELIX_XDPENABLED=false",
+				"CALICO_API_GROUP=" + storage.String(), // it would find out, but for a cluster that has both
 				"FELIX_DATASTORETYPE=kubernetes", "KUBECONFIG=" + pki("calico.kubeconfig"), "FELIX_FELIXHOSTNAME=" + m.Name,
 				"FELIX_IPV6SUPPORT=true", "FELIX_BPFENABLED=false", "FELIX_USAGEREPORTINGENABLED=false",
 				"FELIX_LOGFILEPATH=none", "FELIX_LOGSEVERITYSCREEN=info", "FELIX_LOGSEVERITYSYS=none",
@@ -110,6 +118,32 @@ func node(l layout, bin binaries.Set, m Member) []host.Component {
 				"FELIX_DEFAULTENDPOINTTOHOSTACTION=ACCEPT",
 			}},
 	}
+}
+
+// felixPrograms are all that Felix is to find. With a bpftool it would use BPF (XDP, and the removal of what it may have left of
+// that), which a Felix that was built without C has nothing for: it panics.
+var felixPrograms = []string{"iptables*", "ip6tables*", "ipset", "nft", "conntrack", "ip", "modprobe"}
+
+// linkFelixPrograms fills the folder that is Felix's PATH.
+func linkFelixPrograms(l layout) error {
+	if err := os.MkdirAll(l.felixPath(), 0o755); err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
+	for _, dir := range filepath.SplitList(host.Path) {
+		for _, pattern := range felixPrograms {
+			found, err := filepath.Glob(filepath.Join(dir, pattern))
+			if err != nil {
+				return fmt.Errorf("look for Felix's programs: %w", err)
+			}
+			for _, program := range found {
+				err := os.Symlink(program, filepath.Join(l.felixPath(), filepath.Base(program)))
+				if err != nil && !errors.Is(err, fs.ErrExist) { // the first one in PATH
+					return fmt.Errorf("link Felix's programs: %w", err)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // LoadUser is a service account whose requests leave no trace in the audit log: for the load of a whole cluster's agents.
@@ -122,7 +156,7 @@ const auditPolicy = "audit-policy.yaml"
 func kubeletIdentity(node string) string { return "kubelet-" + node + ".kubeconfig" }
 
 // writeNodeFiles writes the configuration that a node's components read.
-func writeNodeFiles(l layout, m Member) error {
+func writeNodeFiles(l layout, m Member, storage schema.GroupVersion) error {
 	taints := "[]"
 	if m.Role == ControlPlane {
 		taints = "[{key: node-role.kubernetes.io/control-plane, effect: NoSchedule}]"
@@ -198,15 +232,15 @@ rules:
 			return fmt.Errorf("write configuration of %s: %w", m.Name, err)
 		}
 	}
-	return writeCNI(l, m)
+	return writeCNI(l, m, storage)
 }
 
 // writeCNI is the node's pod network: Calico's plugin, with addresses of both families from Calico's own pools.
-func writeCNI(l layout, m Member) error {
+func writeCNI(l layout, m Member, storage schema.GroupVersion) error {
 	config := map[string]any{
 		"name": "k8s-pod-network", "cniVersion": "0.3.1",
 		"plugins": []any{map[string]any{
-			"type": "calico", "datastore_type": "kubernetes", "nodename": m.Name,
+			"type": "calico", "datastore_type": "kubernetes", "nodename": m.Name, "calico_api_group": storage.String(),
 			"log_level": "info", "log_file_path": filepath.Join(l.logs(m.Name), "cni.log"),
 			"ipam":       map[string]any{"type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "true"},
 			"policy":     map[string]any{"type": "k8s"},

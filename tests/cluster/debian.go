@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+
+	"github.com/host-firewall/host-firewall/tests/cluster/host"
 )
 
 // needed is everything that a cluster takes from Debian: a program, and the package that has it.
@@ -24,7 +26,7 @@ var needed = []struct{ program, pkg string }{
 func installPackages(out io.Writer) error {
 	var missing []string
 	for _, n := range needed {
-		if _, err := exec.LookPath(n.program); err != nil {
+		if _, err := host.LookPath(n.program); err != nil {
 			missing = append(missing, n.pkg)
 		}
 	}
@@ -33,7 +35,7 @@ func installPackages(out io.Writer) error {
 
 // Install installs a package of Debian's unless its program is there.
 func Install(program, pkg string, out io.Writer) error {
-	if _, err := exec.LookPath(program); err == nil {
+	if _, err := host.LookPath(program); err == nil {
 		return nil
 	}
 	return install([]string{pkg}, out)

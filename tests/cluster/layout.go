@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // layout is the folder in which everything of one cluster lies.
@@ -28,6 +30,7 @@ func (l layout) failedLogs() string { return string(l) + ".failed-logs" }
 func (l layout) auditLog(node string) string { return l.path("logs", node, "audit.log") }
 func (l layout) images() string              { return l.path("images") }
 func (l layout) cni() string                 { return l.path("cni") }
+func (l layout) felixPath() string           { return l.path("felix-path") }
 func (l layout) bin(name string) string      { return l.path("bin", name) }
 
 // record is what has to be known of a cluster to work with it later.
@@ -36,6 +39,8 @@ type record struct {
 	Members  []Member          `json:"members"`
 	Next     byte              `json:"next"` // number of the next node
 	Binaries map[string]string `json:"binaries"`
+	// Storage is what StorageGroup returns.
+	Storage schema.GroupVersion `json:"storage"`
 	// CalicoAPI tells that projectcalico.org/v3 is served, by Calico's own API server.
 	CalicoAPI bool `json:"calicoAPI,omitempty"`
 }

@@ -80,15 +80,20 @@ func (s segment) both(a Addresses) []netip.Prefix {
 	return []netip.Prefix{netip.PrefixFrom(a.V4, s.v4.Bits()), netip.PrefixFrom(a.V6, s.v6.Bits())}
 }
 
-// forwarding makes a host pass packets on. Duplicate address detection would keep new addresses unusable for a second.
+// forwarding makes a host pass packets on. Duplicate address detection would keep new addresses unusable for a second. A new
+// network namespace has the machine's settings of IPv4 interfaces; those that decide over packets are to be the same everywhere.
 func forwarding() map[string]string {
 	return map[string]string{
 		"net/ipv4/ip_forward":                 "1",
+		"net/ipv6/conf/*/disable_ipv6":        "0",
 		"net/ipv6/conf/all/forwarding":        "1",
 		"net/ipv6/conf/default/accept_dad":    "0",
 		"net/ipv6/conf/default/accept_ra":     "0",
-		"net/ipv4/conf/all/rp_filter":         "1",
-		"net/ipv4/conf/default/rp_filter":     "1",
+		"net/ipv4/conf/*/rp_filter":           "1",
+		"net/ipv4/conf/*/accept_local":        "0",
+		"net/ipv4/conf/*/arp_filter":          "0",
+		"net/ipv4/conf/*/arp_ignore":          "0",
+		"net/ipv4/conf/*/route_localnet":      "0",
 		"net/ipv4/ping_group_range":           "0 2147483647",
 		"net/ipv4/ip_unprivileged_port_start": "0",
 	}

@@ -22,8 +22,9 @@ import (
 // First arguments with which cmd/cluster is run in the place of a node's component, to do what has to come before it. Each
 // is followed by the host's folder and the component's command; Start does the rest.
 const (
-	calicoStart  = "calico-start"
-	kubeletStart = "kubelet-start"
+	calicoStart     = "calico-start"
+	controllerStart = "controller-start"
+	kubeletStart    = "kubelet-start"
 )
 
 // Start is called by cmd/cluster with its arguments; it returns false if they are none of a component's start.
@@ -37,6 +38,8 @@ func Start(ctx context.Context, args []string) (bool, error) {
 	switch args[0] {
 	case calicoStart:
 		err = beforeFelix(ctx, l, name)
+	case controllerStart:
+		err = beforeController(ctx)
 	case kubeletStart:
 		err = beforeKubelet(ctx, l)
 	default:
@@ -46,6 +49,15 @@ func Start(ctx context.Context, args []string) (bool, error) {
 		err = syscall.Exec(component[0], component, os.Environ())
 	}
 	return true, err // the host starts us again
+}
+
+// beforeController waits for the API server and for what its roles are made of. Without them a controller ends, again and again.
+func beforeController(ctx context.Context) error {
+	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
+	if err != nil {
+		return fmt.Errorf("read kubeconfig: %w", err)
+	}
+	return waitAPI(ctx, config)
 }
 
 // beforeKubelet imports the cluster's images: pods come as soon as kubelet has registered, and nothing here can be pulled.

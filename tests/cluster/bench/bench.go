@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -207,7 +206,7 @@ func (b *bench) measure(ctx context.Context, c *contender) (r Result, err error)
 
 // kubectl runs the cluster's own.
 func (b *bench) kubectl(ctx context.Context, stdin string, args ...string) error {
-	cmd := exec.CommandContext(ctx, b.cluster.Binary("kubectl"), append([]string{"--kubeconfig", b.cluster.Kubeconfig()}, args...)...)
+	cmd := cluster.Kubectl(ctx, b.cluster, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output

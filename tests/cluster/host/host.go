@@ -47,6 +47,7 @@ func Start(program, dir string, spec *Spec, console *net.TCPListener, network fu
 	defer wait.Close()
 	defer signal.Close()
 	cmd := exec.Command(program, InitCommand, dir)
+	cmd.Env = Environment()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{wait}
 	if console != nil {
@@ -66,6 +67,10 @@ func Start(program, dir string, spec *Spec, console *net.TCPListener, network fu
 	}
 	go func() { _ = cmd.Wait() }() // no zombie, should this program outlive the host
 	h := &Host{Spec: *spec, Dir: dir, PID: cmd.Process.Pid}
+	// Before the interfaces, which take theirs from what is set then.
+	if err := h.setSysctls(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start host %s: %w", spec.Name, err), h.Kill())
+	}
 	if err := network(h); err != nil {
 		return nil, errors.Join(fmt.Errorf("connect host %s: %w", spec.Name, err), h.Kill())
 	}
@@ -103,10 +108,31 @@ func Running(dir string) ([]*Host, error) {
 // is no error.
 func (h *Host) Kill() error { return kill(h.PID, "host "+h.Name) }
 
-// Command is a command that will run on the host, in all its namespaces.
+// setSysctls sets the host's own: what a thread finds in /proc/sys/net is of the network namespace that it is in.
+func (h *Host) setSysctls() error {
+	return InNetNS(h.NetNS(), func() error {
+		for name, value := range h.Sysctls {
+			files, err := filepath.Glob(filepath.Join("/proc/sys", name))
+			if err == nil && len(files) == 0 {
+				err = fs.ErrNotExist
+			}
+			for _, file := range files {
+				err = errors.Join(err, os.WriteFile(file, []byte(value), 0o644))
+			}
+			if err != nil {
+				return fmt.Errorf("set sysctl %s: %w", name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// Command is a command that will run on the host, in all its namespaces and with its environment.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, "nsenter", append([]string{
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{
 		"--target", strconv.Itoa(h.PID), "--mount", "--net", "--pid", "--uts", "--ipc", "--", name}, args...)...)
+	cmd.Env = Environment()
+	return cmd
 }
 
 // NetNS is the path of the host's network namespace.

@@ -4,15 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"sync"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,9 +21,6 @@ const (
 	consoleSocket = 4 // a listening socket of the machine's loopback, for a host that has a console
 )
 
-// restartAfter keeps a component that can't start yet (its socket or server isn't there) from spinning.
-const restartAfter = 200 * time.Millisecond
-
 // Init is the host's first process: it gives the host mounts of its own, waits until its network is there, then runs
 // the components and starts each again when it ends. It never returns without an error.
 func Init(dir string) error {
@@ -37,6 +28,7 @@ func Init(dir string) error {
 	if err != nil {
 		return err
 	}
+	unix.Umask(0o022) // that of whoever starts the host may hide from pods what components write
 	if err := unix.Sethostname([]byte(spec.Name)); err != nil {
 		return fmt.Errorf("set hostname: %w", err)
 	}
@@ -53,11 +45,6 @@ func Init(dir string) error {
 	if n, _ := os.NewFile(goPipe, "go").Read(make([]byte, 1)); n == 0 {
 		return errors.New("wait for the network: whoever started this host has gone")
 	}
-	for name, value := range spec.Sysctls {
-		if err := os.WriteFile(filepath.Join("/proc/sys", name), []byte(value), 0o644); err != nil {
-			return fmt.Errorf("set sysctl: %w", err)
-		}
-	}
 	if spec.Console != "" {
 		console, err := net.FileListener(os.NewFile(consoleSocket, "console"))
 		if err != nil {
@@ -65,7 +52,10 @@ func Init(dir string) error {
 		}
 		go forward(console, spec.Console)
 	}
-	s := supervisor{dir: dir, running: map[int]Component{}, logs: logs}
+	s, err := newSupervisor(dir, logs)
+	if err != nil {
+		return err
+	}
 	for _, c := range spec.Components {
 		s.start(c)
 	}
@@ -76,7 +66,7 @@ func openLog(dir, name string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	f, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
@@ -135,82 +125,4 @@ func forward(l net.Listener, to string) {
 			_, _ = io.Copy(in, out)
 		}()
 	}
-}
-
-// supervisor runs the components. Being the host's first process it also inherits the orphans of everything that runs
-// there (containerd's shims leave some), so one loop waits for all children, which rules out exec.Cmd.
-type supervisor struct {
-	dir     string
-	mu      sync.Mutex
-	running map[int]Component
-	logs    map[string]*os.File
-}
-
-func (s *supervisor) start(c Component) {
-	s.mu.Lock() // a component that ends at once is looked up only after it was entered
-	defer s.mu.Unlock()
-	if _, err := os.Stat(stoppedMark(s.dir, c.Name)); err == nil {
-		time.AfterFunc(restartAfter, func() { s.start(c) })
-		return
-	}
-	out := s.logs[c.Name].Fd()
-	path, err := exec.LookPath(c.Args[0])
-	if err == nil {
-		var pid int
-		pid, err = syscall.ForkExec(path, c.Args, &syscall.ProcAttr{
-			Dir:   "/",
-			Env:   environment(c),
-			Files: []uintptr{devNull().Fd(), out, out},
-			Sys:   &syscall.SysProcAttr{Setsid: true},
-		})
-		if err == nil {
-			s.running[pid] = c
-			slog.Info("started", "component", c.Name, "pid", pid)
-			return
-		}
-	}
-	slog.Error("can't start", "component", c.Name, "error", err)
-	time.AfterFunc(restartAfter, func() { s.start(c) })
-}
-
-// devNull is opened once; a component reads nothing. It is the file and not its descriptor, which is closed with a file that
-// nobody holds any more.
-var devNull = sync.OnceValue(func() *os.File {
-	f, err := os.Open(os.DevNull)
-	if err != nil {
-		panic(err) // no machine is without it
-	}
-	return f
-})
-
-func (s *supervisor) reap() error {
-	children := make(chan os.Signal, 1)
-	signal.Notify(children, syscall.SIGCHLD)
-	for {
-		var status syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &status, 0, nil)
-		switch {
-		case errors.Is(err, syscall.EINTR):
-			continue
-		case errors.Is(err, syscall.ECHILD):
-			<-children
-			continue
-		case err != nil:
-			return fmt.Errorf("wait for children: %w", err)
-		}
-		s.mu.Lock()
-		c, ours := s.running[pid]
-		delete(s.running, pid)
-		s.mu.Unlock()
-		if ours {
-			slog.Info("ended", "component", c.Name, "pid", pid, "exit", status.ExitStatus(), "signal", status.Signal())
-			time.AfterFunc(restartAfter, func() { s.start(c) })
-		}
-	}
-}
-
-// environment is the machine's, with what the component sets in the place of what the
-// machine has under the same name: whoever starts a cluster may have a KUBECONFIG.
-func environment(c Component) []string {
-	return (&exec.Cmd{Env: append(os.Environ(), c.Env...)}).Environ()
 }

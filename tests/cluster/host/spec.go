@@ -19,7 +19,7 @@ type Spec struct {
 	State string `json:"state,omitempty"`
 	// Logs is the folder in which every component's output is kept, one file a component.
 	Logs string `json:"logs"`
-	// Sysctls are written once the host's network is there: names with slashes, below /proc/sys.
+	// Sysctls are the host's from its start: names with slashes, below /proc/sys; a * is each that is there.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
 	// Console is an address on the host, reached over its own loopback, to which the machine's loopback listener that
 	// was given to Start is connected. Empty: no listener.

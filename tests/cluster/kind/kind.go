@@ -294,6 +294,9 @@ func (c *Cluster) CalicoGroup() schema.GroupVersion {
 	return schema.GroupVersion{Group: "crd.projectcalico.org", Version: "v1"}
 }
 
+// StorageGroup is the API group of Calico's custom resources.
+func (c *Cluster) StorageGroup() schema.GroupVersion { return c.CalicoGroup() }
+
 // ClusterCIDRs are the networks of the nodes and of the pods.
 func (c *Cluster) ClusterCIDRs() []string { return []string{nodes4, nodes6, pods4, pods6} }
 

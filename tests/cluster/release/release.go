@@ -9,6 +9,8 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"helm.sh/helm/v3/pkg/action"
@@ -16,8 +18,10 @@ import (
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
 	helmrelease "helm.sh/helm/v3/pkg/release"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
@@ -40,7 +44,12 @@ func New(root, kubeconfig, namespace, name string) (*Release, error) {
 		return nil, fmt.Errorf("load chart: %w", err)
 	}
 	flags := genericclioptions.NewConfigFlags(true)
-	flags.KubeConfig, flags.Namespace = &kubeconfig, &namespace
+	cache := filepath.Join(filepath.Dir(kubeconfig), ".kube", "cache") // in the home folder there may be what other clusters serve
+	flags.KubeConfig, flags.Namespace, flags.CacheDir = &kubeconfig, &namespace, &cache
+	flags.WrapConfigFn = func(c *rest.Config) *rest.Config {
+		c.QPS = -1 // no limit, which would be that of a client-go that nobody has told anything
+		return c
+	}
 	config := &action.Configuration{}
 	debug := func(format string, args ...any) { slog.Debug(fmt.Sprintf(format, args...)) }
 	if err := config.Init(flags, namespace, "secret", debug); err != nil {
@@ -64,16 +73,9 @@ func (r *Release) Install(ctx context.Context, values map[string]any) (notes str
 
 // Render returns what Install would create, the policies apart from all else. Nothing is created.
 func (r *Release) Render(ctx context.Context, values map[string]any) (policies, rest []*unstructured.Unstructured, err error) {
-	install := action.NewInstall(r.config)
-	install.ReleaseName, install.Namespace = r.Name, r.Namespace
-	install.DryRun, install.DryRunOption = true, "server"
-	values, err = asFile(values)
+	done, err := r.dryRun(ctx, values)
 	if err != nil {
 		return nil, nil, err
-	}
-	done, err := install.RunWithContext(ctx, r.chart, values)
-	if err != nil {
-		return nil, nil, wrap("install --dry-run", err)
 	}
 	objects, err := cluster.DecodeObjects([]byte(done.Manifest))
 	if err != nil {
@@ -87,6 +89,34 @@ func (r *Release) Render(ctx context.Context, values map[string]any) (policies, 
 		}
 	}
 	return policies, rest, nil
+}
+
+// UninstallHooks returns what Uninstall would run of a release with these values.
+func (r *Release) UninstallHooks(ctx context.Context, values map[string]any) (string, error) {
+	done, err := r.dryRun(ctx, values)
+	if err != nil {
+		return "", err
+	}
+	var hooks strings.Builder
+	for _, h := range done.Hooks {
+		if slices.Contains(h.Events, helmrelease.HookPreDelete) || slices.Contains(h.Events, helmrelease.HookPostDelete) {
+			hooks.WriteString(h.Manifest)
+		}
+	}
+	return hooks.String(), nil
+}
+
+// dryRun renders as `helm install --dry-run=server` does.
+func (r *Release) dryRun(ctx context.Context, values map[string]any) (*helmrelease.Release, error) {
+	install := action.NewInstall(r.config)
+	install.ReleaseName, install.Namespace = r.Name, r.Namespace
+	install.DryRun, install.DryRunOption = true, "server"
+	values, err := asFile(values)
+	if err != nil {
+		return nil, err
+	}
+	done, err := install.RunWithContext(ctx, r.chart, values)
+	return done, wrap("install --dry-run", err)
 }
 
 // Upgrade does what `helm upgrade` does.
@@ -126,6 +156,19 @@ func (r *Release) Effective(values map[string]any) (map[string]any, error) {
 		return nil, fmt.Errorf("merge values: %w", err)
 	}
 	return effective, nil
+}
+
+// Has tells whether the release is installed with these values.
+func (r *Release) Has(values map[string]any) (bool, error) {
+	values, err := asFile(values)
+	if err != nil {
+		return false, err
+	}
+	last, err := r.config.Releases.Last(r.Name)
+	if err != nil {
+		return false, wrap("get values", err)
+	}
+	return last.Info.Status == helmrelease.StatusDeployed && equality.Semantic.DeepEqual(values, last.Config), nil
 }
 
 // Uninstall does what `helm uninstall --wait` does.

@@ -36,17 +36,20 @@ func HostPorts(want Expectation) Expectation {
 	return func(c Cell) bool { return want(c) || OfServices(c) || c.Column == Pods }
 }
 
+// OrdinaryOpen adds TCP to the ordinary port, for everybody. Who lets that in names a port and no destinations: pods and Services that
+// use the ordinary port too are open to whoever has a route to them.
+func OrdinaryOpen(want Expectation) Expectation {
+	return func(c Cell) bool { return want(c) || slices.Contains([]string{Ordinary, Pods, Service}, c.Column) }
+}
+
 // Ingress is Protected and what an ingress list adds that names TCP to the ordinary port for everybody, UDP to it for the stranger's
-// networks, and NodePorts over TCP for the one of IPv4. An entry names ports and no destinations: pods and Services that use the
-// ordinary port too are open to whoever has a route to them.
+// networks, and NodePorts over TCP for the one of IPv4.
 func Ingress(c Cell) bool {
 	switch c.Column {
-	case Ordinary, Pods, Service:
-		return true
 	case OrdinaryUDP:
 		return Protected(c) || c.Row == Stranger
 	case NodePortNear, NodePortFar:
 		return Protected(c) || c.Row == Stranger && c.Family == 4
 	}
-	return Protected(c)
+	return OrdinaryOpen(Protected)(c)
 }

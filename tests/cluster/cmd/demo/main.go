@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -36,7 +35,7 @@ func run(out, errs io.Writer) int {
 		fmt.Fprintln(errs, "demo:", err)
 	}
 	if d.cluster != nil {
-		if downErr := d.end(); downErr != nil {
+		if downErr := d.end(err != nil || len(d.broken) > 0); downErr != nil {
 			fmt.Fprintln(errs, "demo:", downErr)
 			return 1
 		}
@@ -143,8 +142,7 @@ func (d *demo) install(ctx context.Context) error {
 // logs goes the way API server, kubelet, container runtime.
 func (d *demo) logs(ctx context.Context) error {
 	d.head("kubectl logs still works, and shows what the agents did")
-	cmd := exec.CommandContext(ctx, d.cluster.Binary("kubectl"), "--kubeconfig", d.cluster.Kubeconfig(), "--namespace", namespace,
-		"logs", "daemonset/"+releaseName, "--tail", "5")
+	cmd := cluster.Kubectl(ctx, d.cluster, "--namespace", namespace, "logs", "daemonset/"+releaseName, "--tail", "5")
 	output, err := cmd.CombinedOutput()
 	text := strings.TrimSpace(string(output))
 	d.say("%s", strings.ReplaceAll(text, "\n", "\n  "))
@@ -227,8 +225,8 @@ func (d *demo) tell(start time.Time, tally probe.Tally) {
 }
 
 // end takes the cluster away, or says how to look around in it.
-func (d *demo) end() error {
-	if os.Getenv("KEEP") == "" {
+func (d *demo) end(failed bool) error {
+	if !cluster.Keep(failed) {
 		return cluster.Down(d.root, d.out)
 	}
 	d.head("KEEP is set: the cluster goes on running")
