@@ -20,6 +20,10 @@ demo: ## start a real cluster, protect it, measure who reaches what, take it all
 .PHONY: test
 test: lint unit e2e ## every check and every test (root)
 
+.PHONY: check
+check: lint unit ## what to run before each commit: all of make test, but of the tests on a cluster one (root; uses the cluster that is up)
+	go test -count=1 -run='^TestInstallProtectsAndUninstallLeavesNothing$$' ./tests/kind
+
 .PHONY: lint
 lint: ## formatting, vet, static checks, the chart's README
 	@test -z "$$(gofmt -l agent tests)" || { echo "not formatted:"; gofmt -l agent tests; exit 1; }
@@ -52,31 +56,33 @@ else
 	@$(RUN) build
 	@$(MAKE) --no-print-directory image # once, so that all parts find it built
 	go test -c -o dist/kind.test ./tests/kind
-	@rm -f dist/e2e-?.log
-	@$(MAKE) --no-print-directory --jobs=$(E2E_JOBS) --keep-going e2e-a e2e-b e2e-c || { \
-	  echo "failed (all that was said: dist/e2e-?.log):"; \
-	  grep --no-filename --extended-regexp --after-context=3 -e '--- FAIL' -e 'Error Trace:' -e '^panic' dist/e2e-?.log \
+	@rm -f dist/e2e-*.log
+	@jobs=$(E2E_JOBS); [ $$jobs = 1 ] && parts=e2e-all || parts="e2e-a e2e-b e2e-c"; \
+	  $(MAKE) --no-print-directory --jobs=$$jobs --keep-going $$parts || { \
+	  echo "failed (all that was said: dist/e2e-*.log):"; \
+	  grep --no-filename --extended-regexp --after-context=3 -e '--- FAIL' -e 'Error Trace:' -e '^panic' dist/e2e-*.log \
 	    | tr --squeeze-repeats '[:blank:]' ' ' | cut --characters=-200 | tail --lines=20; exit 1; }
 endif
 
 # The tests wait more than they work, so three parts of them run beside each other, each on a cluster of its own. What has to happen within
 # some time gets three times as long: `go test ./tests/kind` alone is strict. A cluster starts programs all the time. Where that takes more
-# than two milliseconds, as in some virtual machines, the parts would only keep each other from working, so there one follows the other.
+# than two milliseconds, as in some virtual machines, the parts would only keep each other from working: there all is one part.
 E2E_JOBS ?= $(shell start=$$(date +%s%N); for i in $$(seq 100); do /bin/true; done; \
   [ $$(( $$(date +%s%N) - start )) -lt 200000000 ] && echo 3 || echo 1)
-E2E_A := ^Test(Every|Upgrade|ReleaseIs|ReleaseWaits)
+E2E_A := ^Test(Every|ReleaseIs|ReleaseWaits)
 E2E_B := ^Test(Promises|Calico|ReleaseMoves|Matrix|Node|Open|Endpoints)
-.PHONY: e2e-a e2e-b e2e-c
+.PHONY: e2e-all e2e-a e2e-b e2e-c
 e2e-a: E2E_SHARE := -test.run='$(E2E_A)'
 e2e-b: E2E_SHARE := -test.run='$(E2E_B)'
 e2e-c: E2E_SHARE := -test.skip='$(E2E_A)|$(E2E_B)'
-e2e-a e2e-b e2e-c:
+e2e-a e2e-b e2e-c: E2E_PARTS := 3
+e2e-all e2e-a e2e-b e2e-c:
 	@CLUSTER_NAME=$@ $(RUN) down >/dev/null
-	@set -o pipefail; CLUSTER_NAME=$@ E2E_PARTS=3 dist/kind.test -test.v -test.timeout=60m $(E2E_SHARE) 2>&1 | tee dist/$@.log | sed --unbuffered 's/^/$@: /'
+	@set -o pipefail; CLUSTER_NAME=$@ E2E_PARTS=$(E2E_PARTS) dist/kind.test -test.v -test.timeout=60m $(E2E_SHARE) 2>&1 | tee dist/$@.log | sed --unbuffered 's/^/$@: /'
 
 .PHONY: upgrades
 upgrades: ## upgrade from each values file in the chart's ci to each other one, on a real cluster (root, half an hour)
-	UPGRADES=all go test -count=1 -timeout=90m -v -run=TestUpgradeFromOneValuesFileToAnother ./tests/kind
+	UPGRADES=all go test -count=1 -timeout=90m -v -run=TestEveryValuesFile ./tests/kind
 
 .PHONY: bench
 bench: ## measure agent and alternatives, write docs/benchmarks.* (root, 1 hour; quick: BENCH_IDLE=30s BENCH_ROUNDS=20 SCALE=200)

@@ -15,52 +15,77 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 )
 
-// everyUpgrade is the variable that with "all" makes TestUpgradeFromOneValuesFileToAnother walk every pair of files: make upgrades.
+// everyUpgrade is the variable that with "all" makes TestEveryValuesFile walk every pair of files: make upgrades.
 const everyUpgrade = "UPGRADES"
 
-func TestEveryValuesFileIsAdmittedPassesItsTestAndLeavesNothing(t *testing.T) {
-	r := prepare(t)
-	for _, file := range ciFiles(t) {
-		t.Run(file.name, func(t *testing.T) {
-			_, err := r.Install(t.Context(), file.values)
-			require.NoError(t, err)
-			log, err := r.Test()
-			require.NoError(t, err, "helm test:\n%s", log)
-			requireAsAskedFor(t, r, file.values)
-			for _, node := range nodeNames() {
-				assert.Regexp(t, `(?m)^`+node+` +(Armed|Off) `, log)
-			}
-			uninstallWhole(t, r, file.values)
-			requireNothingLeft(t)
-		})
-	}
-}
-
-func TestUpgradeFromOneValuesFileToAnother(t *testing.T) {
+// One release goes from each values file to the next, and is looked at wherever it comes to. What it leaves in the end is what all of
+// them have made.
+func TestEveryValuesFileIsUpgradedToPassesItsTestAndLeavesNothing(t *testing.T) {
 	r := prepare(t)
 	files := ciFiles(t)
 	walk := circle(len(files))
 	if os.Getenv(everyUpgrade) == "all" {
 		walk = everyPair(len(files))
 	}
-	first := files[walk[0]]
-	_, err := r.Install(t.Context(), first.values)
+	_, err := r.Install(t.Context(), files[walk[0]].values)
 	require.NoError(t, err)
-	requireAsAskedFor(t, r, first.values)
+	requireAsAskedFor(t, r, files[walk[0]].values)
+	tested := map[string]bool{}
 	for i := range walk[1:] {
 		from, to := files[walk[i]], files[walk[i+1]]
 		t.Run(from.name+" to "+to.name, func(t *testing.T) {
 			_, err := r.Upgrade(t.Context(), to.values)
 			require.NoError(t, err)
 			requireAsAskedFor(t, r, to.values)
+			if !tested[to.name] {
+				requireTestPasses(t, r)
+			}
+			tested[to.name] = true
 		})
 	}
-	t.Run("back", func(t *testing.T) {
+	last := files[walk[len(walk)-2]]
+	t.Run("back to "+last.name, func(t *testing.T) {
 		require.NoError(t, r.Rollback(0))
-		requireAsAskedFor(t, r, files[walk[len(walk)-2]].values)
-		log, err := r.Test()
-		require.NoError(t, err, "helm test:\n%s", log)
+		requireAsAskedFor(t, r, last.values)
+		requireTestPasses(t, r)
 	})
+	t.Run("uninstall", func(t *testing.T) { uninstallWhole(t, r, last.values) })
+	for _, file := range withHooksOfTheirOwn(t, r, files, last) {
+		t.Run("install and uninstall "+file.name, func(t *testing.T) {
+			_, err := r.Install(t.Context(), file.values)
+			require.NoError(t, err)
+			requireAsAskedFor(t, r, file.values)
+			uninstallWhole(t, r, file.values)
+		})
+	}
+}
+
+// requireTestPasses wants helm test to pass, and to tell of every node.
+func requireTestPasses(t *testing.T, r *release.Release) {
+	t.Helper()
+	log, err := r.Test()
+	require.NoError(t, err, "helm test:\n%s", log)
+	for _, node := range nodeNames() {
+		assert.Regexp(t, `(?m)^`+node+` +(Armed|Off) `, log)
+	}
+}
+
+// withHooksOfTheirOwn are the files whose releases are not uninstalled as that of another one is, one for each way: what else a
+// file says has no say in it.
+func withHooksOfTheirOwn(t *testing.T, r *release.Release, files []ciFile, but ciFile) (own []ciFile) {
+	t.Helper()
+	hooks := func(f ciFile) string {
+		hooks, err := r.UninstallHooks(t.Context(), f.values)
+		require.NoError(t, err)
+		return hooks
+	}
+	seen := []string{hooks(but)}
+	for _, f := range files {
+		if h := hooks(f); !slices.Contains(seen, h) {
+			seen, own = append(seen, h), append(own, f)
+		}
+	}
+	return own
 }
 
 // circle visits each of n files once and comes back.
@@ -133,10 +158,9 @@ func ciFiles(t *testing.T) (files []ciFile) {
 			}
 			trusted["cidrs"] = cidrs
 		}
-		atOnce := map[string]any{"agent": map[string]any{"updateStrategy": map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": "100%"}}}}
 		files = append(files, ciFile{
 			name:   strings.TrimSuffix(filepath.Base(path), "-values.yaml"),
-			values: release.Values(chartutil.CoalesceTables(values, atOnce)),
+			values: atOnce(release.Values(values)),
 		})
 	}
 	return files
@@ -163,15 +187,15 @@ func isOn(effective map[string]any) bool {
 	return effective["mode"] != "off" && effective["mode"] != false
 }
 
-// uninstallWhole uninstalls, and where that leaves something behind does what the chart's README then says.
+// uninstallWhole uninstalls, does what the chart's README says where that leaves something behind, and wants nothing to be left.
 func uninstallWhole(t *testing.T, r *release.Release, values map[string]any) {
 	t.Helper()
 	require.NoError(t, r.Uninstall())
 	effective, err := r.Effective(values)
 	require.NoError(t, err)
-	if cleanup, ok := effective["cleanup"].(map[string]any); ok && cleanup["enabled"] == true {
-		return
+	if cleanup, ok := effective["cleanup"].(map[string]any); !ok || cleanup["enabled"] != true {
+		_, err = kubectl(t.Context(), "", "delete", "hostendpoints."+nodes.CalicoGroup().Group, "--selector", "host-firewall.io/release="+name)
+		require.NoError(t, err)
 	}
-	_, err = kubectl(t.Context(), "", "delete", "hostendpoints."+nodes.CalicoGroup().Group, "--selector", "host-firewall.io/release="+name)
-	require.NoError(t, err)
+	requireNothingLeft(t)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/kind"
@@ -22,6 +23,8 @@ type Cluster interface {
 	scene.Cluster
 	release.Cluster
 	Kubeconfig() string
+	// StorageGroup is the API group of the custom resources in which Calico keeps what it knows.
+	StorageGroup() schema.GroupVersion
 	// Binary is the path of a program such as kubectl.
 	Binary(name string) string
 	// Member is the node or outsider with this name.
@@ -46,9 +49,9 @@ type Cluster interface {
 	Collect(ctx context.Context, dir string) error
 }
 
-// open returns the cluster that runs, or a new one, and what is to be done with it after the tests. The environment
-// variable CLUSTER says which kind of cluster, KUBERNETES_VERSION and CALICO_VERSION what is in one of Docker containers.
-func open(ctx context.Context, root string) (c Cluster, end func() error, err error) {
+// open returns the cluster that runs, or a new one and what ends it. The environment variable CLUSTER says which kind of
+// cluster, KUBERNETES_VERSION and CALICO_VERSION what is in one of Docker containers.
+func open(ctx context.Context, root string) (c Cluster, down func() error, err error) {
 	switch which := os.Getenv("CLUSTER"); which {
 	case "", "local":
 	case "kind":
@@ -57,15 +60,15 @@ func open(ctx context.Context, root string) (c Cluster, end func() error, err er
 		return nil, nil, fmt.Errorf("CLUSTER is %q: it can be local or kind", which)
 	}
 	if running, err := cluster.Open(root, os.Stdout); err == nil {
-		return running, func() error { return nil }, nil
+		return running, nil, nil
 	}
 	started, err := cluster.Up(ctx, root, os.Stdout)
 	return started, func() error { return cluster.Down(root, os.Stdout) }, err
 }
 
-func openKind(ctx context.Context, root string) (c Cluster, end func() error, err error) {
+func openKind(ctx context.Context, root string) (c Cluster, down func() error, err error) {
 	if running, err := kind.Open(ctx, root); err == nil {
-		return running, func() error { return nil }, nil
+		return running, nil, nil
 	}
 	started, err := kind.Up(ctx, root, os.Stdout, kind.FromEnvironment())
 	return started, func() error { return kind.Down(root) }, err

@@ -23,12 +23,22 @@ import (
 func TestSSHIsClosedToStrangersAndOpenToAdminsWhateverThePoliciesSay(t *testing.T) {
 	install(t)
 
-	// A policy that is wrong in the worst way: it denies what it should allow. The failsafe keeps the admins in.
-	wrong := `{"spec":{"ingress":[{"action":"Deny","protocol":"TCP","destination":{"ports":[22]}}]}}`
-	_, err := calico(t, "globalnetworkpolicies").Patch(t.Context(), name+"-allow-ssh", types.MergePatchType, []byte(wrong), metav1.PatchOptions{})
+	// A policy that is wrong in the worst way: it denies what it should allow. The failsafe keeps the admins in. What it lets in
+	// beside that shows that it is what nodes enforce now: Felix replaces a policy as a whole.
+	wrong := fmt.Sprintf(`{"spec":{"ingress":[
+		{"action":"Deny","protocol":"TCP","destination":{"ports":[%d]}},
+		{"action":"Allow","protocol":"TCP","destination":{"ports":[%d]}}
+	]}}`, cluster.SSHPort, cluster.OrdinaryPort)
+	policies := calico(t, "globalnetworkpolicies")
+	right, err := policies.Get(t.Context(), name+"-allow-ssh", metav1.GetOptions{})
 	require.NoError(t, err)
-	requireRuleOnEveryNode(t)
-	requireProtected(t, "with a wrong SSH policy")
+	now, err := policies.Patch(t.Context(), right.GetName(), types.MergePatchType, []byte(wrong), metav1.PatchOptions{})
+	require.NoError(t, err)
+	requireTable(t, scene.OrdinaryOpen(scene.Protected), "with a wrong SSH policy")
+
+	right.SetResourceVersion(now.GetResourceVersion())
+	_, err = policies.Update(t.Context(), right, metav1.UpdateOptions{})
+	require.NoError(t, err)
 }
 
 // The API server is the way back. Whoever has narrowed Calico's failsafe, or has the API server on a port that never was in it, keeps it by
@@ -62,29 +72,6 @@ func TestAPIServerStaysOpenWhateverTheFailsafeSays(t *testing.T) {
 	require.NoError(t, err)
 	requireArmed(t)
 	requireProtected(t, "with an API server that is behind no failsafe")
-}
-
-// requireRuleOnEveryNode waits until the wrong policy has arrived in every node's kernel.
-func requireRuleOnEveryNode(t *testing.T) {
-	t.Helper()
-	for _, node := range nodeNames() {
-		eventually(t, "Felix on "+node+" to program the wrong policy", func(ctx context.Context) error {
-			cmd, err := nodes.Command(ctx, node, "iptables-nft-save", "--table", "mangle")
-			if err != nil {
-				return err
-			}
-			rules, err := cmd.Output()
-			if err != nil {
-				return fmt.Errorf("list rules: %w", err)
-			}
-			for _, line := range strings.Split(string(rules), "\n") {
-				if strings.Contains(line, "-A cali-pi-") && strings.Contains(line, "--dports 22 ") && strings.HasSuffix(line, "-j DROP") {
-					return nil
-				}
-			}
-			return errors.New("no rule drops tcp/22")
-		})
-	}
 }
 
 // felixForAll sets fields of the FelixConfiguration for all nodes, until the test ends.
@@ -162,10 +149,10 @@ func TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff(t *testing.T) {
 	}
 	// Networks of one family close the other one to the admins as well, and to nobody of the cluster.
 	stop := undisturbed(t, scene.ProtectedOneFamily(4))
-	_, err := r.Upgrade(t.Context(), release.Values(map[string]any{"ssh": map[string]any{"cidrs": nodes.AdminCIDRs()[:1]}}))
+	_, err := r.Upgrade(t.Context(), with(map[string]any{"ssh": map[string]any{"cidrs": nodes.AdminCIDRs()[:1]}}))
 	require.NoError(t, err)
 	requireTable(t, scene.ProtectedOneFamily(4), "without IPv6 networks")
-	_, err = r.Upgrade(t.Context(), release.Values(map[string]any{
+	_, err = r.Upgrade(t.Context(), with(map[string]any{
 		"ssh": map[string]any{"cidrs": nodes.AdminCIDRs(), "narrowFailsafe": false},
 	}))
 	require.NoError(t, err)
@@ -181,4 +168,6 @@ func TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff(t *testing.T) {
 			return errors.Join(errors.New("it is still there"), err)
 		})
 	}
+	_, err = r.Upgrade(t.Context(), values())
+	require.NoError(t, err)
 }

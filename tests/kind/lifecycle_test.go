@@ -17,6 +17,21 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
+// The shortest way through all parts: make check takes it.
+func TestInstallProtectsAndUninstallLeavesNothing(t *testing.T) {
+	r := prepare(t)
+	stop := undisturbed(t, scene.Protected)
+	_, err := r.Install(t.Context(), values())
+	require.NoError(t, err)
+	requireArmed(t)
+	requireProtected(t, "after install")
+	requireTestPasses(t, r)
+	require.NoError(t, r.Uninstall())
+	requireOpen(t, "after uninstall")
+	stop()
+	requireNothingLeft(t)
+}
+
 func TestInstallWithoutValuesIsSafeAndUseful(t *testing.T) {
 	r := prepare(t)
 	stop := undisturbed(t, scene.ProtectedButSSH)
@@ -187,6 +202,7 @@ func TestAPolicyThatVanishesIsReportedAndOpensNothing(t *testing.T) {
 
 func TestClusterThatRunsIsNotStartedTwice(t *testing.T) {
 	local(t, "start a cluster")
+	prepare(t)
 	_, err := cluster.Up(t.Context(), root, t.Output())
 	require.ErrorContains(t, err, "running")
 	requireOpen(t, "nothing was touched")

@@ -5,6 +5,7 @@ package kind
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -35,12 +36,22 @@ func run(m *testing.M) (code int) {
 	if root, err = cluster.Root(); err != nil {
 		return fail(err)
 	}
-	var end func() error
-	if nodes, end, err = open(ctx, root); err != nil {
+	var down func() error
+	if nodes, down, err = open(ctx, root); err != nil {
 		return fail(err)
 	}
+	end := func(failed bool) error {
+		switch {
+		case cluster.Keep(failed):
+			fmt.Println("KEEP is set: the cluster goes on running; KUBECONFIG=" + nodes.Kubeconfig())
+			return nil
+		case down == nil:
+			return leaveAsFound(ctx)
+		}
+		return down()
+	}
 	defer func() {
-		if err := end(); err != nil {
+		if err := end(code != 0); err != nil {
 			code = fail(err)
 		}
 	}()
@@ -48,7 +59,7 @@ func run(m *testing.M) (code int) {
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-interrupted
-		os.Exit(fail(errors.Join(errors.New("interrupted"), end())))
+		os.Exit(fail(errors.Join(errors.New("interrupted"), end(true))))
 	}()
 	if err := release.LoadAgent(ctx, root, nodes, os.Stdout); err != nil {
 		return fail(err)
@@ -56,10 +67,22 @@ func run(m *testing.M) (code int) {
 	if place, err = scene.Set(ctx, nodes); err != nil {
 		return fail(err)
 	}
-	defer func() {
-		if err := place.Remove(ctx); err != nil {
-			code = fail(err)
+	if cluster.Keep(true) && !cluster.Keep(false) {
+		// The next test would change what the one that failed has left.
+		if err := flag.Set("test.failfast", "true"); err != nil {
+			return fail(err)
 		}
-	}()
+	}
 	return m.Run()
+}
+
+// leaveAsFound is for a cluster that was running before the tests.
+func leaveAsFound(ctx context.Context) (err error) {
+	if standing.Release != nil {
+		err = clean(ctx, standing.Release)
+	}
+	if place != nil {
+		err = errors.Join(err, place.Remove(ctx))
+	}
+	return err
 }

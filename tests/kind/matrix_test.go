@@ -55,16 +55,12 @@ func withoutPreDNAT() map[string]any {
 	return policies
 }
 
-// in are the values in a mode, with agents that are replaced all at once: that is quicker, and what is open does not depend on it.
+// in are the values in a mode.
 func (s situation) in(mode string) map[string]any {
-	v := release.Values(s.values)
+	v := atOnce(release.Values(s.values))
 	v["mode"] = mode
-	v["agent"].(map[string]any)["updateStrategy"] = map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": "100%"}}
 	return v
 }
-
-// rounds is how often each cell is measured for the matrix, each time with new connections, after it was measured as it should be.
-const rounds = 2
 
 // TestMatrix prints who reaches what with which values: go test ./tests/kind -run TestMatrix -v. What is closed stands between
 // two matrices in which it was open.
@@ -92,16 +88,13 @@ func upgrade(t *testing.T, r *release.Release, s situation) {
 	requireMatrix(t, r, s)
 }
 
-// requireMatrix waits until everything is as the values want it, and all agents say so, and wants it to be so each time from then on. It
-// prints what was measured.
+// requireMatrix waits until everything is as the values want it, and all agents say so, and wants it to be so when it is measured again,
+// with new connections. It prints what was measured.
 func requireMatrix(t *testing.T, r *release.Release, s situation) {
 	t.Helper()
 	requireTable(t, s.want, s.name)
 	requireAsAskedFor(t, r, s.in(s.mode))
-	table := scene.Table{}
-	for range rounds {
-		table.Add(place.Measure())
-	}
+	table := place.Measure()
 	t.Logf("%s\n%s", s.name, table)
 	require.Empty(t, table.Surprises(s.want))
 }
@@ -142,12 +135,14 @@ func requireLogged(t *testing.T, cells scene.Expectation, packets int) {
 	require.Equal(t, packets*asked, after-before, "packets that were logged, of %d that were the first of a connection", asked)
 }
 
-// logged counts the packets that the release's log rules have met on all nodes. Every node has to have such rules.
+// logRule is a rule that logs, and how many packets it has met, as nft shows it whoever has made it: iptables or nftables Felix.
+var logRule = regexp.MustCompile(`(?m) counter packets (\d+) bytes \d+ log prefix "[^"]*"( level \w+)?( comment "[^"]*")?$`)
+
+// logged counts the packets that the release's log rules have met on all nodes. Every node has to have such rules, for each family.
 func logged(ctx context.Context) (packets int, err error) {
-	rule := regexp.MustCompile(`(?m)^\[(\d+):\d+\] -A cali-pi-.* -j LOG\b`)
 	for _, node := range nodeNames() {
-		for _, list := range []string{"iptables-nft-save", "ip6tables-nft-save"} {
-			cmd, err := nodes.Command(ctx, node, list, "--counters", "--table", "mangle")
+		for _, family := range []string{"ip", "ip6"} {
+			cmd, err := nodes.Command(ctx, node, "nft", "list", "ruleset", family)
 			if err != nil {
 				return 0, err
 			}
@@ -155,9 +150,9 @@ func logged(ctx context.Context) (packets int, err error) {
 			if err != nil {
 				return 0, fmt.Errorf("list rules: %w", err)
 			}
-			found := rule.FindAllSubmatch(rules, -1)
+			found := logRule.FindAllSubmatch(rules, -1)
 			if len(found) == 0 {
-				return 0, fmt.Errorf("%s of %s shows no rule that logs", list, node)
+				return 0, fmt.Errorf("%s has no rule for %s that logs", node, family)
 			}
 			for _, f := range found {
 				n, err := strconv.Atoi(string(f[1]))

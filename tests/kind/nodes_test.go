@@ -26,6 +26,7 @@ func TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsTrustAway(t *testing.T)
 	install(t)
 	open := reached(t, place.Select(scene.Protected))
 	shut := unreached(t, place.Select(func(c scene.Cell) bool { return !scene.Protected(c) }))
+	hostile(t)
 	m, err := nodes.AddNode("worker-3")
 	require.NoError(t, err)
 	t.Cleanup(func() {

@@ -20,7 +20,10 @@ import (
 )
 
 // definitions are Calico's, of what a release is made of.
-var definitions = []string{"hostendpoints.crd.projectcalico.org", "globalnetworkpolicies.crd.projectcalico.org"}
+func definitions() []string {
+	group := nodes.StorageGroup().Group
+	return []string{"hostendpoints." + group, "globalnetworkpolicies." + group}
+}
 
 func TestReleaseWaitsForItsRights(t *testing.T) {
 	r := prepare(t)
@@ -117,7 +120,7 @@ func removeDefinitions(t *testing.T) (comeBack func()) {
 		}))
 	}
 	t.Cleanup(restore)
-	for _, name := range definitions {
+	for _, name := range definitions() {
 		o, err := crds.Get(t.Context(), name, metav1.GetOptions{})
 		require.NoError(t, err)
 		unstructured.RemoveNestedField(o.Object, "status")
@@ -127,7 +130,7 @@ func removeDefinitions(t *testing.T) (comeBack func()) {
 		removed = append(removed, o)
 		require.NoError(t, crds.Delete(t.Context(), name, metav1.DeleteOptions{}))
 	}
-	for _, name := range definitions {
+	for _, name := range definitions() {
 		eventually(t, name+" to be gone", func(ctx context.Context) error {
 			_, err := crds.Get(ctx, name, metav1.GetOptions{})
 			if apierrors.IsNotFound(err) {

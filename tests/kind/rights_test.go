@@ -15,7 +15,6 @@ import (
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/host"
-	"github.com/host-firewall/host-firewall/tests/cluster/release"
 )
 
 func TestAgentAsksForWhatItsRoleListsAndNothingElse(t *testing.T) {
@@ -30,8 +29,9 @@ func TestAgentAsksForWhatItsRoleListsAndNothingElse(t *testing.T) {
 		{"cidrs": nodes.AdminCIDRs()[1:], "narrowFailsafe": false},
 		{"cidrs": nodes.AdminCIDRs()},
 		{"cidrs": append(nodes.AdminCIDRs(), "203.0.113.77/32")},
+		{"cidrs": nodes.AdminCIDRs()},
 	} {
-		_, err := r.Upgrade(t.Context(), release.Values(map[string]any{"ssh": ssh}))
+		_, err := r.Upgrade(t.Context(), with(map[string]any{"ssh": ssh}))
 		require.NoError(t, err)
 		requireArmed(t)
 		for _, call := range roleOf(t) {
@@ -123,7 +123,7 @@ func TestAgentHasNoRightsOnItsNode(t *testing.T) {
 	install(t)
 	client, err := nodes.Client()
 	require.NoError(t, err)
-	pods, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{})
+	pods, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=host-firewall"})
 	require.NoError(t, err)
 	require.Len(t, pods.Items, len(nodeNames()))
 	for _, p := range pods.Items {

@@ -7,9 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -20,7 +20,7 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"helm.sh/helm/v3/pkg/storage/driver"
+	"helm.sh/helm/v3/pkg/chartutil"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -68,15 +68,40 @@ func shared(alone time.Duration) time.Duration {
 	return alone * time.Duration(parts)
 }
 
-// values of most tests: the admin's networks may reach SSH.
-func values() map[string]any {
+// values of most tests: the admin's networks may reach SSH. Agents are replaced all at once, which is quicker.
+func values() map[string]any { return atOnce(rolling()) }
+
+// rolling is values() with agents that are replaced as the chart has it: for tests of an upgrade.
+func rolling() map[string]any {
 	return release.Values(map[string]any{"ssh": map[string]any{"cidrs": nodes.AdminCIDRs()}})
+}
+
+// atOnce makes an upgrade replace all agents at once, unless the values say how.
+func atOnce(values map[string]any) map[string]any {
+	return chartutil.CoalesceTables(values, map[string]any{"agent": map[string]any{
+		"updateStrategy": map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": "100%"}},
+	}})
+}
+
+// with returns values() with some of them changed.
+func with(changes map[string]any) map[string]any { return changed(values(), changes) }
+
+func changed(values, changes map[string]any) map[string]any {
+	maps.Copy(values, changes)
+	return values
+}
+
+// standing is the release of the last test that has called install, and the group in which it was installed. None: its Release is nil.
+var standing struct {
+	*release.Release
+	group schema.GroupVersion
 }
 
 // prepare returns a release that isn't installed, on a cluster that is clean and open. When the test ends the cluster
 // is made clean again.
 func prepare(t *testing.T) *release.Release {
 	t.Helper()
+	removeStanding(t)
 	for _, node := range nodeNames() {
 		// After a test in which the API server was away its kubelet may not have reported yet.
 		require.NoError(t, nodes.WaitNodeReady(t.Context(), node))
@@ -85,24 +110,64 @@ func prepare(t *testing.T) *release.Release {
 	r, err := release.New(root, nodes.Kubeconfig(), namespace, name)
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		if t.Failed() {
-			diagnose(t)
+		switch {
+		case t.Failed():
+			afterFailure(t, r)
+		case r != standing.Release:
+			require.NoError(t, clean(context.WithoutCancel(t.Context()), r))
 		}
-		clean(t, r)
 	})
 	return r
 }
 
-// install returns a release that is installed, and whose policies every node enforces. That takes a moment longer than to be
-// armed: Felix starts anew when its failsafe changes.
+// install returns a release that is installed with values(), and whose policies every node enforces. It may be that of the test before,
+// where that has left it as it was.
 func install(t *testing.T) *release.Release {
 	t.Helper()
+	if isAsInstalled(t) {
+		r := standing.Release
+		t.Cleanup(func() {
+			if t.Failed() {
+				afterFailure(t, r)
+			}
+		})
+		return r
+	}
 	r := prepare(t)
+	standing.Release, standing.group = r, nodes.CalicoGroup()
 	_, err := r.Install(t.Context(), values())
 	require.NoError(t, err)
 	requireArmed(t)
+	// That takes a moment longer than to be armed: Felix starts anew when its failsafe changes.
 	requireProtected(t, "installed")
 	return r
+}
+
+// isAsInstalled tells whether the standing release is as install would return it.
+func isAsInstalled(t *testing.T) bool {
+	t.Helper()
+	if standing.Release == nil || standing.group != nodes.CalicoGroup() {
+		return false
+	}
+	same, err := standing.Has(values())
+	return err == nil && same && release.WaitArmed(t.Context(), nodes, namespace) == nil &&
+		len(place.MeasureUntil(t.Context(), scene.Protected, soon).Surprises(scene.Protected)) == 0
+}
+
+// removeStanding is for what wants a cluster without a release.
+func removeStanding(t *testing.T) {
+	t.Helper()
+	if r := standing.Release; r != nil {
+		require.NoError(t, clean(context.WithoutCancel(t.Context()), r))
+	}
+}
+
+// afterFailure shows what there is to see, and removes it unless somebody wants to look at it.
+func afterFailure(t *testing.T, r *release.Release) {
+	diagnose(t)
+	if !cluster.Keep(true) {
+		require.NoError(t, clean(context.WithoutCancel(t.Context()), r))
+	}
 }
 
 func requireArmed(t *testing.T) {
@@ -209,7 +274,7 @@ func agentOn(ctx context.Context, node string) (report, error) {
 
 // kubectl runs the cluster's own kubectl.
 func kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, nodes.Binary("kubectl"), append([]string{"--kubeconfig", nodes.Kubeconfig()}, args...)...)
+	cmd := cluster.Kubectl(ctx, nodes, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -219,61 +284,83 @@ func kubectl(ctx context.Context, stdin string, args ...string) (string, error) 
 	return out.String(), nil
 }
 
-// clean removes the release, whatever the test made of it, and everything that could decide over the next test.
-func clean(t *testing.T, r *release.Release) {
-	ctx := context.WithoutCancel(t.Context())
-	if err := r.Uninstall(); err != nil && !errors.Is(err, driver.ErrReleaseNotFound) {
-		t.Logf("clean up: %v", err)
+// clean removes the release, whatever the test made of it, and everything that could decide over the next test. The hook that
+// would wait for it has tests of its own.
+func clean(ctx context.Context, r *release.Release) error {
+	if r == standing.Release {
+		standing.Release = nil
 	}
 	config, err := nodes.RESTConfig()
-	require.NoError(t, err)
+	if err != nil {
+		return err
+	}
 	client, err := dynamic.NewForConfig(config)
-	require.NoError(t, err)
+	if err != nil {
+		return err
+	}
 	ofHelm := metav1.ListOptions{LabelSelector: "app.kubernetes.io/managed-by=Helm"}
 	rbac, admission, fairness := rbacv1.SchemeGroupVersion, admissionv1.SchemeGroupVersion, flowcontrolv1.SchemeGroupVersion
-	for _, what := range []struct {
-		schema.GroupVersionResource
-		namespace string
-		which     metav1.ListOptions
-	}{
-		{appsv1.SchemeGroupVersion.WithResource("daemonsets"), namespace, metav1.ListOptions{}},
-		{batchv1.SchemeGroupVersion.WithResource("jobs"), namespace, metav1.ListOptions{}},
-		{corev1.SchemeGroupVersion.WithResource("pods"), namespace, metav1.ListOptions{}},
-		{corev1.SchemeGroupVersion.WithResource("serviceaccounts"), namespace, ofHelm},
-		{rbac.WithResource("roles"), namespace, ofHelm},
-		{rbac.WithResource("rolebindings"), namespace, ofHelm},
-		{rbac.WithResource("clusterroles"), "", ofHelm},
-		{rbac.WithResource("clusterrolebindings"), "", ofHelm},
-		{admission.WithResource("validatingadmissionpolicies"), "", ofHelm},
-		{admission.WithResource("validatingadmissionpolicybindings"), "", ofHelm},
-		{fairness.WithResource("flowschemas"), "", ofHelm},
-		{fairness.WithResource("prioritylevelconfigurations"), "", ofHelm},
-		{corev1.SchemeGroupVersion.WithResource("secrets"), namespace, metav1.ListOptions{LabelSelector: "owner=helm"}},
-	} {
+	pods := corev1.SchemeGroupVersion.WithResource("pods")
+	remove := func(what schema.GroupVersionResource, namespace string, which metav1.ListOptions) error {
 		background := metav1.DeletePropagationBackground
-		require.NoError(t, client.Resource(what.GroupVersionResource).Namespace(what.namespace).
-			DeleteCollection(ctx, metav1.DeleteOptions{PropagationPolicy: &background}, what.which), what.Resource)
-	}
-	overrides, err := calico(t, "felixconfigurations").List(ctx, metav1.ListOptions{})
-	require.NoError(t, err)
-	for _, o := range overrides.Items {
-		if strings.HasPrefix(o.GetName(), "node.") {
-			err := calico(t, "felixconfigurations").Delete(ctx, o.GetName(), metav1.DeleteOptions{})
-			require.True(t, err == nil || apierrors.IsNotFound(err), "%v", err)
+		err := client.Resource(what).Namespace(namespace).DeleteCollection(ctx, metav1.DeleteOptions{PropagationPolicy: &background}, which)
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("clean up %s: %w", what.Resource, err)
 		}
+		return nil
 	}
-	// The policies go last: without them an endpoint is harmless, the other way round is not asked for here.
-	for _, resource := range []string{"hostendpoints", "globalnetworkpolicies"} {
-		err := calico(t, resource).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
-		require.True(t, err == nil || apierrors.IsNotFound(err), "%v", err)
+	everything := metav1.ListOptions{}
+	if err := errors.Join(
+		remove(appsv1.SchemeGroupVersion.WithResource("daemonsets"), namespace, everything),
+		remove(batchv1.SchemeGroupVersion.WithResource("jobs"), namespace, everything),
+		remove(pods, namespace, everything),
+	); err != nil {
+		return err
 	}
-	require.NoError(t, cluster.Poll(ctx, soon, "the agents to be gone", func(ctx context.Context) error {
-		pods, err := client.Resource(corev1.SchemeGroupVersion.WithResource("pods")).Namespace(namespace).List(ctx, metav1.ListOptions{})
-		if err == nil && len(pods.Items) > 0 {
-			return fmt.Errorf("there are %d pods, among them %s", len(pods.Items), pods.Items[0].GetName())
+	// An agent makes its endpoint again, so all are to have ended before that is deleted.
+	if err := cluster.Poll(ctx, soon, "the agents to be gone", func(ctx context.Context) error {
+		left, err := client.Resource(pods).Namespace(namespace).List(ctx, everything)
+		if err == nil && len(left.Items) > 0 {
+			return fmt.Errorf("there are %d pods, among them %s", len(left.Items), left.Items[0].GetName())
 		}
 		return err
-	}))
+	}); err != nil {
+		return err
+	}
+	group := nodes.CalicoGroup()
+	return errors.Join(
+		removeOverrides(ctx, client.Resource(group.WithResource("felixconfigurations"))),
+		// The policies go last: without them an endpoint is harmless, the other way round is not asked for here.
+		remove(group.WithResource("hostendpoints"), "", everything),
+		remove(group.WithResource("globalnetworkpolicies"), "", everything),
+		remove(corev1.SchemeGroupVersion.WithResource("serviceaccounts"), namespace, ofHelm),
+		remove(rbac.WithResource("roles"), namespace, ofHelm),
+		remove(rbac.WithResource("rolebindings"), namespace, ofHelm),
+		remove(rbac.WithResource("clusterroles"), "", ofHelm),
+		remove(rbac.WithResource("clusterrolebindings"), "", ofHelm),
+		remove(admission.WithResource("validatingadmissionpolicies"), "", ofHelm),
+		remove(admission.WithResource("validatingadmissionpolicybindings"), "", ofHelm),
+		remove(fairness.WithResource("flowschemas"), "", ofHelm),
+		remove(fairness.WithResource("prioritylevelconfigurations"), "", ofHelm),
+		remove(corev1.SchemeGroupVersion.WithResource("secrets"), namespace, metav1.ListOptions{LabelSelector: "owner=helm"}),
+	)
+}
+
+// removeOverrides removes what an agent sets for its own node's Felix.
+func removeOverrides(ctx context.Context, felix dynamic.ResourceInterface) error {
+	overrides, err := felix.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	for _, o := range overrides.Items {
+		if !strings.HasPrefix(o.GetName(), "node.") {
+			continue
+		}
+		if err := felix.Delete(ctx, o.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("clean up: %w", err)
+		}
+	}
+	return nil
 }
 
 // diagnose shows what a failed test left, and keeps what is too long to be shown.
@@ -283,7 +370,7 @@ func diagnose(t *testing.T) {
 	t.Logf("logs and rules: %s (%v)", dir, nodes.Collect(ctx, dir))
 	for _, args := range [][]string{
 		{"get", "nodes,pods", "--all-namespaces", "--output", "wide"},
-		{"get", "hostendpoints.crd.projectcalico.org,globalnetworkpolicies.crd.projectcalico.org", "--output", "yaml"},
+		{"get", "hostendpoints." + nodes.StorageGroup().Group + ",globalnetworkpolicies." + nodes.StorageGroup().Group, "--output", "yaml"},
 		{"logs", "--namespace", namespace, "--selector", "app.kubernetes.io/name=host-firewall", "--prefix", "--tail", "30"},
 	} {
 		out, err := kubectl(ctx, "", args...)

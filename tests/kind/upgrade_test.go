@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +20,7 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
-// strangersToo are the networks of values() and the stranger's addresses.
+// strangersToo are the admin's networks and the stranger's addresses.
 func strangersToo(t *testing.T) []string {
 	t.Helper()
 	m, err := nodes.Member(cluster.StrangerHost)
@@ -32,16 +30,9 @@ func strangersToo(t *testing.T) []string {
 
 func strangersSSH(c scene.Cell) bool { return c.Row == scene.Stranger && c.Column == scene.SSH }
 
-// with returns values() with some of them changed.
-func with(changes map[string]any) map[string]any {
-	v := values()
-	maps.Copy(v, changes)
-	return v
-}
-
-// ofImage returns values() with another tag of the agent's image.
+// ofImage returns rolling() with another tag of the agent's image.
 func ofImage(tag string) map[string]any {
-	v := values()
+	v := rolling()
 	v["agent"].(map[string]any)["image"].(map[string]any)["tag"] = tag
 	return v
 }
@@ -67,7 +58,7 @@ func TestReleaseIsInstalledChangedAndRolledBackWithoutAMomentOfWeakness(t *testi
 	local(t, "give an image another tag")
 	r := prepare(t)
 	open := undisturbed(t, scene.Protected)
-	notes, err := r.Install(t.Context(), values()) // revision 1
+	notes, err := r.Install(t.Context(), rolling()) // revision 1
 	require.NoError(t, err)
 	require.NotEmpty(t, notes)
 	requireClosesInTime(t)
@@ -82,8 +73,8 @@ func TestReleaseIsInstalledChangedAndRolledBackWithoutAMomentOfWeakness(t *testi
 		requireTable(t, want, what)
 	}
 	change("with another network in ssh.cidrs", func(c scene.Cell) bool { return scene.Protected(c) || strangersSSH(c) },
-		with(map[string]any{"ssh": map[string]any{"cidrs": strangersToo(t)}}))
-	change("with another order", scene.Protected, with(map[string]any{"policies": map[string]any{"dropOther": map[string]any{"order": 40}}}))
+		changed(rolling(), map[string]any{"ssh": map[string]any{"cidrs": strangersToo(t)}}))
+	change("with another order", scene.Protected, changed(rolling(), map[string]any{"policies": map[string]any{"dropOther": map[string]any{"order": 40}}}))
 	tagImage(t, "next")
 	change("with another image", scene.Protected, ofImage("next"))
 
@@ -161,8 +152,7 @@ func requireKubeletServes(t *testing.T) {
 	assert.Contains(t, version, "host-firewall-agent", "kubectl exec")
 
 	ctx, cancel := context.WithCancel(t.Context())
-	forward := exec.CommandContext(ctx, nodes.Binary("kubectl"), "--kubeconfig", nodes.Kubeconfig(),
-		"port-forward", "--namespace", "scene", "--address", "127.0.0.1", "daemonset/web", ":8080")
+	forward := cluster.Kubectl(ctx, nodes, "port-forward", "--namespace", "scene", "--address", "127.0.0.1", "daemonset/web", ":8080")
 	out, err := forward.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, forward.Start())

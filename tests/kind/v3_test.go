@@ -8,7 +8,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
@@ -16,25 +15,39 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
-// withCalicoAPI adds Calico's aggregated API server to the cluster until the test ends.
+// withCalicoAPI adds Calico's aggregated API server to the cluster until the test ends. What is installed by way of it is removed before.
 func withCalicoAPI(t *testing.T) *cluster.Cluster {
 	t.Helper()
 	c := local(t, "add Calico's API server")
+	noNeedOfCalicosAPI(t)
 	if c.CalicoGroup().Group == groupV3 {
 		return c
 	}
 	require.NoError(t, c.AddCalicoAPI(t.Context(), root))
-	t.Cleanup(func() { require.NoError(t, c.RemoveCalicoAPI(context.WithoutCancel(t.Context()))) })
+	t.Cleanup(func() {
+		removeStanding(t)
+		require.NoError(t, c.RemoveCalicoAPI(context.WithoutCancel(t.Context())))
+	})
 	return c
+}
+
+// noNeedOfCalicosAPI is for a cluster whose API server knows Calico's own group by itself, from definitions.
+func noNeedOfCalicosAPI(t *testing.T) {
+	t.Helper()
+	if nodes.StorageGroup().Group == groupV3 {
+		t.Skip("where there are definitions of " + groupV3 + " Calico has no API server of its own")
+	}
 }
 
 // withoutCalicoAPI is for a cluster that was started with it.
 func withoutCalicoAPI(t *testing.T) {
 	t.Helper()
 	c := local(t, "remove Calico's API server")
+	noNeedOfCalicosAPI(t)
 	if c.CalicoGroup().Group != groupV3 {
 		return
 	}
+	removeStanding(t)
 	require.NoError(t, c.RemoveCalicoAPI(t.Context()))
 	t.Cleanup(func() { require.NoError(t, c.AddCalicoAPI(context.WithoutCancel(t.Context()), root)) })
 }
@@ -49,17 +62,19 @@ func stored(t *testing.T, resource string) dynamic.ResourceInterface {
 	require.NoError(t, err)
 	client, err := dynamic.NewForConfig(config)
 	require.NoError(t, err)
-	return client.Resource(schema.GroupVersionResource{Group: "crd.projectcalico.org", Version: "v1", Resource: resource})
+	return client.Resource(nodes.StorageGroup().WithResource(resource))
 }
 
 // What is promised doesn't depend on the API by which it is kept.
 func TestPromisesHoldThroughCalicosAPIServer(t *testing.T) {
+	removeStanding(t)
 	withCalicoAPI(t)
 	for _, promise := range []struct {
 		name string
 		test func(*testing.T)
 	}{
-		{"install and uninstall", installAndUninstall},
+		{"install and uninstall", TestInstallProtectsAndUninstallLeavesNothing},
+		{"the way of policies", policiesAreWrittenByCalicosAPIServer},
 		{"repair", TestEndpointComesBackAsItWas},
 		{"failsafe", TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff},
 		{"foreign policy", TestPolicyOfSomebodyElseThatWouldCutNodesKeepsThemWaiting},
@@ -70,23 +85,15 @@ func TestPromisesHoldThroughCalicosAPIServer(t *testing.T) {
 	}
 }
 
-func installAndUninstall(t *testing.T) {
-	r := prepare(t)
-	stop := undisturbed(t, scene.Protected)
-	_, err := r.Install(t.Context(), values())
-	require.NoError(t, err)
-	requireArmed(t)
-	requireProtected(t, "after install")
+func policiesAreWrittenByCalicosAPIServer(t *testing.T) {
+	install(t)
 	for _, policy := range policyNames(t) {
-		require.True(t, strings.HasPrefix(policy, "default."), "%s was not written by Calico's API server", policy)
+		require.True(t, strings.HasPrefix(policy, "default."), "%s was not", policy)
 	}
-	require.NoError(t, r.Uninstall())
-	requireOpen(t, "after uninstall")
-	stop()
-	requireNothingLeft(t)
 }
 
 func TestCalicosAPIServerMayGoAwayAndReturn(t *testing.T) {
+	removeStanding(t)
 	c := withCalicoAPI(t)
 	install(t)
 	node := worker(t, 1)
@@ -150,7 +157,7 @@ func TestReleaseMovesToCalicosAPIServerWithItsNextUpgrade(t *testing.T) {
 	r, err := release.New(root, nodes.Kubeconfig(), namespace, name)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = r.Uninstall() }) // while what it has installed is still served
-	_, err = r.Upgrade(t.Context(), values())
+	_, err = r.Upgrade(t.Context(), rolling())
 	require.NoError(t, err)
 	requireArmed(t)
 	requireProtected(t, "after the upgrade")
