@@ -84,9 +84,9 @@ The fields of an IPv6 address, joined by commas, with the zeros that :: stands f
 */}}
 {{- define "host-firewall.ipv6Fields" -}}
 {{- $halves := splitList "::" . -}}
-{{- $fields := regexFindAll "[0-9a-f]+" (first $halves) -1 -}}
+{{- $fields := first $halves | splitList ":" | compact -}}
 {{- if gt (len $halves) 1 -}}
-{{- $right := regexFindAll "[0-9a-f]+" (last $halves) -1 -}}
+{{- $right := last $halves | splitList ":" | compact -}}
 {{- range until (sub 8 (add (len $fields) (len $right)) | int) -}}
 {{- $fields = append $fields "0" -}}
 {{- end -}}
