@@ -130,22 +130,34 @@ func fillsIn(t *testing.T, field, preset string) {
 	})
 }
 
-func TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff(t *testing.T) {
-	const field = "fieldOfALaterCalico"
-	fillsIn(t, field, "Auto")
-	felixForAll(t, map[string]any{field: "Enabled"})
-	r := install(t)
+// requireFelixSays waits until a field of every node's Felix configuration has the value.
+func requireFelixSays(t *testing.T, field, want string) {
+	t.Helper()
 	for _, node := range nodeNames() {
 		eventually(t, "the Felix configuration of "+node+" to say what default says", func(ctx context.Context) error {
 			configuration, err := felixOf(ctx, t, node)
 			if err != nil {
 				return err
 			}
-			if got, _, _ := unstructured.NestedString(configuration.Object, "spec", field); got != "Enabled" {
+			if got, _, _ := unstructured.NestedString(configuration.Object, "spec", field); got != want {
 				return fmt.Errorf("%s is %q", field, got)
 			}
 			return nil
 		})
+	}
+}
+
+func TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff(t *testing.T) {
+	const field, ofAnUpgrade = "fieldOfALaterCalico", "fieldOfAnUpgrade"
+	fillsIn(t, field, "Auto")
+	felixForAll(t, map[string]any{field: "Enabled"})
+	r := install(t)
+	requireFelixSays(t, field, "Enabled")
+	if nodes.CalicoGroup().Group == "crd.projectcalico.org" {
+		// In the other group it is not known who has written a field.
+		fillsIn(t, ofAnUpgrade, "Auto")
+		felixForAll(t, map[string]any{ofAnUpgrade: "Enabled"})
+		requireFelixSays(t, ofAnUpgrade, "Enabled")
 	}
 	// Networks of one family close the other one to the admins as well, and to nobody of the cluster.
 	stop := undisturbed(t, scene.ProtectedOneFamily(4))

@@ -131,7 +131,10 @@ func kept(group string) cache.TransformFunc {
 // trim drops from an object that was read in the group what is of no use, and may
 // be large.
 func trim(group string, object metav1.Object) {
-	object.SetManagedFields(nil)
+	if _, felix := object.(*failsafe.Configuration); !felix || group != GroupCRD {
+		// Calico's own API server does not know what was written underneath it.
+		object.SetManagedFields(nil)
+	}
 	if group != GroupCRD {
 		// It means nothing there.
 		delete(object.GetAnnotations(), endpoint.MetadataAnnotation)

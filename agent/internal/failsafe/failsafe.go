@@ -178,7 +178,7 @@ func Plan(own, def *Configuration, node, release string, want *Want, filled map[
 		now.Created = true
 		return create(node, now, owner)
 	}
-	known := wrote.known(filled)
+	known := wrote.known(own, filled)
 	var spec map[string]any
 	now.Filled, spec = pin(own, def, known)
 	owners := othersOwners(own)
@@ -253,7 +253,7 @@ func takeBack(own *Configuration, wrote *record) (Change, error) {
 			spec[inbound] = *left
 		}
 	}
-	if wrote.Created && left == nil && holdsNothingElse(own, wrote.Release, wrote.Filled) {
+	if wrote.Created && left == nil && holdsNothingElse(own, wrote.Release, wrote.known(own, nil)) {
 		return Change{Delete: true}, nil
 	}
 	metadata := map[string]any{}

@@ -517,6 +517,35 @@ func TestWhatTheAPIServerFillsInOverridesNothingAndKeepsNoObject(t *testing.T) {
 		s.write(def, nil)
 		assert.Equal(t, "Auto", s.spec()[mode])
 	})
+	t.Run("it begins to when Calico is upgraded", func(t *testing.T) {
+		managed := func(fields string) []metav1.ManagedFieldsEntry {
+			return []metav1.ManagedFieldsEntry{{Manager: "m", FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}}
+		}
+		def := forAll(map[string]any{mode: "Enabled"})
+		made := func(fields string) *server {
+			s := &server{t: t}
+			s.write(def, admins())
+			s.spec()[mode], s.stored.ManagedFields = "Auto", managed(fields)
+			return s
+		}
+		s := made(`{"f:metadata":{},"f:spec":{".":{},"f:failsafeInboundHostPorts":{}}}`)
+		s.write(def, admins())
+		assert.Equal(t, "Enabled", s.spec()[mode])
+		s = made(`{"f:spec":{"f:failsafeInboundHostPorts":{}}}`)
+		s.write(def, nil)
+		assert.Nil(t, s.stored)
+		for name, fields := range map[string]string{
+			"somebody's":           `{"f:spec":{"f:failsafeInboundHostPorts":{},"f:` + mode + `":{}}}`,
+			"nobody says whose":    `{"f:spec":{}}`,
+			"what is said is none": `[]`,
+		} {
+			s = made(fields)
+			s.write(def, admins())
+			assert.Equal(t, "Auto", s.spec()[mode], name)
+			s.write(def, nil)
+			assert.NotNil(t, s.stored, name)
+		}
+	})
 	t.Run("one of them does not change", func(t *testing.T) {
 		s := &server{t: t, presets: presets, stubborn: mode}
 		s.write(forAll(map[string]any{mode: "Enabled"}), admins())

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"maps"
+	"strings"
 )
 
 // An API server fills in defaults of its own, whenever somebody writes a
@@ -55,11 +56,40 @@ func Filled(own *Configuration, change Change, stored *Configuration) map[string
 	return filled
 }
 
-// known returns what is known to be filled in: what we noted, and what has come back since.
-func (r *record) known(filled map[string]any) map[string]filling {
+// appeared returns the fields that nobody has ever written: a later version of Calico fills
+// them in when the object is read. Where the API server does not say who manages what, none.
+func appeared(own *Configuration) map[string]any {
+	if own == nil || len(own.ManagedFields) == 0 {
+		return nil
+	}
+	fields := fieldsOf(own)
+	for _, entry := range own.ManagedFields {
+		var managed map[string]map[string]json.RawMessage
+		if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.Raw, &managed) != nil {
+			return nil
+		}
+		spec, there := managed["f:spec"]
+		if there && len(spec) == 0 {
+			return nil // all of it, as one
+		}
+		for name := range spec {
+			delete(fields, strings.TrimPrefix(name, "f:"))
+		}
+	}
+	return fields
+}
+
+// known returns what is known to be filled in: what we noted, what has come back since, and
+// what has appeared in an object that we made.
+func (r *record) known(own *Configuration, filled map[string]any) map[string]filling {
 	known := map[string]filling{}
 	if r != nil {
 		maps.Copy(known, r.Filled)
+	}
+	if r != nil && r.Created {
+		for name, value := range appeared(own) {
+			known[name] = filling{Preset: value}
+		}
 	}
 	for name, value := range filled {
 		known[name] = filling{Preset: value}
