@@ -401,7 +401,7 @@ func apply(t *testing.T, objects ...*unstructured.Unstructured) {
 		require.NoError(t, err)
 		fmt.Fprintf(&text, "%s\n---\n", raw)
 	}
-	_, err := kubectl(t.Context(), text.String(), "apply", "--namespace", namespace, "--filename", "-")
+	_, err := kubectl(t.Context(), text.String(), "apply", "--filename", "-")
 	require.NoError(t, err)
 }
 
