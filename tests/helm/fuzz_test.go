@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// FuzzValues takes any values file. What goes into a pod as it is, and is Kubernetes' to check, is left out of it.
+// FuzzValues takes any values file.
 func FuzzValues(f *testing.F) {
 	for _, values := range valuesFiles(f) {
 		f.Add(values)
@@ -33,14 +33,6 @@ func FuzzValues(f *testing.F) {
 		values, err := chartutil.ReadValues([]byte(text))
 		if err != nil {
 			return // Helm itself does not take it
-		}
-		if agent, isMap := values["agent"].(map[string]any); isMap {
-			for _, key := range []string{"affinity", "extraEnv", "nodeSelector", "resources", "tolerations", "updateStrategy"} {
-				delete(agent, key)
-			}
-		}
-		if cleanup, isMap := values["cleanup"].(map[string]any); isMap {
-			delete(cleanup, "tolerations")
 		}
 		clean, err := yaml.Marshal(values)
 		require.NoError(t, err)
@@ -132,7 +124,7 @@ func isValue(t testing.TB, path string) bool {
 		if leaf == path || strings.HasPrefix(leaf, path+".") {
 			return true
 		}
-		if strings.HasPrefix(path, leaf+".") && (leaf == "ingress" || slices.Contains(openValues, leaf)) {
+		if strings.HasPrefix(path, leaf+".") && (leaf == "ingress" || leaf == "agent.extraEnv" || slices.Contains(openValues, leaf)) {
 			return true
 		}
 	}
@@ -203,8 +195,14 @@ func (i inventor) value(path string) any {
 		return i.list(func() any {
 			return map[string]any{"name": pick(i, "A", "B", "HOST_FIREWALL_MODE"), "value": pick(i, "", "a\nb\n\n", "{{ .x }}", "1")}
 		})
-	case "agent.affinity", "agent.resources", "agent.updateStrategy":
-		return map[string]any{}
+	case "agent.affinity":
+		return pick(i, map[string]any{}, map[string]any{"podAntiAffinity": map[string]any{}}, map[string]any{"nodeAffinity": map[string]any{"required": nil}})
+	case "agent.resources":
+		return map[string]any{"limits": map[string]any{"memory": pick[any](i, "64Mi", "16Mi", 1e9, "64MB"), "cpu": pick[any](i, "1", 0.5, "5m", "-1")}}
+	case "agent.updateStrategy":
+		return map[string]any{"type": pick(i, "RollingUpdate", "OnDelete", "Recreate")}
+	case "podMonitor.relabelings", "podMonitor.metricRelabelings":
+		return i.list(func() any { return map[string]any{"action": pick(i, "drop", "Drop"), "regex": "go_.*"} })
 	case "agent.tolerations", "cleanup.tolerations":
 		return i.list(func() any { return map[string]any{"operator": "Exists"} })
 	case "agent.nodeSelector":
@@ -217,7 +215,7 @@ func (i inventor) value(path string) any {
 		return pick(i, "debug", "warn", "loud")
 	case "agent.log.format":
 		return pick(i, "json", "xml")
-	case "agent.resync", "podMonitor.interval":
+	case "agent.resync", "podMonitor.interval", "podMonitor.scrapeTimeout":
 		return pick(i, "1m", "90s", "10", "1h30m", "1d")
 	case "serviceAccount.name", "nameOverride", "fullnameOverride", "agent.priorityClassName", "agent.image.tag":
 		return pick(i, "", "edge", "1e3", "007", "a.b", "a..b", "null", strings.Repeat("n", 47))

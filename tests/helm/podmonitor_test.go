@@ -12,7 +12,13 @@ import (
 func TestPodMonitorIsAWholeObjectAndFindsTheAgents(t *testing.T) {
 	r := render(t, setting{release: "edge", namespace: "kube-system", values: `
 agent: {metrics: {enabled: true, port: 9198}}
-podMonitor: {enabled: true, labels: {release: prometheus}, interval: 30s}`})
+podMonitor:
+  enabled: true
+  labels: {release: prometheus}
+  interval: 1m30s
+  scrapeTimeout: 20s
+  relabelings: [{targetLabel: cluster, replacement: edge}]
+  metricRelabelings: [{action: drop, sourceLabels: [__name__], regex: "go_.*"}]`})
 	want := objectLabels("edge", "edge-host-firewall")
 	want["release"] = "prometheus"
 	require.Equal(t, []monitoring.PodMonitor{{
@@ -21,11 +27,16 @@ podMonitor: {enabled: true, labels: {release: prometheus}, interval: 30s}`})
 		Spec: monitoring.PodMonitorSpec{
 			Selector: metav1.LabelSelector{MatchLabels: selectorLabels("edge")},
 			PodMetricsEndpoints: []monitoring.PodMetricsEndpoint{{
-				Port:     pointer("metrics"),
-				Interval: "30s",
-				RelabelConfigs: []monitoring.RelabelConfig{{
-					SourceLabels: []monitoring.LabelName{"__meta_kubernetes_pod_node_name"}, TargetLabel: "node",
-				}},
+				Port:          pointer("metrics"),
+				Interval:      "1m30s",
+				ScrapeTimeout: "20s",
+				RelabelConfigs: []monitoring.RelabelConfig{
+					{SourceLabels: []monitoring.LabelName{"__meta_kubernetes_pod_node_name"}, TargetLabel: "node"},
+					{TargetLabel: "cluster", Replacement: pointer("edge")},
+				},
+				MetricRelabelConfigs: []monitoring.RelabelConfig{
+					{Action: "drop", SourceLabels: []monitoring.LabelName{"__name__"}, Regex: "go_.*"},
+				},
 			}},
 		},
 	}}, r.podMonitors)

@@ -20,6 +20,8 @@ agent.image.registry: registry
 agent.image.repository: repository
 agent.image.tag: tag
 agent.image.digest: digest
+agent.nodeSelector: label
+agent.priorityClassName: object
 agent.podLabels: label
 agent.podAnnotations: annotation
 agent.kubernetesService.host: server
@@ -29,8 +31,19 @@ serviceAccount.name: object
 serviceAccount.annotations: annotation
 podMonitor.labels: label
 podMonitor.interval: interval
+podMonitor.scrapeTimeout: interval
 commonLabels: label
 commonAnnotations: annotation
+agent.updateStrategy.rollingUpdate.maxUnavailable: percentage
+{{- range $amounts := list "limits" "requests" }}
+{{- range list "cpu" "memory" "ephemeral-storage" }}
+agent.resources.{{ $amounts }}.{{ . }}: quantity
+{{- end }}
+{{- end }}
+{{- range $i, $entry := .Values.agent.extraEnv }}
+agent.extraEnv[{{ $i }}].name: variable
+agent.extraEnv[{{ $i }}].valueFrom.fieldRef.fieldPath: field
+{{- end }}
 {{- range $i, $entry := .Values.ingress }}
 ingress[{{ $i }}].name: name
 ingress[{{ $i }}].cidrs: network
@@ -73,8 +86,12 @@ For each form a regular expression, what it is called, and what to write; and fo
   "repository" (list `([A-Za-z0-9][-A-Za-z0-9.]*(:[0-9]+)?/)?[a-z0-9][-a-z0-9._]*(/[a-z0-9][-a-z0-9._]*)*` "the name of an image without its tag" "for example registry.example.org/host-firewall/agent")
   "tag" (list `[A-Za-z0-9_][-A-Za-z0-9_.]{0,127}` "the tag of an image" "for example 0.1.0")
   "digest" (list `sha256:[0-9a-f]{64}` "the digest of an image" "sha256: and 64 digits, 0 to 9 and a to f")
+  "variable" (list `[-._a-zA-Z][-._a-zA-Z0-9]*` "the name of an environment variable" "letters, digits and underscores, for example HTTPS_PROXY")
+  "field" (list `metadata\.(name|namespace|uid|(labels|annotations)\['[^']+'\])|spec\.(nodeName|serviceAccountName)|status\.(hostIPs?|podIPs?)` "a field of a pod that its variables can have" "for example spec.nodeName")
+  "quantity" (list `[0-9]+(\.[0-9]+)?([mkMGTPE]|[KMGTPE]i)?` "an amount" "for example 100m or 64Mi")
+  "percentage" (list `([1-9][0-9]?|100)%` "a percentage" "from 1% to 100%, or a number" `[1-9][0-9]*`)
   "time" (list $time "a time in hours, minutes and seconds" "for example 10m or 1h30m")
-  "interval" (list `[1-9][0-9]{0,5}(ms|[smh])` "a time" "for example 30s")
+  "interval" (list `([1-9][0-9]{0,5}h)?([1-9][0-9]{0,5}m)?([1-9][0-9]{0,5}s)?([1-9][0-9]{0,5}ms)?` "a time in hours, minutes and seconds" "for example 30s or 1m30s")
 | toJson -}}
 {{- end -}}
 
@@ -122,6 +139,9 @@ All texts that have a form. A list of thousands is looked at in one go, and item
 {{- $values := deepCopy .Values -}}
 {{- range $i, $entry := .Values.ingress -}}
 {{- $_ := set $values (printf "ingress[%d]" $i) $entry -}}
+{{- end -}}
+{{- range $i, $entry := .Values.agent.extraEnv -}}
+{{- $_ := set $values.agent (printf "extraEnv[%d]" $i) $entry -}}
 {{- end -}}
 {{- range $path, $name := include "host-firewall.formOf" . | fromYaml -}}
 {{- $form := get $forms $name -}}

@@ -188,11 +188,34 @@ before it.
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
 {{- include "host-firewall.refuse" "serviceAccount.create is false and serviceAccount.name is empty: the agent would run with an account that nobody made for it. Write the name of the account in serviceAccount.name, or serviceAccount.create: true." -}}
 {{- end -}}
+{{- if has (include "host-firewall.serviceAccountName" .) (list (include "host-firewall.cleanupName" .) (include "host-firewall.testName" .)) -}}
+{{- include "host-firewall.refuse" (printf "serviceAccount.name is %s, the name of an account of this release that has other rights than the agents. Write another name." .Values.serviceAccount.name) -}}
+{{- end -}}
+{{- range $resource, $request := dig "requests" dict (.Values.agent.resources | default dict) -}}
+{{- with dig "limits" $resource "" $.Values.agent.resources -}}
+{{- if gt (include "host-firewall.quantity" $request | float64) (include "host-firewall.quantity" . | float64) -}}
+{{- include "host-firewall.refuse" (printf "agent.resources.requests.%s is %v and agent.resources.limits.%s is %v: no pod may ask for more than its limit. Write a limit that is not below the request." $resource $request $resource .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $variables := dict -}}
 {{- range $i, $env := .Values.agent.extraEnv -}}
+{{- if hasKey $variables $env.name -}}
+{{- include "host-firewall.refuse" (printf "agent.extraEnv[%d].name is %s, the name of agent.extraEnv[%v] too. Write each variable once." $i $env.name (get $variables $env.name)) -}}
+{{- end -}}
+{{- $_ := set $variables $env.name $i -}}
 {{- if regexMatch "^(HOST_FIREWALL|KUBERNETES_SERVICE)_" $env.name -}}
 {{- include "host-firewall.refuse" (printf "agent.extraEnv[%d] is %s: the agent's settings come from values of their own (cluster, hostEndpoint, agent.log, agent.health, agent.metrics, agent.resync, agent.kubernetesService), and this would fight with them or be without effect. Write the value instead." $i $env.name) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/*
+An amount of a resource as a number: 100m is 0.1, 64Mi is 67108864.
+*/}}
+{{- define "host-firewall.quantity" -}}
+{{- $factors := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
+{{- mulf (regexFind `^[0-9.]+` (toString .)) (get $factors (regexFind `[A-Za-z]*$` (toString .))) -}}
 {{- end -}}
 
 {{- define "host-firewall.guardPodMonitor" -}}
