@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
-	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
@@ -44,7 +43,7 @@ func TestSSHIsClosedToStrangersAndOpenToAdminsWhateverThePoliciesSay(t *testing.
 // The API server is the way back. Whoever has narrowed Calico's failsafe, or has the API server on a port that never was in it, keeps it by
 // essential.apiServerPorts; a node that would lose it is not armed.
 func TestAPIServerStaysOpenWhateverTheFailsafeSays(t *testing.T) {
-	r := prepare(t)
+	r := install(t)
 	failsafe := func(ports ...int64) (list []any) {
 		for _, port := range ports {
 			list = append(list, map[string]any{"protocol": "TCP", "port": port})
@@ -52,8 +51,11 @@ func TestAPIServerStaysOpenWhateverTheFailsafeSays(t *testing.T) {
 		return append(list, map[string]any{"protocol": "UDP", "port": int64(68)})
 	}
 	felixForAll(t, map[string]any{"failsafeInboundHostPorts": failsafe(22, 179, 2379, 2380, 5473, 6666, 6667)})
-	elsewhere := release.Values(map[string]any{"essential": map[string]any{"apiServerPorts": []int{443}}, "ssh": map[string]any{"cidrs": nodes.AdminCIDRs()}})
-	_, err := r.Install(t.Context(), elsewhere)
+	// With other labels no node is armed at first.
+	_, err := r.Upgrade(t.Context(), with(map[string]any{
+		"essential":    map[string]any{"apiServerPorts": []int{443}},
+		"hostEndpoint": map[string]any{"labels": map[string]any{"host-endpoint": "elsewhere"}},
+	}))
 	require.NoError(t, err)
 	for _, m := range nodes.Nodes() {
 		eventually(t, "the agent on "+m.Name, func(ctx context.Context) error {
@@ -149,9 +151,13 @@ func requireFelixSays(t *testing.T, field, want string) {
 
 func TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff(t *testing.T) {
 	const field, ofAnUpgrade = "fieldOfALaterCalico", "fieldOfAnUpgrade"
+	r := install(t)
 	fillsIn(t, field, "Auto")
 	felixForAll(t, map[string]any{field: "Enabled"})
-	r := install(t)
+	for _, node := range nodeNames() {
+		// The agents make them anew.
+		require.NoError(t, calico(t, "felixconfigurations").Delete(t.Context(), "node."+node, metav1.DeleteOptions{}))
+	}
 	requireFelixSays(t, field, "Enabled")
 	if nodes.CalicoGroup().Group == "crd.projectcalico.org" {
 		// In the other group it is not known who has written a field.
