@@ -34,6 +34,7 @@ func TestInstallProtectsAndUninstallLeavesNothing(t *testing.T) {
 
 func TestInstallWithoutValuesIsSafeAndUseful(t *testing.T) {
 	r := prepare(t)
+	applyUntilEnd(t, networkSet()) // whoever writes one trusts nobody into the nodes
 	stop := undisturbed(t, scene.ProtectedButSSH)
 	_, err := r.Install(t.Context(), release.Values(nil))
 	require.NoError(t, err)

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -126,7 +125,7 @@ func requireCollected(t *testing.T, node string, now types.UID) {
 func TestNodeThatRebootsStaysArmedAndOneThatRegistersAgainIsProtectedAgain(t *testing.T) {
 	machines := local(t, "reboot a node")
 	node := worker(t, 2)
-	install(t)
+	r := install(t)
 	m, err := nodes.Member(node)
 	require.NoError(t, err)
 	// The pods of the node are gone for a while. The one that NodePorts lead to is on another node.
@@ -156,21 +155,9 @@ func TestNodeThatRebootsStaysArmedAndOneThatRegistersAgainIsProtectedAgain(t *te
 	})
 
 	t.Run("registered again", func(t *testing.T) {
-		client, err := nodes.Client()
-		require.NoError(t, err)
-		before, err := nodes.Node(t.Context(), node)
-		require.NoError(t, err)
-		require.NoError(t, client.CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}))
-		requireCollected(t, node, "")
-		// As a kubelet that starts would. The one that runs goes on with the new Node.
-		_, err = client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{
-			ObjectMeta: metav1.ObjectMeta{Name: node, Labels: before.Labels, Annotations: before.Annotations}, Spec: before.Spec,
-		}, metav1.CreateOptions{})
-		require.NoError(t, err)
-		require.NoError(t, nodes.WaitNode(t.Context(), m))
+		deregister(t, node)()
 		now, err := nodes.Node(t.Context(), node)
 		require.NoError(t, err)
-		require.NotEqual(t, before.UID, now.UID)
 		requireCollected(t, node, now.UID)
 		require.NoError(t, place.Refresh(t.Context()))
 		requireArmed(t)
@@ -178,4 +165,10 @@ func TestNodeThatRebootsStaysArmedAndOneThatRegistersAgainIsProtectedAgain(t *te
 	})
 	open()
 	closed()
+
+	t.Run("an API server that is no Node", func(t *testing.T) {
+		requireServedByAPIServerThatIsNoNode(t, r)
+		requireArmed(t)
+		requireProtected(t, "with its Node back")
+	})
 }

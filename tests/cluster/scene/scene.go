@@ -61,8 +61,10 @@ func Columns() []string {
 // outsider tells whether a row is about somebody who is no part of the cluster.
 func outsider(row string) bool { return row == Admin || row == Stranger }
 
+// Namespace is where the scene's pods are.
+const Namespace = "scene"
+
 const (
-	namespace   = "scene"
 	web         = "web"
 	backend     = "backend"
 	webPort     = 8080
@@ -111,16 +113,16 @@ func Set(ctx context.Context, c Cluster) (*Scene, error) {
 			s.service.node = m.Name
 		}
 	}
-	if _, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
+	if _, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Namespace}}, metav1.CreateOptions{}); err != nil {
 		return nil, fmt.Errorf("create namespace: %w", err)
 	}
-	if _, err := client.AppsV1().DaemonSets(namespace).Create(ctx, webPods(), metav1.CreateOptions{}); err != nil {
+	if _, err := client.AppsV1().DaemonSets(Namespace).Create(ctx, webPods(), metav1.CreateOptions{}); err != nil {
 		return nil, fmt.Errorf("create pods: %w", err)
 	}
-	if _, err := client.AppsV1().Deployments(namespace).Create(ctx, backendPod(s.service.node), metav1.CreateOptions{}); err != nil {
+	if _, err := client.AppsV1().Deployments(Namespace).Create(ctx, backendPod(s.service.node), metav1.CreateOptions{}); err != nil {
 		return nil, fmt.Errorf("create the Service's pod: %w", err)
 	}
-	service, err := client.CoreV1().Services(namespace).Create(ctx, backendService(), metav1.CreateOptions{})
+	service, err := client.CoreV1().Services(Namespace).Create(ctx, backendService(), metav1.CreateOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("create service: %w", err)
 	}
@@ -154,11 +156,11 @@ func addresses(texts []string) (a cluster.Addresses, err error) {
 
 // Remove deletes what Set created and waits until it is gone.
 func (s *Scene) Remove(ctx context.Context) error {
-	if err := s.client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{}); err != nil {
+	if err := s.client.CoreV1().Namespaces().Delete(ctx, Namespace, metav1.DeleteOptions{}); err != nil {
 		return fmt.Errorf("delete namespace: %w", err)
 	}
-	return cluster.Poll(ctx, time.Minute, "namespace "+namespace+" to be gone", func(ctx context.Context) error {
-		if _, err := s.client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{}); err == nil {
+	return cluster.Poll(ctx, time.Minute, "namespace "+Namespace+" to be gone", func(ctx context.Context) error {
+		if _, err := s.client.CoreV1().Namespaces().Get(ctx, Namespace, metav1.GetOptions{}); err == nil {
 			return errors.New("it is still there")
 		}
 		return nil
@@ -234,7 +236,7 @@ func (s *Scene) Refresh(ctx context.Context) error {
 		s.hosts[m.Name] = place{Source: probe.Source{Name: m.Name, NetNS: h.NetNS()}, Addresses: m.Addresses, node: m.Name, role: m.Role}
 	}
 	if err := cluster.Poll(ctx, time.Minute, "a ready pod on every worker, and one behind the Service", func(ctx context.Context) error {
-		list, err := s.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+		list, err := s.client.CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return fmt.Errorf("list pods: %w", err)
 		}
@@ -297,6 +299,22 @@ func (s *Scene) nodes() []place {
 		}
 	}
 	return nodes
+}
+
+// Pod is a pod of the scene, by its name, its network and its addresses.
+type Pod struct {
+	probe.Source
+	cluster.Addresses
+}
+
+// PodOn is a pod on a worker.
+func (s *Scene) PodOn(node string) Pod {
+	for _, p := range s.pods {
+		if p.node == node {
+			return Pod{p.Source, p.Addresses}
+		}
+	}
+	panic("no pod on " + node)
 }
 
 // Paths are all connections that a cell of the table stands for, one path for each host or pod of the row. None: the

@@ -2,6 +2,7 @@
 // nothing beside it.
 //
 //	workload                    waits for SIGTERM or SIGINT (the sandbox of a pod)
+//	workload say WORD...        says that and ends
 //	workload listen ADDR...     accepts TCP connections and answers UDP datagrams on every address
 package main
 
@@ -11,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +21,10 @@ import (
 func main() {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+	if len(os.Args) > 1 && os.Args[1] == "say" {
+		fmt.Println(strings.Join(os.Args[2:], " "))
+		return
+	}
 	if len(os.Args) > 1 && os.Args[1] == "listen" {
 		for _, addr := range os.Args[2:] {
 			if err := listen(addr); err != nil {
