@@ -102,6 +102,7 @@ func requireMatrix(t *testing.T, r *release.Release, s situation) {
 // Audit is to meet each packet that enforcing would drop, and no other.
 func TestAuditDropsNothingAndLogsWhatItWouldDrop(t *testing.T) {
 	r := prepare(t)
+	closed := closedByTheHost(t)
 	v := values()
 	v["mode"] = "audit"
 	_, err := r.Install(t.Context(), v)
@@ -109,6 +110,7 @@ func TestAuditDropsNothingAndLogsWhatItWouldDrop(t *testing.T) {
 	requireArmed(t)
 	eventually(t, "every node to log", func(ctx context.Context) error { _, err := logged(ctx); return err })
 	requireOpen(t, "audit")
+	closed("in audit")
 
 	// SSH is not among it: its failsafe is as ever, for narrowing it would close something.
 	dropped := func(c scene.Cell) bool { return !scene.ProtectedButSSH(c) }
