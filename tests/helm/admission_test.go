@@ -21,16 +21,28 @@ func TestAdmissionPolicyIsWholeObjects(t *testing.T) {
 				kind := func(kind string) metav1.TypeMeta {
 					return metav1.TypeMeta{APIVersion: "admissionregistration.k8s.io/v1", Kind: kind}
 				}
-				meta := metav1.ObjectMeta{Name: names.id, Labels: objectLabels(names.release, names.id)}
-				require.Equal(t, []admissionv1.ValidatingAdmissionPolicy{{
-					TypeMeta: kind("ValidatingAdmissionPolicy"), ObjectMeta: meta, Spec: admissionSpec(names.namespace, names.account),
-				}}, r.admissionPolicies)
-				require.Equal(t, []admissionv1.ValidatingAdmissionPolicyBinding{{
-					TypeMeta: kind("ValidatingAdmissionPolicyBinding"), ObjectMeta: meta,
-					Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
-						PolicyName: names.id, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
-					},
-				}}, r.admissionBindings)
+				var policies []admissionv1.ValidatingAdmissionPolicy
+				var bindings []admissionv1.ValidatingAdmissionPolicyBinding
+				for _, policy := range []struct {
+					name string
+					spec admissionv1.ValidatingAdmissionPolicySpec
+				}{
+					{names.id, admissionSpec(names.namespace, names.account)},
+					{names.id + "-networksets", networkSetsSpec()},
+				} {
+					meta := metav1.ObjectMeta{Name: policy.name, Labels: objectLabels(names.release, names.id)}
+					policies = append(policies, admissionv1.ValidatingAdmissionPolicy{
+						TypeMeta: kind("ValidatingAdmissionPolicy"), ObjectMeta: meta, Spec: policy.spec,
+					})
+					bindings = append(bindings, admissionv1.ValidatingAdmissionPolicyBinding{
+						TypeMeta: kind("ValidatingAdmissionPolicyBinding"), ObjectMeta: meta,
+						Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
+							PolicyName: policy.name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
+						},
+					})
+				}
+				require.ElementsMatch(t, policies, r.admissionPolicies)
+				require.ElementsMatch(t, bindings, r.admissionBindings)
 				require.Equal(t, names.account, r.daemonSet(t).Spec.Template.Spec.ServiceAccountName, "the account that is held to it")
 			})
 		}
@@ -88,21 +100,46 @@ func admissionSpec(namespace, account string) admissionv1.ValidatingAdmissionPol
 	}
 }
 
+func networkSetsSpec() admissionv1.ValidatingAdmissionPolicySpec {
+	return admissionv1.ValidatingAdmissionPolicySpec{
+		FailurePolicy: pointer(admissionv1.Fail),
+		MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{
+			RuleWithOperations: admissionv1.RuleWithOperations{
+				Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
+				Rule: admissionv1.Rule{
+					APIGroups:   []string{"projectcalico.org", "crd.projectcalico.org"},
+					APIVersions: []string{"*"},
+					Resources:   []string{"networksets"},
+				},
+			},
+		}}},
+		Variables: []admissionv1.Variable{
+			{Name: "kept", Expression: "object.metadata.?annotations[?'projectcalico.org/metadata'].orValue('')"},
+		},
+		Validations: []admissionv1.Validation{{
+			Expression: "!object.metadata.?labels[?'projectcalico.org/orchestrator'].hasValue()" +
+				` && !variables.kept.matches('projectcalico[.]org/orchestrator|[\\\\](/|u00(2[d-fD-F]|[4-7]))')`,
+			Message: "a NetworkSet with the label projectcalico.org/orchestrator would count as a pod, and host-firewall lets pods in to every node",
+		}},
+	}
+}
+
 func TestAdmissionPolicyIsThereWhereTheClusterServesIt(t *testing.T) {
 	without := chartutil.VersionSet{"v1", "v1/Node", apiV1 + "/GlobalNetworkPolicy"}
 	for name, test := range map[string]struct {
 		setting
-		want int
+		want int // that of the agents, and that of NetworkSets
 	}{
-		"served":                     {setting{kubernetes: "v1.30.0", served: clusterServing(apiV1)}, 1},
-		"served by a vendor's build": {setting{kubernetes: "v1.30.1-gke.5", served: clusterServing(apiV1)}, 1},
+		"served":                     {setting{kubernetes: "v1.30.0", served: clusterServing(apiV1)}, 2},
+		"served by a vendor's build": {setting{kubernetes: "v1.30.1-gke.5", served: clusterServing(apiV1)}, 2},
 		"served, tokens do not name their node yet": {setting{kubernetes: "v1.29.9", served: clusterServing(apiV1)}, 0},
 		"not served":                            {setting{kubernetes: newestKubernetes, served: without}, 0},
-		"no cluster to ask, new Kubernetes":     {setting{kubernetes: newestKubernetes}, 1},
+		"no cluster to ask, new Kubernetes":     {setting{kubernetes: newestKubernetes}, 2},
 		"no cluster to ask, old Kubernetes":     {setting{kubernetes: oldestKubernetes}, 0},
 		"switched off":                          {setting{served: clusterServing(apiV1), values: `admissionPolicy: {enabled: false}`}, 0},
 		"switched off, and no cluster to ask":   {setting{values: `admissionPolicy: {enabled: false}`}, 0},
-		"with rights that somebody else grants": {setting{served: clusterServing(apiV1), values: `rbac: {create: false}`}, 1},
+		"pods are not trusted":                  {setting{served: clusterServing(apiV1), values: `cluster: {trustPods: false}`}, 1},
+		"with rights that somebody else grants": {setting{served: clusterServing(apiV1), values: `rbac: {create: false}`}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := render(t, test.setting)

@@ -35,7 +35,9 @@ func TestEveryValuesFileRendersOnEveryKubernetesAndCalico(t *testing.T) {
 				others := slices.Repeat([]string{"GlobalNetworkPolicy"}, len(r.policies))
 				if kubernetes == newestKubernetes {
 					others = append([]string{"FlowSchema"}, append(others, "PriorityLevelConfiguration")...)
-					others = append(others, "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+					count := len(r.admissionPolicies)
+					others = append(others, slices.Repeat([]string{"ValidatingAdmissionPolicy"}, count)...)
+					others = append(others, slices.Repeat([]string{"ValidatingAdmissionPolicyBinding"}, count)...)
 				}
 				require.Equal(t, append(kinds, others...), r.kinds, name)
 				var hooks []string

@@ -34,13 +34,14 @@ func TestInstallProtectsAndUninstallLeavesNothing(t *testing.T) {
 
 func TestInstallWithoutValuesIsSafeAndUseful(t *testing.T) {
 	r := prepare(t)
-	applyUntilEnd(t, networkSet()) // whoever writes one trusts nobody into the nodes
+	applyUntilEnd(t, networkSet("")) // whoever writes one trusts nobody into the nodes
 	stop := undisturbed(t, scene.ProtectedButSSH)
 	_, err := r.Install(t.Context(), release.Values(nil))
 	require.NoError(t, err)
 	requireArmed(t)
 	requireTable(t, scene.ProtectedButSSH, "after install")
 	stop()
+	requireNoNetworkSetThatPassesForPods(t)
 	requireOwnQueue(t)
 }
 

@@ -45,10 +45,29 @@ func on(t *testing.T, hostName, name string, args ...string) {
 	require.NoError(t, err, "%s: %s %s: %s", hostName, name, strings.Join(args, " "), out)
 }
 
-// networkSet is what somebody may write who has a say in one namespace: a set of the stranger's addresses.
-func networkSet() string {
-	return fmt.Sprintf(`{"apiVersion": %q, "kind": "NetworkSet", "metadata": {"name": "strangers", "namespace": "default"}, "spec": {"nets": ["%s"]}}`,
-		nodes.CalicoGroup(), strings.Join(nodes.StrangerCIDRs(), `", "`))
+// networkSet is what somebody may write who has a say in one namespace: a set of the stranger's addresses, with more metadata.
+func networkSet(more string) string {
+	return fmt.Sprintf(`{"apiVersion": %q, "kind": "NetworkSet", "metadata": {"name": "strangers", "namespace": "default"%s}, "spec": {"nets": ["%s"]}}`,
+		nodes.CalicoGroup(), more, strings.Join(nodes.StrangerCIDRs(), `", "`))
+}
+
+// requireNoNetworkSetThatPassesForPods tries the label that pods are trusted by on a NetworkSet: where it belongs, where Calico's API server
+// keeps it, and with one letter of it written otherwise.
+func requireNoNetworkSetThatPassesForPods(t *testing.T) {
+	t.Helper()
+	for what, more := range map[string]string{
+		"as a label":      `, "labels": {"projectcalico.org/orchestrator": "k8s"}`,
+		"as Calico's own": `, "annotations": {"projectcalico.org/metadata": "{\"labels\":{\"projectcalico.org/orchestrator\":\"k8s\"}}"}`,
+		"in disguise":     `, "annotations": {"projectcalico.org/metadata": "{\"labels\":{\"projectcalico.org/\\u006frchestrator\":\"k8s\"}}"}`,
+	} {
+		eventually(t, "a NetworkSet with a pod's label, "+what+", to be refused", func(ctx context.Context) error {
+			_, err := kubectl(ctx, networkSet(more), "apply", "--dry-run=server", "--filename", "-")
+			if err == nil || !strings.Contains(err.Error(), "would count as a pod") {
+				return fmt.Errorf("it is not: %w", err)
+			}
+			return nil
+		})
+	}
 }
 
 // deregister deletes the Node of a machine that goes on running, and waits until what belongs to it is gone. register creates it

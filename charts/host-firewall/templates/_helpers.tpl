@@ -136,6 +136,19 @@ Whether the admission policy is rendered: true, or nothing. Before Kubernetes 1.
 {{- end -}}
 
 {{/*
+Whether NetworkSets are held to what they are, see networksets: true, or nothing. And the name of what does it.
+*/}}
+{{- define "host-firewall.networkSets" -}}
+{{- if .Values.cluster.trustPods -}}
+{{- include "host-firewall.admission" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "host-firewall.networkSetsName" -}}
+{{- include "host-firewall.fullname" . -}}-networksets
+{{- end -}}
+
+{{/*
 Whether the agents' requests get a queue of their own: true, or nothing.
 */}}
 {{- define "host-firewall.fairness" -}}
