@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"sigs.k8s.io/yaml"
 
-	"github.com/host-firewall/host-firewall/tests/readme"
+	"github.com/host-firewall/host-firewall/tests/helm/readme"
 )
 
 // Whoever takes a row of the README's table gets policies that Calico enforces, and that say something else than the defaults do.

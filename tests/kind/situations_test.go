@@ -20,7 +20,7 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/probe"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
-	"github.com/host-firewall/host-firewall/tests/readme"
+	"github.com/host-firewall/host-firewall/tests/helm/readme"
 )
 
 // question is something that the README's table of situations is about.
