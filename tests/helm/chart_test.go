@@ -167,7 +167,7 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		"179, 2379, 2380, 5473, 6443, 6666, 6667 and udp 68",
 		"kubectl get hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall -L host-endpoint\n",
 		"-o custom-columns='NODE:.spec.node,INTERFACE:.spec.interfaceName,STATE:.metadata.annotations.host-firewall\\.io/state'\n",
-		"kubectl delete globalnetworkpolicies.projectcalico.org -l host-firewall.io/release=host-firewall\n",
+		"kubectl delete clusterrolebinding host-firewall\n  kubectl delete hostendpoints.crd.projectcalico.org --all\n  kubectl delete hostendpoints.projectcalico.org --all\n",
 	}
 	const (
 		open22      = "tcp 22 is open to everybody"

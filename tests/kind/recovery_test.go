@@ -2,6 +2,7 @@ package kind
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
+	"helm.sh/helm/v3/pkg/storage/driver"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/tools/clientcmd"
@@ -22,44 +24,44 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
-// The headings of docs/recovery.md that say where a command helps, or what it is for.
+// The headings of docs/recovery.md.
 const (
-	oursCloses     = "Our own policies close too much"
-	anybodyCloses  = "Whatever closes the nodes"
-	onConsole      = "On a node's console, without the API server"
-	correction     = "The admins' networks are wrong"
-	endOfTheFreeze = "Let them go on"
+	deleteEndpoints = "Delete the endpoints"
+	correction      = "The admins' networks are wrong"
+	switchOff       = "Switch it off"
+	emptyRules      = "Empty the rules"
+	endOfTheFreeze  = "Let them go on"
+	uninstall       = "Uninstall"
+	hookIsAway      = "When the hook does not start"
 )
 
-// way is one way back in: a code block of docs/recovery.md, and the headings that it is under.
-type way struct{ section, name, commands string }
-
-// waysBack reads docs/recovery.md. A heading with no block, or with two, is one that somebody in need would misread.
-func waysBack(t *testing.T) []way {
+// waysBack reads docs/recovery.md: the commands under each heading. A heading with no block, or with two, is one that somebody in
+// need would misread.
+func waysBack(t *testing.T) map[string]string {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(root, "docs", "recovery.md"))
 	require.NoError(t, err)
-	var ways []way
-	var section string
-	inBlock := false
+	ways := map[string]string{}
+	heading, inBlock := "", false
 	for _, line := range strings.Split(string(raw), "\n") {
 		switch {
 		case line == "```sh":
-			require.NotEmpty(t, ways, "a command before any heading")
-			require.Empty(t, ways[len(ways)-1].commands, "a second block under %q", ways[len(ways)-1].name)
+			require.NotEmpty(t, heading, "a command before any heading")
+			require.Empty(t, ways[heading], "a second block under %q", heading)
 			inBlock = true
 		case line == "```":
 			inBlock = false
 		case inBlock:
-			ways[len(ways)-1].commands += line + "\n"
+			ways[heading] += line + "\n"
 		case strings.HasPrefix(line, "## "):
-			section = strings.TrimPrefix(line, "## ")
+			heading = ""
 		case strings.HasPrefix(line, "### "):
-			ways = append(ways, way{section: section, name: strings.TrimPrefix(line, "### ")})
+			heading = strings.TrimPrefix(line, "### ")
+			ways[heading] = ""
 		}
 	}
-	for _, w := range ways {
-		require.NotEmpty(t, w.commands, "no block under %q", w.name)
+	for name, commands := range ways {
+		require.NotEmpty(t, commands, "no block under %q", name)
 	}
 	return ways
 }
@@ -67,69 +69,92 @@ func waysBack(t *testing.T) []way {
 func TestEveryWayOfTheRecoveryPageOpensLockedNodesSoon(t *testing.T) {
 	admin := adminsShell(t)
 	ways := waysBack(t)
-	last := len(ways) - 1
-	require.Equal(t, endOfTheFreeze, ways[last].name)
-	afterwards := ways[last].commands
-	for _, w := range ways[:last] {
-		t.Run(w.name, func(t *testing.T) {
-			switch {
-			case w.name == correction:
-				lockWithWrongNetworks(t)
-				requireOpenedBy(t, w, admin, scene.Protected)
-			case w.section == oursCloses:
-				lockWithWrongNetworks(t)
-				requireOpenedBy(t, w, admin, scene.Everything)
-			case w.section == anybodyCloses:
-				lockWithAnothersPolicy(t)
-				requireOpenedBy(t, w, admin, scene.Everything)
-			case w.section == onConsole:
-				lockWithAnothersPolicy(t)
-				t.Cleanup(func() { require.NoError(t, onEveryConsole(context.WithoutCancel(t.Context()), afterwards)) })
-				requireOpenedBy(t, w, onEveryConsole, scene.Everything)
-				require.NoError(t, onEveryConsole(t.Context(), afterwards))
-				requireCutOff(t)
-			default:
-				t.Fatalf("no test for what is under %q", w.section)
-			}
+	r := prepare(t)
+	locked := func(name string, lock func(*testing.T, *release.Release), open func(t *testing.T, commands string)) {
+		commands, there := ways[name]
+		require.True(t, there, "the page has no %q", name)
+		delete(ways, name)
+		t.Run(name, func(t *testing.T) {
+			lock(t, r)
+			open(t, commands)
 		})
 	}
+	locked(deleteEndpoints, lockWithAnothersPolicy, func(t *testing.T, commands string) {
+		requireOpenedBy(t, commands, admin, scene.Everything)
+		require.NoError(t, calico(t, "globalnetworkpolicies").Delete(t.Context(), anothersPolicy, metav1.DeleteOptions{}))
+	})
+	// The page says that an upgrade then protects the nodes again, which here is the one that locks them.
+	locked(correction, lockWithWrongNetworks, func(t *testing.T, commands string) {
+		requireOpenedBy(t, commands, admin, scene.Protected)
+	})
+	locked(switchOff, lockWithWrongNetworks, func(t *testing.T, commands string) {
+		requireOpenedBy(t, commands, admin, scene.Everything)
+	})
+	letGoOn := ways[endOfTheFreeze]
+	delete(ways, endOfTheFreeze)
+	locked(emptyRules, lockWithAnothersPolicy, func(t *testing.T, commands string) {
+		t.Cleanup(func() {
+			if t.Failed() {
+				require.NoError(t, onEveryConsole(context.WithoutCancel(t.Context()), letGoOn))
+			}
+		})
+		requireOpenedBy(t, commands, onEveryConsole, scene.Everything)
+		require.NoError(t, onEveryConsole(t.Context(), letGoOn))
+		requireCutOff(t)
+	})
+	// The nodes are cut off still.
+	locked(uninstall, func(t *testing.T, _ *release.Release) { requireCutOff(t) }, func(t *testing.T, commands string) {
+		requireOpenedBy(t, commands, admin, scene.Everything)
+		require.NoError(t, calico(t, "globalnetworkpolicies").Delete(t.Context(), anothersPolicy, metav1.DeleteOptions{}))
+		requireNothingLeft(t)
+	})
+	delete(ways, hookIsAway) // TestUninstallWithoutItsImageChangesNothingAndCanBeRepeated
+	require.Empty(t, ways, "without a test")
 }
 
 // shell runs commands as a person would, somewhere.
 type shell func(ctx context.Context, commands string) error
 
-// requireOpenedBy runs a way's commands and wants everything open in time, counted from their start.
-func requireOpenedBy(t *testing.T, w way, run shell, want scene.Expectation) {
+// requireOpenedBy runs a way's commands and wants everything open in time, counted from their start. That one of them fails is no
+// harm: the page says of which that is all right.
+func requireOpenedBy(t *testing.T, commands string, run shell, want scene.Expectation) {
 	t.Helper()
 	start := time.Now()
 	done := make(chan error, 1)
-	go func() { done <- run(t.Context(), w.commands) }()
+	go func() { done <- run(t.Context(), commands) }()
 	table := place.MeasureUntil(t.Context(), want, recoveryTime)
 	t.Logf("open %s after the start of the commands", time.Since(start).Round(100*time.Millisecond))
-	require.NoError(t, <-done)
-	require.Empty(t, table.Surprises(want), table)
+	said := <-done
+	require.Empty(t, table.Surprises(want), "%s\n%v", table, said)
 }
 
-// lockWithWrongNetworks installs a release that lets nobody in, by a slip in its values.
-func lockWithWrongNetworks(t *testing.T) {
+// lockWithWrongNetworks makes a release let nobody in, by a slip in its values. Where there is no release it is installed.
+func lockWithWrongNetworks(t *testing.T, r *release.Release) {
 	t.Helper()
-	r := prepare(t)
-	_, err := r.Install(t.Context(), release.Values(map[string]any{"ssh": map[string]any{
-		"cidrs": []any{"203.0.113.128/25", "2001:db8:3:1::/64"},
-	}}))
+	wrong := release.Values(map[string]any{
+		"ssh":   map[string]any{"cidrs": []any{"203.0.113.128/25", "2001:db8:3:1::/64"}},
+		"agent": map[string]any{"updateStrategy": map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": "100%"}}},
+	})
+	_, err := r.Upgrade(t.Context(), wrong)
+	if errors.Is(err, driver.ErrNoDeployedReleases) {
+		_, err = r.Install(t.Context(), wrong)
+	}
 	require.NoError(t, err)
 	requireArmed(t)
 	requireTable(t, scene.ProtectedFromAll, "locked")
 }
 
+// anothersPolicy is the name of a policy that is not ours.
+const anothersPolicy = "close-everything"
+
 // lockWithAnothersPolicy is the worst: on top of wrong networks, a policy that is not ours cuts the nodes even from each
 // other and from themselves.
-func lockWithAnothersPolicy(t *testing.T) {
+func lockWithAnothersPolicy(t *testing.T, r *release.Release) {
 	t.Helper()
-	lockWithWrongNetworks(t)
+	lockWithWrongNetworks(t, r)
 	_, err := calico(t, "globalnetworkpolicies").Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": nodes.CalicoGroup().String(), "kind": "GlobalNetworkPolicy",
-		"metadata": map[string]any{"name": "close-everything"},
+		"metadata": map[string]any{"name": anothersPolicy},
 		"spec": map[string]any{
 			"order": 1, "selector": "has(host-firewall.io/release)", "types": []any{"Ingress"},
 			"preDNAT": true, "applyOnForward": true, "ingress": []any{map[string]any{"action": "Deny"}},
@@ -181,13 +206,9 @@ func adminsShell(t *testing.T) shell {
 	host, err := nodes.Host(cluster.AdminHost)
 	require.NoError(t, err)
 	return func(ctx context.Context, commands string) error {
-		// What the page has as examples, the networks of the local cluster's admin and the group of its CRDs, is what the
-		// reader is told to replace.
-		commands = strings.NewReplacer(
-			strings.Join(cluster.AdminCIDRs(), ","), strings.Join(nodes.AdminCIDRs(), ","),
-			"crd.projectcalico.org", nodes.CalicoGroup().Group,
-		).Replace(commands)
-		cmd := exec.CommandContext(ctx, "nsenter", "--net="+host.NetNS(), "--", "sh", "-euc", commands)
+		// What the page has as an example, the networks of the local cluster's admin, is what the reader is told to replace.
+		commands = strings.ReplaceAll(commands, strings.Join(cluster.AdminCIDRs(), ","), strings.Join(nodes.AdminCIDRs(), ","))
+		cmd := exec.CommandContext(ctx, "nsenter", "--net="+host.NetNS(), "--", "sh", "-uc", commands)
 		cmd.Dir = root
 		cmd.Env = []string{
 			"HOME=" + home, "KUBECONFIG=" + kubeconfig,
@@ -202,7 +223,7 @@ func onEveryConsole(ctx context.Context, commands string) error {
 	var consoles errgroup.Group
 	for _, node := range nodeNames() {
 		consoles.Go(func() error {
-			cmd, err := nodes.Command(ctx, node, "sh", "-euc", commands)
+			cmd, err := nodes.Command(ctx, node, "sh", "-uc", commands)
 			if err != nil {
 				return err
 			}

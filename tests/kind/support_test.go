@@ -336,6 +336,8 @@ func clean(ctx context.Context, r *release.Release) error {
 		remove(corev1.SchemeGroupVersion.WithResource("serviceaccounts"), namespace, ofHelm),
 		remove(rbac.WithResource("roles"), namespace, ofHelm),
 		remove(rbac.WithResource("rolebindings"), namespace, ofHelm),
+		remove(rbac.WithResource("roles"), metav1.NamespaceDefault, ofHelm),
+		remove(rbac.WithResource("rolebindings"), metav1.NamespaceDefault, ofHelm),
 		remove(rbac.WithResource("clusterroles"), "", ofHelm),
 		remove(rbac.WithResource("clusterrolebindings"), "", ofHelm),
 		remove(admission.WithResource("validatingadmissionpolicies"), "", ofHelm),

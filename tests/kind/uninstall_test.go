@@ -78,11 +78,18 @@ func slowAPIServer(t *testing.T) (recover func()) {
 // The hook needs the same image as the agents.
 func TestUninstallWithoutItsImageChangesNothingAndCanBeRepeated(t *testing.T) {
 	local(t, "give an image another tag")
+	admin := adminsShell(t)
 	r := install(t)
 	stop := protected(t, nothing)
 	_, err := r.Upgrade(t.Context(), ofImage("gone"))
 	require.NoError(t, err)
 	requireBrokenAgent(t)
+	require.Error(t, r.UninstallWithin(5*time.Second))
+	_, err = r.Upgrade(t.Context(), ofImage("gone"))
+	require.ErrorContains(t, err, "no deployed releases", "which is what the page has a way out of")
+	require.NoError(t, admin(t.Context(), waysBack(t)[hookIsAway]))
+	_, err = r.Upgrade(t.Context(), ofImage("gone"))
+	require.NoError(t, err)
 	require.Error(t, r.UninstallWithin(5*time.Second))
 	requireProtected(t, "after an uninstall that failed")
 	stop()
@@ -93,6 +100,34 @@ func TestUninstallWithoutItsImageChangesNothingAndCanBeRepeated(t *testing.T) {
 	requireOpen(t, "after uninstall")
 	requireNothingLeft(t)
 	open()
+}
+
+// What docs/recovery.md advises against.
+func TestNamespaceThatIsDeletedAndReleaseIDThatIsChangedAreMendedByHelm(t *testing.T) {
+	r := install(t)
+	_, err := kubectl(t.Context(), "", "delete", "namespace", namespace)
+	require.NoError(t, err)
+	requireProtected(t, "without the namespace")
+	_, err = r.Install(t.Context(), values())
+	require.NoError(t, err, "it takes over what is left")
+	requireArmed(t)
+
+	_, err = r.Upgrade(t.Context(), with(map[string]any{"fullnameOverride": "other"}))
+	require.NoError(t, err)
+	requireOpen(t, "with another id")
+	eventually(t, "an agent to say that the endpoint is not its release's", func(ctx context.Context) error {
+		got, err := agentOn(ctx, worker(t, 1))
+		if err == nil && (got.State != "Conflict" || !strings.Contains(got.Reason, name)) {
+			err = fmt.Errorf("%+v", got)
+		}
+		return err
+	})
+	require.NoError(t, r.Rollback(0))
+	requireArmed(t)
+	requireProtected(t, "with the old id")
+	require.NoError(t, r.Uninstall())
+	requireOpen(t, "after uninstall")
+	requireNothingLeft(t)
 }
 
 // requireNothingLeft looks for every kind of object that a release ever makes.
