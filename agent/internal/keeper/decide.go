@@ -168,6 +168,7 @@ func (c Config) decide(f facts, m memory) (decision, memory) {
 		}
 		if lost := c.lost(f); lost != "" {
 			d.reason, d.ready = "stays armed, but "+lost, false
+			d.askAPIServer, d.again = true, until(f.now, f.apiServer.next)
 		}
 	}
 	return d, m

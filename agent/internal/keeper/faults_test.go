@@ -1121,6 +1121,9 @@ func TestNodeWhoseAPIServerMovesAwayFromItsOpenPortStaysArmedAndSaysSo(t *testin
 		assert.True(t, s.isArmed())
 		assert.False(t, s.keeper.Status().Ready)
 		assert.Contains(t, s.keeper.Status().Reason, "stays armed, but this node's API server is on tcp 16443")
+		s.change(func() { s.apiPorts = []uint16{6443} })
+		s.pass(2 * askMost)
+		assert.True(t, s.keeper.Status().Ready, "not only at the next resync")
 	})
 }
 
