@@ -368,6 +368,28 @@ func TestPackageHoldsWhatItNeedsAndNoMore(t *testing.T) {
 	require.Empty(t, loaded.CRDObjects(), "the CRDs are Calico's")
 }
 
+// Who reads the package has nothing but the package.
+func TestReadmeLinksToWhatItsReadersHave(t *testing.T) {
+	loaded := loadChart(t)
+	var held []string
+	for _, file := range loaded.Raw {
+		held = append(held, file.Name)
+	}
+	content, err := os.ReadFile(filepath.Join(chartDir, "README.md"))
+	require.NoError(t, err)
+	const repository = "https://github.com/host-firewall/host-firewall/blob/main/"
+	links := regexp.MustCompile(`\]\(([^)]+)\)`).FindAllStringSubmatch(string(content), -1)
+	require.NotEmpty(t, links)
+	for _, link := range links {
+		target, _, _ := strings.Cut(link[1], "#")
+		if path, ours := strings.CutPrefix(target, repository); ours {
+			require.FileExists(t, filepath.Join("..", "..", path))
+		} else if target != "" && !strings.HasPrefix(target, "https://") {
+			require.Contains(t, held, target)
+		}
+	}
+}
+
 // templates are the files under templates, relative to the chart.
 func templates(t testing.TB) (paths []string) {
 	t.Helper()

@@ -124,7 +124,7 @@ func isValue(t testing.TB, path string) bool {
 		if leaf == path || strings.HasPrefix(leaf, path+".") {
 			return true
 		}
-		if strings.HasPrefix(path, leaf+".") && (leaf == "ingress" || leaf == "agent.extraEnv" || slices.Contains(openValues, leaf)) {
+		if strings.HasPrefix(path, leaf+".") && (slices.Contains([]string{"ingress", "agent.extraEnv", "agent.tolerations", "cleanup.tolerations"}, leaf) || slices.Contains(openValues, leaf)) {
 			return true
 		}
 	}

@@ -161,6 +161,8 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`agent: {tolerations: [{value: a}]}`, []string{"/agent/tolerations/0", "missing property 'key'"}},
 		{`agent: {tolerations: [{key: a, operator: Exists, value: a}]}`, []string{"/agent/tolerations/0/value", "maxLength"}},
 		{`cleanup: {tolerations: [{key: a, effect: NoSchedule, tolerationSeconds: 3}]}`, []string{"/cleanup/tolerations/0/effect", "NoExecute"}},
+		{`agent: {tolerations: [{operator: Exists}, {key: a b}]}`, []string{`agent.tolerations[1].key is "a b"`, "Write "}},
+		{`agent: {extraEnv: [{name: A, valueFrom: {secretKeyRef: {name: A_, key: b}}}]}`, []string{"agent.extraEnv[0].valueFrom.secretKeyRef.name is ", "Write "}},
 		{`agent: {nodeSelector: {"a b": c}}`, []string{"agent.nodeSelector has a key that is ", "Write "}},
 		{`agent: {affinity: {nodeAfinity: {}}}`, []string{"/agent/affinity", "'nodeAfinity' not allowed"}},
 		{`agent: {affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Is}]}]}}}}`, []string{"/operator", "'DoesNotExist'"}},

@@ -43,6 +43,16 @@ agent.resources.{{ $amounts }}.{{ . }}: quantity
 {{- range $i, $entry := .Values.agent.extraEnv }}
 agent.extraEnv[{{ $i }}].name: variable
 agent.extraEnv[{{ $i }}].valueFrom.fieldRef.fieldPath: field
+{{- range list "configMapKeyRef" "secretKeyRef" }}
+agent.extraEnv[{{ $i }}].valueFrom.{{ . }}.name: object
+agent.extraEnv[{{ $i }}].valueFrom.{{ . }}.key: data key
+{{- end }}
+{{- end }}
+{{- range $of, $tolerations := dict "agent" .Values.agent.tolerations "cleanup" .Values.cleanup.tolerations }}
+{{- range $i, $toleration := $tolerations }}
+{{ $of }}.tolerations[{{ $i }}].key: label key
+{{ $of }}.tolerations[{{ $i }}].value: label
+{{- end }}
 {{- end }}
 {{- range $i, $entry := .Values.ingress }}
 ingress[{{ $i }}].name: name
@@ -87,6 +97,7 @@ For each form a regular expression, what it is called, and what to write; and fo
   "tag" (list `[A-Za-z0-9_][-A-Za-z0-9_.]{0,127}` "the tag of an image" "for example 0.1.0")
   "digest" (list `sha256:[0-9a-f]{64}` "the digest of an image" "sha256: and 64 digits, 0 to 9 and a to f")
   "variable" (list `[-._a-zA-Z][-._a-zA-Z0-9]*` "the name of an environment variable" "letters, digits and underscores, for example HTTPS_PROXY")
+  "data key" (list `[-._a-zA-Z0-9]+` "a key of a ConfigMap or Secret" "letters, digits, dashes, dots and underscores")
   "field" (list `metadata\.(name|namespace|uid|(labels|annotations)\['[^']+'\])|spec\.(nodeName|serviceAccountName)|status\.(hostIPs?|podIPs?)` "a field of a pod that its variables can have" "for example spec.nodeName")
   "quantity" (list `[0-9]+(\.[0-9]+)?([mkMGTPE]|[KMGTPE]i)?` "an amount" "for example 100m or 64Mi")
   "percentage" (list `([1-9][0-9]?|100)%` "a percentage" "from 1% to 100%, or a number" `[1-9][0-9]*`)
@@ -140,8 +151,12 @@ All texts that have a form. A list of thousands is looked at in one go, and item
 {{- range $i, $entry := .Values.ingress -}}
 {{- $_ := set $values (printf "ingress[%d]" $i) $entry -}}
 {{- end -}}
-{{- range $i, $entry := .Values.agent.extraEnv -}}
-{{- $_ := set $values.agent (printf "extraEnv[%d]" $i) $entry -}}
+{{- range $path := list "agent.extraEnv" "agent.tolerations" "cleanup.tolerations" -}}
+{{- $parent := splitList "." $path | first | get $values -}}
+{{- $name := splitList "." $path | last -}}
+{{- range $i, $entry := get $parent $name | default list -}}
+{{- $_ := set $parent (printf "%s[%d]" $name $i) $entry -}}
+{{- end -}}
 {{- end -}}
 {{- range $path, $name := include "host-firewall.formOf" . | fromYaml -}}
 {{- $form := get $forms $name -}}

@@ -87,6 +87,7 @@ func refused(raw []byte) string {
 	if err != nil {
 		return err.Error()
 	}
+	rest.FillObjectMetaSystemFields(accessor)
 	ctx := request.WithNamespace(context.Background(), accessor.GetNamespace())
 	if err := rest.BeforeCreate(strategy, ctx, object); err != nil {
 		return err.Error()
@@ -100,6 +101,7 @@ func insecure(raw []byte, evaluator policy.Evaluator, level api.LevelVersion) st
 	if err := json.Unmarshal(raw, &pod); err != nil {
 		return err.Error()
 	}
+	legacyscheme.Scheme.Default(&pod)
 	var reasons []string
 	for _, result := range evaluator.EvaluatePod(level, &pod.ObjectMeta, &pod.Spec) {
 		if !result.Allowed {
