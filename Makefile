@@ -5,7 +5,8 @@ SHELL := /bin/bash
 export GOFLAGS += -buildvcs=false
 
 RUN     := go run ./tests/cluster/cmd/cluster
-HELM_DOCS := go tool -modfile=tools/go.mod helm-docs --chart-search-root=charts --sort-values-order=file --log-level=warning
+CHARTS  := charts
+HELM_DOCS := go tool -modfile=tools/go.mod helm-docs --chart-search-root=$(CHARTS) --sort-values-order=file --log-level=warning
 VERSION ?= dev
 ARCH    ?= $(shell go env GOARCH)
 
@@ -34,6 +35,12 @@ lint: ## formatting, vet, static checks, the chart's README
 
 .PHONY: docs
 docs: ## write the chart's README anew, from README.md.gotmpl and values.yaml
+	@$(HELM_DOCS)
+
+.PHONY: name-image
+name-image: ## let the chart name another image wherever it names one (IMAGE=registry/name DIGEST=sha256:...); what a release does
+	sed --in-place 's|^    repository: host-firewall/agent$$|    repository: $(IMAGE)|; s|^    digest: ""$$|    digest: $(DIGEST)|' $(CHARTS)/host-firewall/values.yaml
+	sed --in-place 's|image: host-firewall/agent:.*|image: $(IMAGE)@$(DIGEST)|' $(CHARTS)/host-firewall/Chart.yaml
 	@$(HELM_DOCS)
 
 .PHONY: unit
