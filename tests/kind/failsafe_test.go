@@ -153,23 +153,26 @@ func TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff(t *testing.T) {
 	const field, ofAnUpgrade = "fieldOfALaterCalico", "fieldOfAnUpgrade"
 	r := install(t)
 	fillsIn(t, field, "Auto")
-	felixForAll(t, map[string]any{field: "Enabled"})
 	for _, node := range nodeNames() {
 		// The agents make them anew.
 		require.NoError(t, calico(t, "felixconfigurations").Delete(t.Context(), "node."+node, metav1.DeleteOptions{}))
 	}
-	requireFelixSays(t, field, "Enabled")
+	requireFelixSays(t, field, "Auto")
+	filled := map[string]any{field: "Enabled"}
 	if nodes.CalicoGroup().Group == "crd.projectcalico.org" {
 		// In the other group it is not known who has written a field.
 		fillsIn(t, ofAnUpgrade, "Auto")
-		felixForAll(t, map[string]any{ofAnUpgrade: "Enabled"})
-		requireFelixSays(t, ofAnUpgrade, "Enabled")
+		filled[ofAnUpgrade] = "Enabled"
 	}
+	felixForAll(t, filled)
 	// Networks of one family close the other one to the admins as well, and to nobody of the cluster.
 	stop := undisturbed(t, scene.ProtectedOneFamily(4))
 	_, err := r.Upgrade(t.Context(), with(map[string]any{"ssh": map[string]any{"cidrs": nodes.AdminCIDRs()[:1]}}))
 	require.NoError(t, err)
 	requireTable(t, scene.ProtectedOneFamily(4), "without IPv6 networks")
+	for name := range filled {
+		requireFelixSays(t, name, "Enabled")
+	}
 	_, err = r.Upgrade(t.Context(), with(map[string]any{
 		"ssh": map[string]any{"cidrs": nodes.AdminCIDRs(), "narrowFailsafe": false},
 	}))

@@ -396,9 +396,12 @@ func TestWhatTheAPIServerFillsInIsNotedAtOnceAndDefaultIsFollowed(t *testing.T) 
 		assert.Equal(t, []string{"create felix", "patch felix"}, s.take())
 		assert.Equal(t, "Enabled", s.felix["node.n1"].Spec[mode])
 		s.change(func() { s.putFelix(def("Disabled")) })
-		s.pass(time.Minute)
+		s.pass(cacheDelay / 2)
 		assert.Equal(t, []string{"patch felix"}, s.take())
 		assert.Equal(t, "Disabled", s.felix["node.n1"].Spec[mode])
+		s.change(func() { delete(s.felix, "node.n1"); delete(s.felixNow, "node.n1") })
+		s.pass(cacheDelay / 4)
+		assert.Equal(t, []string{"create felix", "patch felix"}, s.take(), "gone is gone, also after a change")
 	})
 }
 

@@ -217,7 +217,7 @@ type felixWrote struct {
 
 // isAhead tells whether a cache that has this version has not shown the change yet.
 func (w felixWrote) isAhead(version string) bool {
-	return version == w.of || w.to != "" && version != w.to && newer(w.to, version)
+	return version == w.of || version != "" && w.to != "" && version != w.to && newer(w.to, version)
 }
 
 // links is what was last read of the node's interfaces.

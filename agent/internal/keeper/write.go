@@ -247,6 +247,7 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts, alarm *alarm) error {
 		return nil
 	}
 	want := &failsafe.Want{Ports: k.config.Failsafe.Ports, CIDRs: k.config.Failsafe.CIDRs, Node: f.node.UID}
+	of := versionOf(own)
 	var filled map[string]any
 	// What comes back is noted at once, or it would look like somebody else's.
 	for range writesAtOnce {
@@ -259,6 +260,9 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts, alarm *alarm) error {
 			return nil
 		}
 		stored, err := k.changeFelix(ctx, f, own, change, alarm)
+		if stored != nil {
+			k.felixWrote.of = of
+		}
 		if filled = failsafe.Filled(own, change, stored); err != nil || len(filled) == 0 {
 			return err
 		}
