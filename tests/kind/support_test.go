@@ -313,12 +313,15 @@ func clean(ctx context.Context, r *release.Release) error {
 	if err := errors.Join(
 		remove(appsv1.SchemeGroupVersion.WithResource("daemonsets"), namespace, everything),
 		remove(batchv1.SchemeGroupVersion.WithResource("jobs"), namespace, everything),
-		remove(pods, namespace, everything),
 	); err != nil {
 		return err
 	}
-	// An agent makes its endpoint again, so all are to have ended before that is deleted.
+	// An agent makes its endpoint again, so all are to have ended before that is deleted. A controller that has not heard of the end of
+	// its DaemonSet makes a pod again.
 	if err := cluster.Poll(ctx, soon, "the agents to be gone", func(ctx context.Context) error {
+		if err := remove(pods, namespace, everything); err != nil {
+			return err
+		}
 		left, err := client.Resource(pods).Namespace(namespace).List(ctx, everything)
 		if err == nil && len(left.Items) > 0 {
 			return fmt.Errorf("there are %d pods, among them %s", len(left.Items), left.Items[0].GetName())
