@@ -125,6 +125,7 @@ func networkSetsSpec() admissionv1.ValidatingAdmissionPolicySpec {
 }
 
 func TestAdmissionPolicyIsThereWhereTheClusterServesIt(t *testing.T) {
+	t.Parallel()
 	without := chartutil.VersionSet{"v1", "v1/Node", apiV1 + "/GlobalNetworkPolicy"}
 	for name, test := range map[string]struct {
 		setting

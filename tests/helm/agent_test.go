@@ -265,6 +265,7 @@ func TestAgentIsToldWhatTheValuesSay(t *testing.T) {
 // The agent's settings package is internal to the agent, so its own test cannot render this chart and this one cannot import
 // it. These files stand between the two: here they are proven to be what the chart renders, there they are parsed.
 func TestRenderedArgumentsAreTheOnesTheAgentIsTestedWith(t *testing.T) {
+	t.Parallel()
 	for name, values := range valuesFiles(t) {
 		t.Run(name, func(t *testing.T) {
 			compareWithFile(t, filepath.Join("testdata", "agent-args", name+".txt"),
@@ -288,6 +289,7 @@ func compareWithFile(t *testing.T, path, got string) {
 }
 
 func TestImageIsNamedByTagOrDigest(t *testing.T) {
+	t.Parallel()
 	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
 	for values, want := range map[string]string{
 		``:                                  "host-firewall/agent:0.1.0",
@@ -301,6 +303,7 @@ func TestImageIsNamedByTagOrDigest(t *testing.T) {
 }
 
 func TestRegistryTakesThePlaceOfTheOneThatIsNamed(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ global, registry, repository, want string }{
 		{"", "", "a/agent", "a/agent"},
 		{"", "b.example.org", "a/agent", "b.example.org/a/agent"},

@@ -12,6 +12,7 @@ import (
 )
 
 func TestAPIGroupIsTheOneThatIsServed(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		served chartutil.VersionSet
 		values string

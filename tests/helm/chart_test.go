@@ -163,6 +163,7 @@ func TestCommonLabelsAndAnnotationsAreOnEveryObject(t *testing.T) {
 }
 
 func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
+	t.Parallel()
 	always := []string{
 		"179, 2379, 2380, 5473, 6443, 6666, 6667 and udp 68",
 		"kubectl get hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall -L host-endpoint\n",
@@ -340,6 +341,7 @@ func requireAttentionFirst(t *testing.T, notes string) {
 
 // Helm gives up on a hook after five minutes unless told otherwise, and the release hangs then between being there and being gone.
 func TestUninstallWaitsForTheWholeCleanup(t *testing.T) {
+	t.Parallel()
 	timeout := regexp.MustCompile(`helm uninstall .*--timeout (\d+)s\n`)
 	for _, seconds := range []int{30, 240, 254, 255, 300, 86400} {
 		r := render(t, setting{values: fmt.Sprintf("cleanup: {timeoutSeconds: %d}", seconds)})

@@ -157,6 +157,7 @@ func TestCleanupStopsTheDaemonSetOfTheRelease(t *testing.T) {
 }
 
 func TestPodOfTheCleanupIsNoPodOfTheDaemonSet(t *testing.T) {
+	t.Parallel()
 	for name, values := range ciFiles(t) {
 		r := render(t, setting{values: values})
 		if len(r.hooks) == 0 {
@@ -238,6 +239,7 @@ func TestCleanupCanBeSwitchedOff(t *testing.T) {
 
 // See TestRenderedArgumentsAreTheOnesTheAgentIsTestedWith.
 func TestRenderedArgumentsOfTheCleanupAreTheOnesItIsTestedWith(t *testing.T) {
+	t.Parallel()
 	rendered := 0
 	for name, values := range valuesFiles(t) {
 		if r := render(t, setting{values: values}); len(r.hooks) > 0 {

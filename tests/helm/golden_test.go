@@ -51,6 +51,7 @@ func TestReleaseIsTheOneThatWasRead(t *testing.T) {
 
 // Agents and Calico's validator read these: what they need is internal to the agent, or of an older API than that of this module.
 func TestRenderedPoliciesAreTheOnesThatOthersTest(t *testing.T) {
+	t.Parallel()
 	files := valuesFiles(t)
 	for name, values := range files {
 		policies, err := json.MarshalIndent(render(t, setting{values: values}).policies, "", "  ")

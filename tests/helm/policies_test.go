@@ -341,6 +341,7 @@ policies: {allowIngress: {order: 3, preDNAT: false, applyOnForward: true}, dropO
 }
 
 func TestArmingLabelsAreAllAskedForInTheSelector(t *testing.T) {
+	t.Parallel()
 	r := render(t, setting{values: `hostEndpoint: {labels: {host-endpoint: null, zone: dmz, example.org/firewall: "on"}}`})
 	for _, policy := range r.policies {
 		require.Equal(t, releaseOnly+" && example.org/firewall == 'on' && zone == 'dmz'", policy.Spec.Selector, policy.Name)
@@ -373,6 +374,7 @@ func TestRevisionIsOneForAllPoliciesAndTheAgent(t *testing.T) {
 }
 
 func TestRevisionChangesWithThePoliciesOnly(t *testing.T) {
+	t.Parallel()
 	revision := func(s setting) string { return argumentsOf(t, render(t, s))["policy-revision"] }
 	plain := revision(setting{})
 	for _, same := range []setting{

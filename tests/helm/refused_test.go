@@ -317,6 +317,7 @@ func entry(field string) string {
 
 // Many networks may come close to everybody, and must be taken.
 func TestSSHForManyIsNotForEverybody(t *testing.T) {
+	t.Parallel()
 	for _, cidrs := range []string{
 		`[0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/4]`, `[0.0.0.0/1, 0.0.0.0/2, 64.0.0.0/2, 0.0.0.0/1]`, `["2000::/4", "3000::/5", "3800::/6"]`,
 		`["fc00::/7", "fe80::/10"]`, `[224.0.0.0/4]`,

@@ -103,6 +103,7 @@ func TestPodOfHelmTestGoesAtOnceWhereThereIsNoCleanup(t *testing.T) {
 }
 
 func TestPodOfHelmTestIsNoPodOfTheDaemonSet(t *testing.T) {
+	t.Parallel()
 	for name, values := range ciFiles(t) {
 		r := render(t, setting{values: values})
 		selector, err := metav1.LabelSelectorAsSelector(r.daemonSet(t).Spec.Selector)
@@ -113,6 +114,7 @@ func TestPodOfHelmTestIsNoPodOfTheDaemonSet(t *testing.T) {
 
 // What the test asks for is what the agents were told.
 func TestHelmTestIsToldWhatTheAgentsAreTold(t *testing.T) {
+	t.Parallel()
 	for name, values := range ciFiles(t) {
 		r := render(t, setting{values: values})
 		arguments := r.testPod(t).Spec.Containers[0].Args
@@ -136,6 +138,7 @@ func TestRightsOfHelmTestCanBeBroughtAlong(t *testing.T) {
 
 // See TestRenderedArgumentsAreTheOnesTheAgentIsTestedWith.
 func TestRenderedArgumentsOfHelmTestAreTheOnesItIsTestedWith(t *testing.T) {
+	t.Parallel()
 	files := valuesFiles(t)
 	for name, values := range files {
 		compareWithFile(t, filepath.Join("testdata", "verify-args", name+".txt"),
