@@ -77,12 +77,9 @@ func run(m *testing.M) (code int) {
 }
 
 // leaveAsFound is for a cluster that was running before the tests.
-func leaveAsFound(ctx context.Context) (err error) {
-	if standing.Release != nil {
-		err = clean(ctx, standing.Release)
+func leaveAsFound(ctx context.Context) error {
+	if place == nil {
+		return nil
 	}
-	if place != nil {
-		err = errors.Join(err, place.Remove(ctx))
-	}
-	return err
+	return errors.Join(clean(ctx), place.Remove(ctx))
 }

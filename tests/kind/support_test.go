@@ -101,7 +101,7 @@ var standing struct {
 // is made clean again.
 func prepare(t *testing.T) *release.Release {
 	t.Helper()
-	removeStanding(t)
+	removeAll(t)
 	for _, node := range nodeNames() {
 		// After a test in which the API server was away its kubelet may not have reported yet.
 		require.NoError(t, nodes.WaitNodeReady(t.Context(), node))
@@ -112,9 +112,9 @@ func prepare(t *testing.T) *release.Release {
 	t.Cleanup(func() {
 		switch {
 		case t.Failed():
-			afterFailure(t, r)
+			afterFailure(t)
 		case r != standing.Release:
-			require.NoError(t, clean(context.WithoutCancel(t.Context()), r))
+			removeAll(t)
 		}
 	})
 	return r
@@ -125,13 +125,12 @@ func prepare(t *testing.T) *release.Release {
 func install(t *testing.T) *release.Release {
 	t.Helper()
 	if isAsInstalled(t) {
-		r := standing.Release
 		t.Cleanup(func() {
 			if t.Failed() {
-				afterFailure(t, r)
+				afterFailure(t)
 			}
 		})
-		return r
+		return standing.Release
 	}
 	r := prepare(t)
 	standing.Release, standing.group = r, nodes.CalicoGroup()
@@ -154,19 +153,17 @@ func isAsInstalled(t *testing.T) bool {
 		len(place.MeasureUntil(t.Context(), scene.Protected, soon).Surprises(scene.Protected)) == 0
 }
 
-// removeStanding is for what wants a cluster without a release.
-func removeStanding(t *testing.T) {
+// removeAll is for what wants a cluster without a release.
+func removeAll(t *testing.T) {
 	t.Helper()
-	if r := standing.Release; r != nil {
-		require.NoError(t, clean(context.WithoutCancel(t.Context()), r))
-	}
+	require.NoError(t, clean(context.WithoutCancel(t.Context())))
 }
 
 // afterFailure shows what there is to see, and removes it unless somebody wants to look at it.
-func afterFailure(t *testing.T, r *release.Release) {
+func afterFailure(t *testing.T) {
 	diagnose(t)
 	if !cluster.Keep(true) {
-		require.NoError(t, clean(context.WithoutCancel(t.Context()), r))
+		removeAll(t)
 	}
 }
 
@@ -284,12 +281,10 @@ func kubectl(ctx context.Context, stdin string, args ...string) (string, error) 
 	return out.String(), nil
 }
 
-// clean removes the release, whatever the test made of it, and everything that could decide over the next test. The hook that
+// clean removes the release, whatever a test made of it, and everything that could decide over the next test. The hook that
 // would wait for it has tests of its own.
-func clean(ctx context.Context, r *release.Release) error {
-	if r == standing.Release {
-		standing.Release = nil
-	}
+func clean(ctx context.Context) error {
+	standing.Release = nil
 	config, err := nodes.RESTConfig()
 	if err != nil {
 		return err

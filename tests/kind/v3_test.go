@@ -25,7 +25,7 @@ func withCalicoAPI(t *testing.T) *cluster.Cluster {
 	}
 	require.NoError(t, c.AddCalicoAPI(t.Context(), root))
 	t.Cleanup(func() {
-		removeStanding(t)
+		removeAll(t)
 		require.NoError(t, c.RemoveCalicoAPI(context.WithoutCancel(t.Context())))
 	})
 	return c
@@ -47,7 +47,7 @@ func withoutCalicoAPI(t *testing.T) {
 	if c.CalicoGroup().Group != groupV3 {
 		return
 	}
-	removeStanding(t)
+	removeAll(t)
 	require.NoError(t, c.RemoveCalicoAPI(t.Context()))
 	t.Cleanup(func() { require.NoError(t, c.AddCalicoAPI(context.WithoutCancel(t.Context()), root)) })
 }
@@ -67,7 +67,7 @@ func stored(t *testing.T, resource string) dynamic.ResourceInterface {
 
 // What is promised doesn't depend on the API by which it is kept.
 func TestPromisesHoldThroughCalicosAPIServer(t *testing.T) {
-	removeStanding(t)
+	removeAll(t)
 	withCalicoAPI(t)
 	for _, promise := range []struct {
 		name string
@@ -93,7 +93,7 @@ func policiesAreWrittenByCalicosAPIServer(t *testing.T) {
 }
 
 func TestCalicosAPIServerMayGoAwayAndReturn(t *testing.T) {
-	removeStanding(t)
+	removeAll(t)
 	c := withCalicoAPI(t)
 	install(t)
 	node := worker(t, 1)
