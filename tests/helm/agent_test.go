@@ -166,7 +166,7 @@ func wantDaemonSet(release, namespace, id string, arguments []string) appsv1.Dae
 	}
 }
 
-// The host network is the one thing that the restricted profile of Kubernetes would refuse.
+// What Pod Security itself says of them is asked in the package validator.
 func TestPodsAreRestrictedWhateverTheValues(t *testing.T) {
 	t.Parallel()
 	for name, values := range ciFiles(t) {
@@ -227,6 +227,10 @@ func TestAgentIsToldWhatTheValuesSay(t *testing.T) {
 		"interfaces, labels and what to put up with": {
 			`hostEndpoint: {interfaces: ["*", "eth*", "en[op]?"], nodeLabels: [zone, "rack.example.org/*"], adopt: true, acceptPolicies: [baseline, default.x]}`,
 			map[string]string{"interfaces": "*,eth*,en[op]?", "node-labels": "zone,rack.example.org/*", "adopt": "true", "accept-policies": "baseline,default.x"},
+		},
+		"names as long as Linux has them, and globs that may match one": {
+			`hostEndpoint: {interfaces: [abcdefghijklmno, "a*b*c*d*e*f*g*h*", "*[a-z]", "??????????????*?"]}`,
+			map[string]string{"interfaces": "abcdefghijklmno,a*b*c*d*e*f*g*h*,*[a-z],??????????????*?"},
 		},
 		"metrics on all addresses":           {`agent: {metrics: {enabled: true}}`, map[string]string{"metrics-address": ":9098"}},
 		"metrics on one address":             {`agent: {metrics: {enabled: true, address: 127.0.0.1, port: 9198}}`, map[string]string{"metrics-address": "127.0.0.1:9198"}},

@@ -1,5 +1,5 @@
-// Package validator_test asks Calico's own validator about the policies that the chart renders. It stands apart from the chart's other
-// tests for it compiles a part of Calico, which takes a while the first time.
+// Package validator_test asks Calico's own validator about the policies that the chart renders, and Kubernetes' about its pods. It stands
+// apart from the chart's other tests for it compiles parts of both, which takes a while the first time, and runs make.
 package validator_test
 
 import (
