@@ -71,9 +71,9 @@ else
 	    | tr --squeeze-repeats '[:blank:]' ' ' | cut --characters=-200 | tail --lines=20; exit 1; }
 endif
 
-# The tests wait more than they work, so three parts of them run beside each other, each on a cluster of its own. What has to happen within
-# some time gets three times as long: `go test ./tests/kind` alone is strict. A cluster starts programs all the time. Where that takes more
-# than two milliseconds, as in some virtual machines, the parts would only keep each other from working: there all is one part.
+# The tests wait more than they work, so three parts of them run beside each other, each on a cluster of its own. A cluster starts programs
+# all the time. Where that takes more than two milliseconds, as in some virtual machines, the parts would only keep each other from working:
+# there all is one part. What has to happen within some time gets three times as long either way: `go test ./tests/kind` alone is strict.
 E2E_JOBS ?= $(shell start=$$(date +%s%N); for i in $$(seq 100); do /bin/true; done; \
   [ $$(( $$(date +%s%N) - start )) -lt 200000000 ] && echo 3 || echo 1)
 E2E_A := ^Test(Every|ReleaseIs|ReleaseWaits)
@@ -82,10 +82,9 @@ E2E_B := ^Test(Promises|Calico|ReleaseMoves|Matrix|Node|Open|Endpoints)
 e2e-a: E2E_SHARE := -test.run='$(E2E_A)'
 e2e-b: E2E_SHARE := -test.run='$(E2E_B)'
 e2e-c: E2E_SHARE := -test.skip='$(E2E_A)|$(E2E_B)'
-e2e-a e2e-b e2e-c: E2E_PARTS := 3
 e2e-all e2e-a e2e-b e2e-c:
 	@CLUSTER_NAME=$@ $(RUN) down >/dev/null
-	@set -o pipefail; CLUSTER_NAME=$@ E2E_PARTS=$(E2E_PARTS) dist/kind.test -test.v -test.timeout=60m $(E2E_SHARE) 2>&1 | tee dist/$@.log | sed --unbuffered 's/^/$@: /'
+	@set -o pipefail; CLUSTER_NAME=$@ E2E_PARTS=3 dist/kind.test -test.v -test.timeout=60m $(E2E_SHARE) 2>&1 | tee dist/$@.log | sed --unbuffered 's/^/$@: /'
 
 .PHONY: upgrades
 upgrades: ## upgrade from each values file in the chart's ci to each other one, on a real cluster (root, half an hour)
