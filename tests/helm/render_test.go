@@ -232,6 +232,9 @@ func (r *rendered) decode(t testing.TB) {
 	}
 }
 
+// Most documents are the same in most releases.
+var documentsRead sync.Map // a document: its runtime.Object
+
 // decodeAll reads documents strictly: a field that the type does not have, one that is written twice or in another case, or a
 // kind that nobody knows, fails the test.
 func decodeAll(t testing.TB, manifest string) (objects []runtime.Object) {
@@ -247,9 +250,14 @@ func decodeAll(t testing.TB, manifest string) (objects []runtime.Object) {
 		if len(bytes.TrimSpace(document)) == 0 {
 			continue
 		}
+		if object, known := documentsRead.Load(string(document)); known {
+			objects = append(objects, object.(runtime.Object))
+			continue
+		}
 		object, kind, err := decoder.Decode(document, nil, nil)
 		require.NoErrorf(t, err, "decode strictly:\n%s", document)
 		object.GetObjectKind().SetGroupVersionKind(*kind)
+		documentsRead.Store(string(document), object)
 		objects = append(objects, object)
 	}
 }
