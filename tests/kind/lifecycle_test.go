@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
@@ -67,6 +69,8 @@ func TestEndpointsAreNotArmedBeforeAllPoliciesAreThereInTheWorstOrder(t *testing
 	policies, rest, err := r.Render(t.Context(), values())
 	require.NoError(t, err)
 	require.Len(t, policies, 5)
+	hook, err := r.UninstallHooks(t.Context(), values())
+	require.NoError(t, err)
 	createNamespace(t)
 	stop := undisturbed(t, scene.Everything)
 	apply(t, rest...)
@@ -113,7 +117,36 @@ func TestEndpointsAreNotArmedBeforeAllPoliciesAreThereInTheWorstOrder(t *testing
 	apply(t, byName(t, policies, missing[0]))
 	requireArmed(t)
 	requireProtected(t, "with the last policy")
+
+	requireHookIsRefused(t, hook)
+	requireProtected(t, "after the uninstall hook was applied like any other object")
 	stop()
+}
+
+// requireHookIsRefused applies the uninstall hook like any other object, as `helm template | kubectl apply` does. Here nothing of the
+// release was installed by Helm.
+func requireHookIsRefused(t *testing.T, hook string) {
+	t.Helper()
+	_, err := kubectl(t.Context(), hook, "apply", "--filename", "-")
+	require.NoError(t, err)
+	const job = name + "-cleanup"
+	client, err := nodes.Client()
+	require.NoError(t, err)
+	eventually(t, "the hook to fail", func(ctx context.Context) error {
+		got, err := client.BatchV1().Jobs(namespace).Get(ctx, job, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(got.Status.Conditions, func(c batchv1.JobCondition) bool { return c.Type == batchv1.JobFailed }) {
+			return fmt.Errorf("it is %+v", got.Status)
+		}
+		require.EqualValues(t, 1, got.Status.Failed, "it is not tried again")
+		return nil
+	})
+	log, err := kubectl(t.Context(), "", "logs", "--namespace", namespace, "job/"+job)
+	require.NoError(t, err)
+	require.Contains(t, log, "--no-hooks")
+	requireArmed(t)
 }
 
 func TestEndpointComesBackAsItWas(t *testing.T) {

@@ -95,8 +95,7 @@ func policiesAreWrittenByCalicosAPIServer(t *testing.T) {
 func TestCalicosAPIServerMayGoAwayAndReturn(t *testing.T) {
 	removeAll(t)
 	c := withCalicoAPI(t)
-	install(t)
-	node := worker(t, 1)
+	r := install(t)
 	stop := undisturbed(t, scene.Protected)
 	require.NoError(t, c.StopCalicoAPI(t.Context()))
 	t.Cleanup(func() {
@@ -118,9 +117,19 @@ func TestCalicosAPIServerMayGoAwayAndReturn(t *testing.T) {
 	}))
 	stop()
 
-	// An agent can neither see this nor mend it now.
-	require.NoError(t, stored(t, "hostendpoints").Delete(t.Context(), node, metav1.DeleteOptions{}))
-	require.NoError(t, c.StartCalicoAPI(t.Context()))
+	restart := func() {
+		require.NoError(t, c.StartCalicoAPI(t.Context()))
+		eventually(t, "Calico's API server to answer", func(ctx context.Context) error {
+			_, err := calico(t, "globalnetworkpolicies").List(ctx, metav1.ListOptions{})
+			return err
+		})
+	}
+	// The way out needs neither that server nor agents.
+	admin := adminsShell(t)
+	requireOpenedBy(t, waysBack(t)[deleteEndpoints], admin, scene.Everything)
+	restart()
+	_, err := r.Upgrade(t.Context(), values())
+	require.NoError(t, err)
 	require.NoError(t, cluster.Poll(t.Context(), 2*soon, "the agents to have caught up", func(ctx context.Context) error {
 		for _, n := range nodeNames() {
 			if got, err := agentOn(ctx, n); err != nil || !got.Ready {
@@ -131,6 +140,16 @@ func TestCalicosAPIServerMayGoAwayAndReturn(t *testing.T) {
 	}))
 	requireArmed(t)
 	requireProtected(t, "afterwards")
+
+	// Nor does the uninstall hook. Helm itself then can't delete the policies, and the hook's account may be gone before they are.
+	stop = undisturbed(t, scene.Protected)
+	require.NoError(t, c.StopCalicoAPI(t.Context()))
+	require.ErrorContains(t, r.Uninstall(), "failed to delete release")
+	requireOpen(t, "after an uninstall without Calico's API server")
+	restart()
+	require.NoError(t, admin(t.Context(), "helm uninstall "+name+" --namespace "+namespace+" --no-hooks"))
+	requireNothingLeft(t)
+	stop()
 }
 
 // Somebody installs Calico's API server under a release that has been written without it, and upgrades the release later.
