@@ -108,7 +108,8 @@ func node(l layout, bin binaries.Set, m Member, storage schema.GroupVersion) []h
 		{Name: "kube-proxy", Args: []string{bin["kube-proxy"], "--config=" + file("kube-proxy.yaml"), "--hostname-override=" + m.Name}},
 		{Name: "felix", Args: []string{l.bin("cluster"), calicoStart, l.host(m.Name), bin["calico-felix"], "--config-file=" + os.DevNull}, // the machine may have one, in /etc/calico
 			Env: []string{
-				"PATH=" + l.felixPath(), "FELIX_XDPENABLED=false",
+				// Nothing of BPF, which a Felix that was built without C panics over: not even the removal of what an earlier one may have left.
+				"PATH=" + l.felixPath(), "FELIX_XDPENABLED=false", "FELIX_DebugSkipCTLBCleanup=true",
 				"CALICO_API_GROUP=" + storage.String(), // it would find out, but for a cluster that has both
 				"FELIX_DATASTORETYPE=kubernetes", "KUBECONFIG=" + pki("calico.kubeconfig"), "FELIX_FELIXHOSTNAME=" + m.Name,
 				"FELIX_IPV6SUPPORT=true", "FELIX_BPFENABLED=false", "FELIX_USAGEREPORTINGENABLED=false",
@@ -120,8 +121,7 @@ func node(l layout, bin binaries.Set, m Member, storage schema.GroupVersion) []h
 	}
 }
 
-// felixPrograms are all that Felix is to find. With a bpftool it would use BPF (XDP, and the removal of what it may have left of
-// that), which a Felix that was built without C has nothing for: it panics.
+// felixPrograms are all that Felix is to find: no bpftool, by which it would come to BPF.
 var felixPrograms = []string{"iptables*", "ip6tables*", "ipset", "nft", "conntrack", "ip", "modprobe"}
 
 // linkFelixPrograms fills the folder that is Felix's PATH.
