@@ -138,7 +138,7 @@ func requireLogged(t *testing.T, cells scene.Expectation, packets int) {
 }
 
 // logRule is a rule that logs, and how many packets it has met, as nft shows it whoever has made it: iptables or nftables Felix.
-var logRule = regexp.MustCompile(`(?m) counter packets (\d+) bytes \d+ log prefix "[^"]*"( level \w+)?( comment "[^"]*")?$`)
+var logRule = regexp.MustCompile(`(?m)\bcounter packets (\d+) bytes \d+ log prefix "[^"]*"( level \w+)?( comment "[^"]*")?$`)
 
 // logged counts the packets that the release's log rules have met on all nodes. Every node has to have such rules, for each family.
 func logged(ctx context.Context) (packets int, err error) {
