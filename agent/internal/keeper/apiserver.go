@@ -20,8 +20,9 @@ type apiServer struct {
 	closed []uint16 // the ports that nothing lets anybody in to
 }
 
-// guardsAPIServer tells whether that question is asked at all.
-func (c Config) guardsAPIServer() bool { return len(c.APIServerPorts) > 0 && !c.Off && !c.Audit }
+// guardsAPIServer tells whether that question is asked at all. It is in audit, too, which
+// loses nothing: from there an armed node goes on to enforce without being asked again.
+func (c Config) guardsAPIServer() bool { return len(c.APIServerPorts) > 0 && !c.Off }
 
 // lost says which API server would be lost to who is outside the cluster; empty: none.
 func (c Config) lost(f facts) string {

@@ -1079,7 +1079,9 @@ func TestNodeThatIsAnAPIServerIsNotArmedBeforeItsPortStaysOpen(t *testing.T) {
 		"nobody says where it is":    {armed: true, asks: 1},
 		"no right to ask":            {fail: apierrors.NewForbidden(heps, "kubernetes", nil), asks: 25, says: []string{"cannot tell", "forbidden"}},
 		"the values ask for nothing": {config: func(c *Config) { c.APIServerPorts = nil }, addresses: []string{"192.0.2.1"}, ports: []uint16{443}, armed: true},
-		"nothing is dropped":         {config: func(c *Config) { c.Audit = true }, addresses: []string{"192.0.2.1"}, ports: []uint16{443}, armed: true},
+		"nor where nothing is dropped, for enforce comes next": {
+			config: func(c *Config) { c.Audit = true }, addresses: []string{"192.0.2.1"}, ports: []uint16{443}, asks: 25, says: []string{"tcp 443"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := testConfig()
