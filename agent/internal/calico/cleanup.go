@@ -26,13 +26,13 @@ func (d *Direct) Groups() (groups []*Group) {
 // Name returns the name and version of the group.
 func (g *Group) Name() string { return g.known().group }
 
-// DaemonSet returns the annotations of a DaemonSet, and whether it is there.
-func (d *Direct) DaemonSet(ctx context.Context, namespace, name string) (annotations map[string]string, there bool, err error) {
+// DaemonSet returns the annotations of a DaemonSet; of one that is not there it has none.
+func (d *Direct) DaemonSet(ctx context.Context, namespace, name string) (annotations map[string]string, err error) {
 	set, err := d.daemonSet(ctx, namespace, name)
 	if set == nil {
-		return nil, false, err
+		return nil, err
 	}
-	return set.Metadata.Annotations, true, nil
+	return set.Metadata.Annotations, nil
 }
 
 // Account returns the annotations of a ServiceAccount; of one that is not there it has

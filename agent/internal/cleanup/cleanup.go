@@ -44,9 +44,9 @@ var ErrRefused = errors.New("refused")
 type Cluster interface {
 	// Groups returns the API groups by which Calico's objects may be reached.
 	Groups() []Group
-	// DaemonSet returns the annotations of a DaemonSet, and whether it is there.
-	DaemonSet(ctx context.Context, namespace, name string) (annotations map[string]string, there bool, err error)
-	// Account returns the annotations of a ServiceAccount.
+	// DaemonSet and Account return the annotations of a DaemonSet and a ServiceAccount; of
+	// one that is not there it has none.
+	DaemonSet(ctx context.Context, namespace, name string) (annotations map[string]string, err error)
 	Account(ctx context.Context, namespace, name string) (annotations map[string]string, err error)
 	// StopDaemonSet deletes a DaemonSet in such a way that it is there until its pods
 	// are gone, and may be called again meanwhile. It returns whether it is still
@@ -122,7 +122,7 @@ func Run(ctx context.Context, cluster Cluster, config Config, out io.Writer) err
 			return err
 		}
 	}
-	c.say("no HostEndpoint and no failsafe ports of release %s are left", config.Release)
+	c.say("no HostEndpoint and no failsafe ports of release %s are left%s", config.Release, c.unseen)
 	return nil
 }
 
@@ -137,8 +137,8 @@ type cleaner struct {
 	cluster Cluster
 	config  Config
 
-	agents bool    // the DaemonSet was there when the cleanup began
 	groups []Group // that answer
+	unseen string  // which are served, but don't
 
 	mu  sync.Mutex
 	out io.Writer
@@ -183,12 +183,11 @@ func (c *cleaner) persist(ctx context.Context, s step) error {
 // a hook for what it is: others would run the cleanup as soon as they apply it. A mark
 // on one of two objects is enough. The DaemonSet is the first to go, and somebody may
 // have made one of them again by hand.
-func (c *cleaner) lookForDeployer(ctx context.Context) (err error) {
+func (c *cleaner) lookForDeployer(ctx context.Context) error {
 	marked := func(annotations map[string]string) bool {
 		return annotations[markOfHelm] != "" || annotations[markOfArgo] != ""
 	}
-	var annotations map[string]string
-	annotations, c.agents, err = c.cluster.DaemonSet(ctx, c.config.Namespace, c.config.DaemonSet)
+	annotations, err := c.cluster.DaemonSet(ctx, c.config.Namespace, c.config.DaemonSet)
 	if err != nil || marked(annotations) {
 		return err
 	}
@@ -203,40 +202,51 @@ func (c *cleaner) lookForDeployer(ctx context.Context) (err error) {
 
 // reach looks at all that the cleanup will have to change, so that nothing is stopped
 // that could not be taken back as well. The group that the agents write to may be gone,
-// or its server may be cut off. Then the endpoints have to show in the other one, where
+// or its server may be cut off. Then what they wrote has to show in the other one, where
 // Calico keeps what it is told through the first.
 func (c *cleaner) reach(ctx context.Context) error {
-	c.groups = nil
-	reached := !c.agents || c.config.APIGroup == ""
+	c.groups, c.unseen = nil, ""
+	reached := c.config.APIGroup == ""
 	var problems []string
 	for _, group := range c.cluster.Groups() {
-		endpoints, err := c.endpoints(ctx, group)
-		if err == nil {
-			_, err = group.FelixConfigurations(ctx)
-		}
+		shows, err := c.shows(ctx, group)
 		if err != nil {
 			problems = append(problems, fmt.Sprintf("%s: %v", group.Name(), err))
+			if !apierrors.IsNotFound(err) {
+				c.unseen += fmt.Sprintf(", but nobody could look in %s: %v", group.Name(), err)
+			}
 			continue
 		}
 		c.groups = append(c.groups, group)
-		reached = reached || group.Name() == c.config.APIGroup || len(endpoints) > 0
+		reached = reached || group.Name() == c.config.APIGroup || shows
 	}
 	if len(c.groups) == 0 || !reached {
-		return fmt.Errorf("%s. Felix may go on enforcing what cannot be seen, so nothing was stopped; "+
+		return fmt.Errorf("%s. Felix may go on enforcing what cannot be seen, so nothing is touched; "+
 			"where Calico is gone for good, write helm uninstall --no-hooks", strings.Join(problems, "; "))
 	}
 	return nil
 }
 
-// inEach does something in every group that was reached.
+// shows tells whether a group has anything of the release.
+func (c *cleaner) shows(ctx context.Context, group Group) (bool, error) {
+	endpoints, err := c.endpoints(ctx, group)
+	if err != nil {
+		return false, err
+	}
+	configurations, err := group.FelixConfigurations(ctx)
+	ours := func(f *failsafe.Configuration) bool { return failsafe.WrittenBy(f) == c.config.Release }
+	return len(endpoints) > 0 || slices.ContainsFunc(configurations, ours), err
+}
+
+// inEach does something in every group that was reached. One that is away by now keeps
+// nothing from being opened by the other.
 func (c *cleaner) inEach(do func(context.Context, Group) error) func(context.Context) error {
 	return func(ctx context.Context) error {
+		var problems []error
 		for _, group := range c.groups {
-			if err := do(ctx, group); err != nil {
-				return err
-			}
+			problems = append(problems, do(ctx, group))
 		}
-		return nil
+		return errors.Join(problems...)
 	}
 }
 

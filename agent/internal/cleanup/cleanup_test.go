@@ -87,13 +87,13 @@ func (f *fake) Groups() []cleanup.Group {
 
 func (f *fake) Name() string { return f.name }
 
-func (f *fake) DaemonSet(_ context.Context, namespace, name string) (map[string]string, bool, error) {
+func (f *fake) DaemonSet(_ context.Context, namespace, name string) (map[string]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.daemonSet {
-		return nil, false, f.call("get "+namespace+"/"+name, false)
+		return nil, f.call("get "+namespace+"/"+name, false)
 	}
-	return f.onSet, true, f.call("get "+namespace+"/"+name, false)
+	return f.onSet, f.call("get "+namespace+"/"+name, false)
 }
 
 func (f *fake) Account(_ context.Context, namespace, name string) (map[string]string, error) {
@@ -543,10 +543,21 @@ func TestNothingIsStoppedWhileCalicosObjectsCannotBeReached(t *testing.T) {
 		"the endpoints may be read, failsafes may not": {func(f *fake) {
 			f.before = func(call string) error { return map[bool]error{true: errors.New("forbidden")}[call == "list felix"] }
 		}, false, "forbidden"},
-		"not served any more, but in the other group":         {func(f *fake) { f.served = false; f.other.hep("n1", "fw", "host-endpoint=ingress") }, true, ""},
-		"its server is away, but in the other group":          {func(f *fake) { f.before = away; f.other.hep("n1", "fw", "host-endpoint=ingress") }, true, ""},
-		"the other group may not be read":                     {func(f *fake) { f.other.before = away }, true, ""},
-		"stopped before, and what is left is in no group":     {func(f *fake) { f.served, f.daemonSet = false, false }, true, ""},
+		"not served any more, but in the other group": {
+			func(f *fake) { f.served = false; f.other.hep("n1", "fw", "host-endpoint=ingress") }, true, "are left\n",
+		},
+		"its server is away, but in the other group": {
+			func(f *fake) { f.before = away; f.other.hep("n1", "fw", "host-endpoint=ingress") }, true,
+			"are left, but nobody could look in projectcalico.org/v3: its server is away\n",
+		},
+		"the other group may not be read": {
+			func(f *fake) { f.other.before = away }, true, "are left, but nobody could look in crd.projectcalico.org/v1: its server is away\n",
+		},
+		"not served any more, but a failsafe in the other group": {func(f *fake) { f.served = false; f.other.narrowed(t, "n1", "fw", nil) }, true, ""},
+		"stopped before, and the other group has none":           {func(f *fake) { f.served, f.daemonSet = false, false }, false, "helm uninstall --no-hooks"},
+		"stopped before, but in the other group": {
+			func(f *fake) { f.served, f.daemonSet = false, false; f.other.hep("n1", "fw", "host-endpoint=ingress") }, true, "",
+		},
 		"stopped before, and nothing of Calico is served now": {func(f *fake) { f.served, f.other.served, f.daemonSet = false, false, false }, false, "cannot be seen"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -560,11 +571,13 @@ func TestNothingIsStoppedWhileCalicosObjectsCannotBeReached(t *testing.T) {
 				require.NoError(t, err, said)
 				assert.False(t, f.daemonSet)
 				assert.Empty(t, f.other.endpoints)
+				assert.Empty(t, f.other.felix)
+				assert.Contains(t, said, test.words)
 				return
 			}
 			require.ErrorContains(t, err, "cannot reach Calico's objects, and the time is over: ")
 			require.ErrorContains(t, err, test.words)
-			require.ErrorContains(t, err, "nothing was stopped")
+			require.ErrorContains(t, err, "nothing is touched")
 			assert.Empty(t, f.writes)
 			assert.Empty(t, f.other.writes)
 		})
@@ -582,6 +595,23 @@ func TestWhatIsLeftInTheOtherGroupGoesAsWell(t *testing.T) {
 	assert.Empty(t, f.endpoints)
 	assert.Empty(t, f.other.endpoints)
 	assert.Empty(t, f.other.felix)
+}
+
+// Its server may be away after it was looked at.
+func TestGroupThatIsAwayKeepsNobodyFromBeingOpenedThroughTheOther(t *testing.T) {
+	f := newFake()
+	f.other = newFake()
+	f.hep("n1", "fw", "host-endpoint=ingress")
+	f.other.hep("n1", "fw", "host-endpoint=ingress")
+	f.before = func(call string) error {
+		if !f.daemonSet && strings.HasPrefix(call, "list") {
+			return errors.New("its server is away")
+		}
+		return nil
+	}
+	_, err := f.run(t)
+	require.ErrorContains(t, err, "its server is away")
+	assert.Empty(t, f.other.endpoints)
 }
 
 func keys[T any](m map[string]T) (names []string) {
