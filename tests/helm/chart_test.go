@@ -168,7 +168,7 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		"179, 2379, 2380, 5473, 6443, 6666, 6667 and udp 68",
 		"kubectl get hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall -L host-endpoint\n",
 		"-o custom-columns='NODE:.spec.node,INTERFACE:.spec.interfaceName,STATE:.metadata.annotations.host-firewall\\.io/state'\n",
-		"kubectl delete clusterrolebinding host-firewall\n  kubectl delete hostendpoints.crd.projectcalico.org --all\n  kubectl delete hostendpoints.projectcalico.org --all\n",
+		"  kubectl delete hostendpoints.crd.projectcalico.org --all\n  kubectl delete hostendpoints.projectcalico.org --all\n",
 	}
 	const (
 		open22      = "tcp 22 is open to everybody"
@@ -191,7 +191,7 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 	}{
 		"defaults": {
 			``,
-			[]string{"nodes that run an agent of this release: every port", "all pods of the cluster: every port", "the API server, wherever it runs: every port", "the API server (tcp 6443), ping, answers of DHCP", "(tcp 6443 stays open)", "there is no policy for SSH", open22, failsafe22, closedPorts, "What goes out is allowed.", "makes a host endpoint for its node,\nand arms", waits, hookCleans, testLogs, uninstall, protects},
+			[]string{"nodes that run an agent of this release: every port", "all pods of the cluster: every port", "the API server, wherever it runs: every port", "the API server (tcp 6443), ping, answers of DHCP", "(tcp 6443 stays open)", "there is no policy for SSH", open22, failsafe22, closedPorts, "What goes out is allowed.", "makes a host endpoint for its node,\nand arms", "  kubectl delete clusterrolebinding host-firewall\n", waits, hookCleans, testLogs, uninstall, protects},
 			[]string{"ATTENTION", "SSH, tcp", narrows, byHand, "Other interfaces", "METRICS"},
 		},
 		"ssh on 22": {
@@ -214,6 +214,11 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 			[]string{"SSH, tcp 2222", "SSH on tcp 2222 is open to ssh.cidrs.", open22, failsafe22, "take it out of\nfailsafeInboundHostPorts"},
 			[]string{"ATTENTION", narrows},
 		},
+		"rights of one's own": {
+			`rbac: {create: false}`,
+			[]string{"kubectl -n host-firewall delete daemonset host-firewall\n  kubectl delete hostendpoints.crd.projectcalico.org --all\n"},
+			[]string{"clusterrolebinding"},
+		},
 		"off": {
 			`mode: off`,
 			[]string{"ATTENTION: mode is off", "protects nothing", "An admission policy lets each agent write", "What follows is what `mode: enforce` would do."},
@@ -230,14 +235,14 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 			nil,
 		},
 		"ssh for everybody": {
-			`ssh: {cidrs: [0.0.0.0/0], allowEverywhere: true}`,
-			[]string{"ssh.cidrs leaves nobody out over IPv4: SSH is open to everybody, as ssh.allowEverywhere says."},
+			`ssh: {cidrs: [0.0.0.0/0, "::/0"], allowEverywhere: true}`,
+			[]string{"ssh.cidrs leaves nobody out over IPv4: SSH is open to everybody there, as ssh.allowEverywhere says.\nssh.cidrs leaves nobody out over IPv6: SSH"},
 			[]string{"Of all others"},
 		},
 		"ssh for everybody by another list": {
 			`{ssh: {cidrs: [192.0.2.0/24], allowEverywhere: true}, cluster: {cidrs: [0.0.0.0/0]}}`,
-			[]string{"cluster.cidrs leaves nobody out over IPv4: SSH is open to everybody"},
-			[]string{"Of all others"},
+			[]string{"cluster.cidrs leaves nobody out over IPv4: SSH is open to everybody there", "Of all others only these connect over IPv6: nodes; pods;", "no administrator connects over IPv6"},
+			[]string{"connects over IPv4"},
 		},
 		"ssh for others": {
 			`{ssh: {cidrs: [192.0.2.0/24]}, cluster: {cidrs: [10.0.0.0/8]}, ingress: [{name: jump, cidrs: [203.0.113.0/24], protocol: TCP, ports: ["20:29"]}, {name: web, cidrs: [0.0.0.0/0], protocol: TCP, ports: [443]}]}`,

@@ -202,7 +202,7 @@ func (i inventor) value(path string) any {
 	case "agent.updateStrategy":
 		return map[string]any{"type": pick(i, "RollingUpdate", "OnDelete", "Recreate")}
 	case "podMonitor.relabelings", "podMonitor.metricRelabelings":
-		return i.list(func() any { return map[string]any{"action": pick(i, "drop", "Drop"), "regex": "go_.*"} })
+		return i.list(func() any { return map[string]any{"action": pick(i, "drop", "Drop", "DROP"), "regex": "go_.*"} })
 	case "agent.tolerations", "cleanup.tolerations":
 		return i.list(func() any { return map[string]any{"operator": "Exists"} })
 	case "agent.nodeSelector":

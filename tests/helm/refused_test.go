@@ -224,6 +224,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`ssh: {cidrs: [1.0.0.0/8, 2.0.0.0/7, 4.0.0.0/6, 8.0.0.0/5, 16.0.0.0/4, 32.0.0.0/3, 64.0.0.0/3, 96.0.0.0/4, 112.0.0.0/5, 120.0.0.0/6,
 		  124.0.0.0/7, 126.0.0.0/8, 128.0.0.0/2, 192.0.0.0/3]}`, []string{"ssh.cidrs leaves nobody out over IPv4"}},
 		{`cluster: {cidrs: [0.0.0.0/0]}`, []string{"cluster.cidrs leaves nobody out over IPv4", "and so would everything else", "ssh.allowEverywhere: true"}},
+		{`{ssh: {ports: []}, cluster: {cidrs: [0.0.0.0/0]}}`, []string{"cluster.cidrs leaves nobody out over IPv4"}},
 		{`{ssh: {cidrs: [192.0.2.0/24]}, cluster: {cidrs: [10.0.0.0/8, "::/1", "8000::/1"]}}`, []string{"cluster.cidrs leaves nobody out over IPv6"}},
 		{`{ssh: {cidrs: [0.0.0.0/1]}, cluster: {cidrs: ["fd00::/8", 128.0.0.0/1]}}`, []string{"cluster.cidrs and ssh.cidrs leave nobody out over IPv4"}},
 		{sshBeside(`cidrs: [10.0.0.0/8]`, `cidrs: [0.0.0.0/0, "::/0"]`, `ports: [22]`), []string{"ingress[1].cidrs leaves nobody out over IPv4"}},

@@ -43,6 +43,8 @@ agent.resources.{{ $amounts }}.{{ . }}: quantity
 {{- range $i, $entry := .Values.agent.extraEnv }}
 agent.extraEnv[{{ $i }}].name: variable
 agent.extraEnv[{{ $i }}].valueFrom.fieldRef.fieldPath: field
+agent.extraEnv[{{ $i }}].valueFrom.resourceFieldRef.resource: resource
+agent.extraEnv[{{ $i }}].valueFrom.resourceFieldRef.divisor: quantity
 {{- range list "configMapKeyRef" "secretKeyRef" }}
 agent.extraEnv[{{ $i }}].valueFrom.{{ . }}.name: object
 agent.extraEnv[{{ $i }}].valueFrom.{{ . }}.key: data key
@@ -99,7 +101,8 @@ For each form a regular expression, what it is called, and what to write; and fo
   "variable" (list `[-._a-zA-Z][-._a-zA-Z0-9]*` "the name of an environment variable" "letters, digits and underscores, for example HTTPS_PROXY")
   "data key" (list `[-._a-zA-Z0-9]+` "a key of a ConfigMap or Secret" "letters, digits, dashes, dots and underscores")
   "field" (list `metadata\.(name|namespace|uid|(labels|annotations)\['[^']+'\])|spec\.(nodeName|serviceAccountName)|status\.(hostIPs?|podIPs?)` "a field of a pod that its variables can have" "for example spec.nodeName")
-  "quantity" (list `[0-9]+(\.[0-9]+)?([mkMGTPE]|[KMGTPE]i)?` "an amount" "for example 100m or 64Mi")
+  "resource" (list `(limits|requests)\.(cpu|memory|ephemeral-storage)` "a resource of the agent" "for example limits.memory")
+  "quantity" (list `[0-9]+(\.[0-9]+)?([mkMGTPE]|[KMGTPE]i|[eE][0-9]+)?` "an amount" "for example 100m or 64Mi")
   "percentage" (list `([1-9][0-9]?|100)%` "a percentage" "from 1% to 100%, or a number" `[1-9][0-9]*`)
   "time" (list $time "a time in hours, minutes and seconds" "for example 10m or 1h30m")
   "interval" (list `([1-9][0-9]{0,5}h)?([1-9][0-9]{0,5}m)?([1-9][0-9]{0,5}s)?([1-9][0-9]{0,5}ms)?` "a time in hours, minutes and seconds" "for example 30s or 1m30s")

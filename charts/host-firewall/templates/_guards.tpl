@@ -66,8 +66,10 @@ Networks that leave nobody out are no restriction, and one slip of the hand is e
 */}}
 {{- define "host-firewall.guardSSH" -}}
 {{- if not .Values.ssh.allowEverywhere -}}
-{{- with include "host-firewall.everybody" . -}}
+{{- range $family := list 4 6 -}}
+{{- with include "host-firewall.everybody" (dict "root" $ "family" $family) -}}
 {{- include "host-firewall.refuse" (printf "%s: SSH would be open to everybody%s. Write the networks that are meant, or if everybody is meant, ssh.allowEverywhere: true." . (hasPrefix "cluster.cidrs leaves" . | ternary ", and so would everything else" "")) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $others := dict "179" "BGP" "2379" "etcd" "2380" "etcd" "5473" "Typha" "6443" "the API server" "6666" "etcd" "6667" "etcd" -}}
@@ -211,11 +213,11 @@ before it.
 {{- end -}}
 
 {{/*
-An amount of a resource as a number: 100m is 0.1, 64Mi is 67108864.
+An amount of a resource as a number: 100m is 0.1, 64Mi is 67108864, 1e9 is what it says.
 */}}
 {{- define "host-firewall.quantity" -}}
 {{- $factors := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
-{{- mulf (regexFind `^[0-9.]+` (toString .)) (get $factors (regexFind `[A-Za-z]*$` (toString .))) -}}
+{{- mulf (regexFind `^[0-9.]+([eE][+-]?[0-9]+)?` (toString .)) (get $factors (regexFind `[A-Za-z]*$` (toString .))) -}}
 {{- end -}}
 
 {{- define "host-firewall.guardPodMonitor" -}}

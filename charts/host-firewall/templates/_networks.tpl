@@ -21,27 +21,29 @@ Whether two lists of ports have one in common: true, or nothing. Takes a list of
 {{- end -}}
 
 {{/*
-By which values everybody may connect to SSH, in words, or nothing: lists that together let everybody in to one of its ports. With
-cluster.cidrs that leave nobody out nothing is closed at all, so they count without ssh.cidrs, too.
+By which values everybody may connect to SSH over one family, in words, or nothing: lists that together let everybody in to one of its
+ports. With cluster.cidrs that leave nobody out nothing is closed at all, so they count without ssh.cidrs, too. Takes a dict of root and
+family.
 */}}
 {{- define "host-firewall.everybody" -}}
+{{- $family := .family -}}
+{{- $values := .root.Values -}}
 {{- $words := "" -}}
 {{- $seen := dict -}}
-{{- range $port := .Values.ssh.ports | default list -}}
-{{- $lists := dict "cluster.cidrs" $.Values.cluster.cidrs -}}
-{{- if $.Values.ssh.cidrs -}}
-{{- $_ := set $lists "ssh.cidrs" $.Values.ssh.cidrs -}}
-{{- range $i, $entry := $.Values.ingress -}}
+{{- range $port := $values.ssh.ports | default (list 22) -}}
+{{- $lists := dict "cluster.cidrs" $values.cluster.cidrs -}}
+{{- if $values.ssh.cidrs -}}
+{{- $_ := set $lists "ssh.cidrs" $values.ssh.cidrs -}}
+{{- range $i, $entry := $values.ingress -}}
 {{- if and (eq (toString $entry.protocol) "TCP") (include "host-firewall.meet" (list (list $port) $entry.ports)) -}}
 {{- $_ := set $lists (printf "ingress[%d].cidrs" $i) $entry.cidrs -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $key := keys $lists | sortAlpha | join " " -}}
-{{- if not (hasKey $seen $key) -}}
+{{- if not (or $words (hasKey $seen $key)) -}}
 {{- $_ := set $seen $key true -}}
-{{- range $family := list 4 6 -}}
-{{- if and (not $words) (include "host-firewall.everywhere" (dict "lists" (values $lists) "family" $family)) -}}
+{{- if include "host-firewall.everywhere" (dict "lists" (values $lists) "family" $family) -}}
 {{- $names := list -}}
 {{- range $name, $cidrs := $lists -}}
 {{- if include "host-firewall.everywhere" (dict "lists" (list $cidrs) "family" $family) -}}
@@ -52,7 +54,6 @@ cluster.cidrs that leave nobody out nothing is closed at all, so they count with
 {{- end -}}
 {{- end -}}
 {{- $words = printf "%s %s nobody out over IPv%d" (join " and " $names) (len $names | eq 1 | ternary "leaves" "leave") $family -}}
-{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
