@@ -67,7 +67,10 @@ func (k *Keeper) askAPIServer(ctx context.Context, node *corev1.Node) {
 // A node that is none has nothing to lose, wherever the API server is.
 func (k *Keeper) closedPorts(ctx context.Context, node *corev1.Node) (closed []uint16, err error) {
 	addresses, ports, err := k.api.APIServer(ctx)
-	if err != nil || !hasAny(node, addresses) {
+	if err != nil {
+		return nil, err
+	}
+	if has, err := k.hasAny(node, addresses); err != nil || !has {
 		return nil, err
 	}
 	closed = slices.DeleteFunc(ports, func(port uint16) bool { return slices.Contains(k.config.APIServerPorts, port) })
@@ -86,13 +89,23 @@ func (k *Keeper) closedPorts(ctx context.Context, node *corev1.Node) (closed []u
 	return slices.DeleteFunc(closed, func(port uint16) bool { return slices.Contains(open, port) }), err
 }
 
-// hasAny tells whether a Node has one of the addresses.
-func hasAny(node *corev1.Node, addresses []string) bool {
-	return slices.ContainsFunc(node.Status.Addresses, func(has corev1.NodeAddress) bool {
-		addr, err := netip.ParseAddr(has.Address)
-		return err == nil && slices.ContainsFunc(addresses, func(text string) bool {
-			other, err := netip.ParseAddr(text)
-			return err == nil && other == addr
-		})
-	})
+// hasAny tells whether one of the addresses is the Node's, or one of its interfaces has it:
+// an API server may be told to say another one than the Node's.
+func (k *Keeper) hasAny(node *corev1.Node, addresses []string) (bool, error) {
+	var own []netip.Addr
+	if k.config.Addresses != nil {
+		var err error
+		if own, err = k.config.Addresses(); err != nil {
+			return false, err
+		}
+	}
+	for _, address := range node.Status.Addresses {
+		if addr, err := netip.ParseAddr(address.Address); err == nil {
+			own = append(own, addr)
+		}
+	}
+	return slices.ContainsFunc(addresses, func(text string) bool {
+		addr, err := netip.ParseAddr(text)
+		return err == nil && slices.Contains(own, addr)
+	}), nil
 }

@@ -1048,6 +1048,9 @@ func TestNodeThatIsAnAPIServerIsNotArmedBeforeItsPortStaysOpen(t *testing.T) {
 		}
 		return &failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: map[string]any{"failsafeInboundHostPorts": entries}}
 	}
+	having := func(address string) func() ([]netip.Addr, error) {
+		return func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr(address)}, nil }
+	}
 	for name, test := range map[string]struct {
 		config    func(c *Config)
 		addresses []string
@@ -1072,10 +1075,17 @@ func TestNodeThatIsAnAPIServerIsNotArmedBeforeItsPortStaysOpen(t *testing.T) {
 			config: func(c *Config) { c.APIServerPorts = []uint16{443} }, addresses: []string{"192.0.2.1"}, ports: []uint16{6443},
 			felix: []*failsafe.Configuration{list("default", 22)}, asks: 25, says: []string{"tcp 6443", "essential.apiServerPorts: [443, 6443]"},
 		},
+		"neither, at an address that only an interface has": {
+			config:    func(c *Config) { c.Addresses = having("198.51.100.9") },
+			addresses: []string{"198.51.100.9"}, ports: []uint16{443}, asks: 25, says: []string{"tcp 443"},
+		},
 		"nor where nodes are not waited for": {
 			config: func(c *Config) { c.AwaitNodes = false }, addresses: []string{"192.0.2.1"}, ports: []uint16{443}, asks: 25, says: []string{"tcp 443"},
 		},
-		"the API server is no node":  {addresses: []string{"198.51.100.9"}, ports: []uint16{443}, armed: true, asks: 1},
+		"the API server is no node": {
+			config:    func(c *Config) { c.Addresses = having("198.51.100.8") },
+			addresses: []string{"198.51.100.9"}, ports: []uint16{443}, armed: true, asks: 1,
+		},
 		"nobody says where it is":    {armed: true, asks: 1},
 		"no right to ask":            {fail: apierrors.NewForbidden(heps, "kubernetes", nil), asks: 25, says: []string{"cannot tell", "forbidden"}},
 		"the values ask for nothing": {config: func(c *Config) { c.APIServerPorts = nil }, addresses: []string{"192.0.2.1"}, ports: []uint16{443}, armed: true},

@@ -118,7 +118,10 @@ type Config struct {
 	Interfaces func() (selected []endpoint.Interface, present []string, err error)
 	// Untracked tells whether the node has connections whose packets Calico drops as invalid
 	// once there is an endpoint. Nil: nobody asks.
-	Untracked    func() bool
+	Untracked func() bool
+	// Addresses returns those of all of the node's interfaces. Nil: only what its Node says
+	// is known.
+	Addresses    func() ([]netip.Addr, error)
 	ArmingLabels map[string]string
 	NodeLabels   []string
 	// Adopt takes over an endpoint with the right name that is nobody's release's.

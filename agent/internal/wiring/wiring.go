@@ -33,6 +33,7 @@ func Keeper(s settings.Settings, meter keeper.Meter, log *slog.Logger) keeper.Co
 		Off:            s.Mode == settings.ModeOff,
 		Audit:          s.Mode == settings.ModeAudit,
 		Untracked:      links.UntrackedIPVS,
+		Addresses:      links.Addresses,
 		ArmingLabels:   s.ArmingLabels,
 		NodeLabels:     s.NodeLabels,
 		Adopt:          s.Adopt,
