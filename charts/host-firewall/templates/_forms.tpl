@@ -44,7 +44,6 @@ agent.resources.{{ $amounts }}.{{ . }}: quantity
 agent.extraEnv[{{ $i }}].name: variable
 agent.extraEnv[{{ $i }}].valueFrom.fieldRef.fieldPath: field
 agent.extraEnv[{{ $i }}].valueFrom.resourceFieldRef.resource: resource
-agent.extraEnv[{{ $i }}].valueFrom.resourceFieldRef.divisor: quantity
 {{- range list "configMapKeyRef" "secretKeyRef" }}
 agent.extraEnv[{{ $i }}].valueFrom.{{ . }}.name: object
 agent.extraEnv[{{ $i }}].valueFrom.{{ . }}.key: data key
