@@ -178,21 +178,8 @@ func (c *Cluster) up(ctx context.Context, root string) error {
 	if err := c.makeIdentities(); err != nil {
 		return err
 	}
-	router, err := c.startHost(&host.Spec{Name: routerHost, Sysctls: forwarding()}, nil, connectRouter)
-	if err != nil {
+	if err := c.startOutside(); err != nil {
 		return err
-	}
-	for number, o := range []Member{
-		{Name: AdminHost, Role: Outsider, Addresses: admins.address(10)},
-		{Name: StrangerHost, Role: Outsider, Addresses: outside.address(10)},
-	} {
-		spec := &host.Spec{Name: o.Name, Sysctls: forwarding(), Components: []host.Component{listener(c.layout, OutsidePort)}}
-		if _, err := c.startHost(spec, nil, func(h *host.Host) error {
-			return connect(router, h, []segment{admins, outside}[number], o.Addresses)
-		}); err != nil {
-			return err
-		}
-		c.record.Members = append(c.record.Members, o)
 	}
 	if err := c.startNode(ControlPlaneNode, ControlPlane); err != nil {
 		return err
@@ -225,6 +212,27 @@ func (c *Cluster) up(ctx context.Context, root string) error {
 		}
 	}
 	return c.layout.write(c.record)
+}
+
+// startOutside starts the router, and the hosts that are no nodes.
+func (c *Cluster) startOutside() error {
+	router, err := c.startHost(&host.Spec{Name: routerHost, Sysctls: forwarding()}, nil, connectRouter)
+	if err != nil {
+		return err
+	}
+	for number, o := range []Member{
+		{Name: AdminHost, Role: Outsider, Addresses: admins.address(10)},
+		{Name: StrangerHost, Role: Outsider, Addresses: outside.address(10)},
+	} {
+		spec := &host.Spec{Name: o.Name, Sysctls: forwarding(), Components: []host.Component{listener(c.layout, OutsidePort)}}
+		if _, err := c.startHost(spec, nil, func(h *host.Host) error {
+			return connect(router, h, []segment{admins, outside}[number], o.Addresses)
+		}); err != nil {
+			return err
+		}
+		c.record.Members = append(c.record.Members, o)
+	}
+	return nil
 }
 
 // buildOwn builds the programs of ours that run on the hosts, and the image of the pods' sandboxes.

@@ -8,10 +8,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/probe"
@@ -35,7 +31,7 @@ func closedByTheHost(t *testing.T) (requireClosed func(when string)) {
 	}
 	listenTCP(t, h.NetNS(), port)
 	eventually(t, "the port to be open before", func(context.Context) error { return errors.Join(probe.Ask([]probe.Path{path})[0].Errors...) })
-	setFelix(t, "iptablesFilterAllowAction", "Return")
+	felixForAll(t, map[string]any{"iptablesFilterAllowAction": "Return"})
 	rule := []string{"INPUT", "--protocol", "tcp", "--dport", fmt.Sprint(port), "--jump", "DROP"}
 	on(t, node, "iptables-nft", append([]string{"--append"}, rule...)...)
 	t.Cleanup(func() { on(t, node, "iptables-nft", append([]string{"--delete"}, rule...)...) })
@@ -48,28 +44,4 @@ func closedByTheHost(t *testing.T) (requireClosed func(when string)) {
 			return nil
 		})
 	}
-}
-
-// setFelix sets a field of the FelixConfiguration of all nodes for as long as the test lasts.
-func setFelix(t *testing.T, field, value string) {
-	t.Helper()
-	const object = "default"
-	client := calico(t, "felixconfigurations")
-	_, err := client.Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": nodes.CalicoGroup().String(), "kind": "FelixConfiguration",
-		"metadata": map[string]any{"name": object}, "spec": map[string]any{field: value},
-	}}, metav1.CreateOptions{})
-	patch := func(value string) {
-		_, err := client.Patch(context.WithoutCancel(t.Context()), object, types.MergePatchType, fmt.Appendf(nil, `{"spec":{%q:%s}}`, field, value), metav1.PatchOptions{})
-		require.NoError(t, err)
-	}
-	if apierrors.IsAlreadyExists(err) {
-		patch(fmt.Sprintf("%q", value))
-		t.Cleanup(func() { patch("null") })
-		return
-	}
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		require.NoError(t, client.Delete(context.WithoutCancel(t.Context()), object, metav1.DeleteOptions{}))
-	})
 }

@@ -137,10 +137,14 @@ func requireLogged(t *testing.T, cells scene.Expectation, packets int) {
 	require.Equal(t, packets*asked, after-before, "packets that were logged, of %d that were the first of a connection", asked)
 }
 
-// logRule is a rule that logs, and how many packets it has met, as nft shows it whoever has made it: iptables or nftables Felix.
-var logRule = regexp.MustCompile(`(?m)\bcounter packets (\d+) bytes \d+ log prefix "[^"]*"( level \w+)?( comment "[^"]*")?$`)
+// policyChain is what Felix makes of a policy for what comes in, and logRule a rule there that logs, and how many packets it has met, as nft
+// shows them whoever has made them: iptables or nftables Felix.
+var (
+	policyChain = regexp.MustCompile(`(?ms)^\tchain \S*cali-pi-.*?^\t\}$`)
+	logRule     = regexp.MustCompile(`(?m)\bcounter packets (\d+) bytes \d+ log prefix "[^"]*"( level \w+)?( comment "[^"]*")?$`)
+)
 
-// logged counts the packets that the release's log rules have met on all nodes. Every node has to have such rules, for each family.
+// logged counts the packets that log rules of policies have met on all nodes. Every node has to have such rules, for each family.
 func logged(ctx context.Context) (packets int, err error) {
 	for _, node := range nodeNames() {
 		for _, family := range []string{"ip", "ip6"} {
@@ -152,7 +156,10 @@ func logged(ctx context.Context) (packets int, err error) {
 			if err != nil {
 				return 0, fmt.Errorf("list rules: %w", err)
 			}
-			found := logRule.FindAllSubmatch(rules, -1)
+			var found [][][]byte
+			for _, chain := range policyChain.FindAll(rules, -1) {
+				found = append(found, logRule.FindAllSubmatch(chain, -1)...)
+			}
 			if len(found) == 0 {
 				return 0, fmt.Errorf("%s has no rule for %s that logs", node, family)
 			}

@@ -295,7 +295,6 @@ func clean(ctx context.Context) error {
 	}
 	ofHelm := metav1.ListOptions{LabelSelector: "app.kubernetes.io/managed-by=Helm"}
 	rbac, admission, fairness := rbacv1.SchemeGroupVersion, admissionv1.SchemeGroupVersion, flowcontrolv1.SchemeGroupVersion
-	pods := corev1.SchemeGroupVersion.WithResource("pods")
 	remove := func(what schema.GroupVersionResource, namespace string, which metav1.ListOptions) error {
 		background := metav1.DeletePropagationBackground
 		err := client.Resource(what).Namespace(namespace).DeleteCollection(ctx, metav1.DeleteOptions{PropagationPolicy: &background}, which)
@@ -304,28 +303,10 @@ func clean(ctx context.Context) error {
 		}
 		return nil
 	}
-	everything := metav1.ListOptions{}
-	if err := errors.Join(
-		remove(appsv1.SchemeGroupVersion.WithResource("daemonsets"), namespace, everything),
-		remove(batchv1.SchemeGroupVersion.WithResource("jobs"), namespace, everything),
-	); err != nil {
+	if err := endAgents(ctx, client, remove); err != nil {
 		return err
 	}
-	// An agent makes its endpoint again, so all are to have ended before that is deleted. A controller that has not heard of the end of
-	// its DaemonSet makes a pod again.
-	if err := cluster.Poll(ctx, soon, "the agents to be gone", func(ctx context.Context) error {
-		if err := remove(pods, namespace, everything); err != nil {
-			return err
-		}
-		left, err := client.Resource(pods).Namespace(namespace).List(ctx, everything)
-		if err == nil && len(left.Items) > 0 {
-			return fmt.Errorf("there are %d pods, among them %s", len(left.Items), left.Items[0].GetName())
-		}
-		return err
-	}); err != nil {
-		return err
-	}
-	group := nodes.CalicoGroup()
+	group, everything := nodes.CalicoGroup(), metav1.ListOptions{}
 	return errors.Join(
 		removeOverrides(ctx, client.Resource(group.WithResource("felixconfigurations"))),
 		// The policies go last: without them an endpoint is harmless, the other way round is not asked for here.
@@ -344,6 +325,29 @@ func clean(ctx context.Context) error {
 		remove(fairness.WithResource("prioritylevelconfigurations"), "", ofHelm),
 		remove(corev1.SchemeGroupVersion.WithResource("secrets"), namespace, metav1.ListOptions{LabelSelector: "owner=helm"}),
 	)
+}
+
+// endAgents removes everything that runs pods in the release's namespace, and waits until none is left.
+func endAgents(ctx context.Context, client dynamic.Interface, remove func(schema.GroupVersionResource, string, metav1.ListOptions) error) error {
+	pods, everything := corev1.SchemeGroupVersion.WithResource("pods"), metav1.ListOptions{}
+	if err := errors.Join(
+		remove(appsv1.SchemeGroupVersion.WithResource("daemonsets"), namespace, everything),
+		remove(batchv1.SchemeGroupVersion.WithResource("jobs"), namespace, everything),
+	); err != nil {
+		return err
+	}
+	// An agent makes its endpoint again, so all are to have ended before that is deleted. A controller that has not heard of the end of
+	// its DaemonSet makes a pod again.
+	return cluster.Poll(ctx, soon, "the agents to be gone", func(ctx context.Context) error {
+		if err := remove(pods, namespace, everything); err != nil {
+			return err
+		}
+		left, err := client.Resource(pods).Namespace(namespace).List(ctx, everything)
+		if err == nil && len(left.Items) > 0 {
+			return fmt.Errorf("there are %d pods, among them %s", len(left.Items), left.Items[0].GetName())
+		}
+		return err
+	})
 }
 
 // removeOverrides removes what an agent sets for its own node's Felix.

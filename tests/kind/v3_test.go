@@ -126,7 +126,7 @@ func TestCalicosAPIServerMayGoAwayAndReturn(t *testing.T) {
 	}
 	// The way out needs neither that server nor agents.
 	admin := adminsShell(t)
-	requireOpenedBy(t, waysBack(t)[deleteEndpoints], admin, scene.Everything)
+	requireOpenedBy(t, waysBack(t)[deleteEndpoints], admin.inSpite, scene.Everything)
 	restart()
 	_, err := r.Upgrade(t.Context(), values())
 	require.NoError(t, err)

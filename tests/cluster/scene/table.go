@@ -83,13 +83,6 @@ func (t Table) Surprises(want Expectation) []string {
 	return surprises
 }
 
-// Add takes in what was measured again.
-func (t Table) Add(again Table) {
-	for c, answers := range again {
-		t[c] = append(t[c], answers...)
-	}
-}
-
 // String is the table for people: yes or no where both families agree, else each of them.
 func (t Table) String() string {
 	var out strings.Builder

@@ -1,10 +1,7 @@
 package validator_test
 
 import (
-	"bytes"
-	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -53,25 +50,10 @@ func workloads(t *testing.T, values string) ([]unstructured.Unstructured, error)
 	return found, nil
 }
 
-// askKubernetes runs a program that is made of Kubernetes' own packages: with no arguments it says why the API server would not create an
-// object, with a level of Pod Security what that forbids; of each object, and nothing of one that is right.
-func askKubernetes[T any](t *testing.T, objects []T, arguments ...string) []string {
+// askKubernetes says why the API server would not create an object, or with a level of Pod Security what that forbids.
+func askKubernetes[T any](t *testing.T, objects []T, level ...string) []string {
 	t.Helper()
-	input, err := json.Marshal(objects)
-	require.NoError(t, err)
-	// As the programs of the test cluster are built, so that what they have in common is built once.
-	command := exec.CommandContext(t.Context(), "go", append([]string{"run", "-trimpath", "./validate"}, arguments...)...)
-	command.Dir = filepath.Join("..", "..", "cluster", "modules", "kubernetes")
-	command.Env = append(os.Environ(), "CGO_ENABLED=0")
-	command.Stdin = bytes.NewReader(input)
-	var stderr bytes.Buffer
-	command.Stderr = &stderr
-	output, err := command.Output()
-	require.NoError(t, err, stderr.String())
-	var found []string
-	require.NoError(t, json.Unmarshal(output, &found))
-	require.Len(t, found, len(objects))
-	return found
+	return ask(t, "kubernetes", objects, level...)
 }
 
 // Helm creates one object after the other, and what Kubernetes refuses in the middle leaves half a release.
