@@ -232,9 +232,9 @@ func TestAgentIsToldWhatTheValuesSay(t *testing.T) {
 			`hostEndpoint: {interfaces: [abcdefghijklmno, "a*b*c*d*e*f*g*h*", "*[a-z]", "??????????????*?"]}`,
 			map[string]string{"interfaces": "abcdefghijklmno,a*b*c*d*e*f*g*h*,*[a-z],??????????????*?"},
 		},
-		"metrics on all addresses":           {`agent: {metrics: {enabled: true}}`, map[string]string{"metrics-address": ":9098"}},
+		"metrics on all addresses":           {`agent: {metrics: {enabled: true}}`, map[string]string{"metrics-address": ":9096"}},
 		"metrics on one address":             {`agent: {metrics: {enabled: true, address: 127.0.0.1, port: 9198}}`, map[string]string{"metrics-address": "127.0.0.1:9198"}},
-		"metrics on an IPv6 address":         {`agent: {metrics: {enabled: true, address: "::1"}}`, map[string]string{"metrics-address": "[::1]:9098"}},
+		"metrics on an IPv6 address":         {`agent: {metrics: {enabled: true, address: "::1"}}`, map[string]string{"metrics-address": "[::1]:9096"}},
 		"no metrics, wherever they would be": {`agent: {metrics: {address: 127.0.0.1}}`, map[string]string{}},
 		"SSH's failsafe": {
 			`ssh: {cidrs: [192.0.2.0/24, "2001:DB8::/32", 192.0.2.0/24], ports: [22, "2200:2299", 22]}`,

@@ -219,6 +219,26 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 			[]string{"kubectl -n host-firewall delete daemonset host-firewall\n  kubectl delete hostendpoints.crd.projectcalico.org --all\n"},
 			[]string{"clusterrolebinding"},
 		},
+		"agents that wait for a person": {
+			`{mode: audit, agent: {updateStrategy: {type: OnDelete}}}`,
+			[]string{"ATTENTION: agent.updateStrategy is OnDelete.", "  kubectl -n host-firewall delete pods -l app.kubernetes.io/name=host-firewall,app.kubernetes.io/instance=host-firewall\n"},
+			nil,
+		},
+		"ports behind the translation": {
+			`{ingress: [{name: np, cidrs: [10.0.0.0/8], protocol: TCP, ports: [30080]}], policies: {allowEssential: {preDNAT: false}, allowCluster: {preDNAT: false}, allowIngress: {preDNAT: false}, dropOther: {preDNAT: false}}}`,
+			[]string{"ports of ingress are those of the host and of pods, not node ports"},
+			nil,
+		},
+		"many networks": {
+			`cluster: {cidrs: [10.0.0.0/24, 10.0.1.0/24, 10.0.2.0/24, 10.0.3.0/24, 10.0.4.0/24, 10.0.5.0/24, 10.0.6.0/24, 10.0.7.0/24, 10.0.8.0/24, 10.0.9.0/24, 10.0.10.0/24, 10.0.11.0/24]}`,
+			[]string{"10.0.8.0/24, 10.0.9.0/24 and 2 more: every port"},
+			[]string{"10.0.10.0/24"},
+		},
+		"no hook, and nothing narrowed": {
+			`{mode: audit, ssh: {cidrs: [192.0.2.0/24]}, cleanup: {enabled: false}}`,
+			[]string{byHand},
+			[]string{"The failsafe ports stay narrowed"},
+		},
 		"off": {
 			`mode: off`,
 			[]string{"ATTENTION: mode is off", "protects nothing", "An admission policy lets each agent write", "What follows is what `mode: enforce` would do."},
@@ -292,12 +312,12 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		},
 		"metrics": {
 			`agent: {metrics: {enabled: true}}`,
-			[]string{"METRICS", "/metrics at every address of its node, tcp 9098,", "Everybody reaches it until the node is armed"},
+			[]string{"METRICS", "/metrics at every address of its node, tcp 9096,", "Everybody reaches it until the node is armed"},
 			nil,
 		},
 		"metrics on loopback": {
 			`agent: {metrics: {enabled: true, address: 127.0.0.1}}`,
-			[]string{"/metrics at 127.0.0.1, tcp 9098,", "Nobody outside the node reaches that."},
+			[]string{"/metrics at 127.0.0.1, tcp 9096,", "Nobody outside the node reaches that."},
 			[]string{"Everybody reaches it"},
 		},
 		"metrics while nothing is closed": {

@@ -226,7 +226,7 @@ func (i inventor) value(path string) any {
 	case "order":
 		return pick[any](i, 9, 9.5, -3, 1e6, 10, 30)
 	case "port", "runAsUser", "timeoutSeconds":
-		return pick(i, 0, 80, 1024, 9097, 9098, 60000, 70000)
+		return pick(i, 0, 80, 1024, 9097, 9096, 60000, 70000)
 	}
 	return i.IntN(2) == 0 // all others are switches
 }

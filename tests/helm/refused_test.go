@@ -287,6 +287,10 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`agent: {podLabels: {app.kubernetes.io/instance: x}}`, []string{"agent.podLabels has app.kubernetes.io/instance"}},
 		{`commonAnnotations: {host-firewall.io/revision: x}`, []string{"commonAnnotations has host-firewall.io/revision"}},
 		{`podMonitor: {labels: {app.kubernetes.io/name: x}}`, []string{"podMonitor.labels has app.kubernetes.io/name"}},
+		{`hostEndpoint: {interfaces: [eth0, "cali*"]}`, []string{"hostEndpoint.interfaces[1] is cali*", "interfaces of pods", "Write interfaces of the node"}},
+		{`serviceAccount: {name: default}`, []string{"serviceAccount.name is default", "serviceAccount.create: false"}},
+		{sshFor(manyNetworks(4001)).values, []string{"ssh.cidrs has 4001 networks", "Write fewer and larger ones"}},
+		{`cluster: {cidrs: ["` + strings.Repeat(`2001:db8:0000:0000:0000:0000:0000:0000/128", "`, 3000) + `10.0.0.0/8"]}`, []string{"cluster.cidrs has 3001 networks"}},
 		{`agent: {podAnnotations: {host-firewall.io/x: x}}`, []string{"agent.podAnnotations has host-firewall.io/x"}},
 		{`serviceAccount: {annotations: {host-firewall.io/x: x}}`, []string{"serviceAccount.annotations has host-firewall.io/x"}},
 	} {

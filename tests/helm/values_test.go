@@ -370,7 +370,7 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"agent.extraEnv":                         {``, `agent: {extraEnv: [{name: A, value: b}]}`},
 		"agent.kubernetesService.host":           {``, `agent: {kubernetesService: {host: 192.0.2.1}}`},
 		"agent.kubernetesService.port":           {`agent: {kubernetesService: {host: 192.0.2.1}}`, `agent: {kubernetesService: {host: 192.0.2.1, port: 443}}`},
-		"agent.health.port":                      {``, `agent: {health: {port: 9098}}`},
+		"agent.health.port":                      {``, `agent: {health: {port: 9096}}`},
 		"agent.log.level":                        {``, `agent: {log: {level: warn}}`},
 		"agent.log.format":                       {``, `agent: {log: {format: json}}`},
 		"agent.resync":                           {``, `agent: {resync: 1m}`},

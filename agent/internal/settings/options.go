@@ -209,7 +209,7 @@ func options() []option {
 		},
 		{
 			group: running, name: "metrics-address",
-			usage: "host:port of /metrics, for example 127.0.0.1:9098 or :9098; empty serves none",
+			usage: "host:port of /metrics, for example 127.0.0.1:9096 or :9096; empty serves none",
 			read: func(s *Settings, text string) error {
 				s.MetricsAddress = text
 				if text == "" {
@@ -217,14 +217,14 @@ func options() []option {
 				}
 				at := strings.LastIndex(text, ":")
 				if at < 0 {
-					return fmt.Errorf("%q has no port: write for example 127.0.0.1:9098", text)
+					return fmt.Errorf("%q has no port: write for example 127.0.0.1:9096", text)
 				}
 				if _, err := readPort(text[at+1:]); err != nil {
 					return err
 				}
 				if host := strings.Trim(text[:at], "[]"); host != "" {
 					if _, err := netip.ParseAddr(host); err != nil {
-						return fmt.Errorf("%q is no address of the node: write for example 127.0.0.1:9098, [::1]:9098 or :9098", host)
+						return fmt.Errorf("%q is no address of the node: write for example 127.0.0.1:9096, [::1]:9096 or :9096", host)
 					}
 				}
 				return nil

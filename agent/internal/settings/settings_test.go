@@ -90,7 +90,7 @@ func TestEverySettingIsReadFromFlagAndFromEnvironment(t *testing.T) {
 		{"ssh-cidrs", "HOST_FIREWALL_SSH_CIDRS", "203.0.113.0/24", func(s settings.Settings) any { return s.SSHCIDRs }, []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}},
 		{"ssh-ports", "HOST_FIREWALL_SSH_PORTS", "22,2222", func(s settings.Settings) any { return s.SSHPorts }, []uint16{22, 2222}},
 		{"narrow-failsafe", "HOST_FIREWALL_NARROW_FAILSAFE", "true", func(s settings.Settings) any { return s.NarrowFailsafe }, true},
-		{"metrics-address", "HOST_FIREWALL_METRICS_ADDRESS", "[::1]:9098", func(s settings.Settings) any { return s.MetricsAddress }, "[::1]:9098"},
+		{"metrics-address", "HOST_FIREWALL_METRICS_ADDRESS", "[::1]:9096", func(s settings.Settings) any { return s.MetricsAddress }, "[::1]:9096"},
 		{"kubeconfig", "HOST_FIREWALL_KUBECONFIG", "/etc/kubeconfig", func(s settings.Settings) any { return s.Kubeconfig }, "/etc/kubeconfig"},
 	} {
 		t.Run(test.flag, func(t *testing.T) {
@@ -163,8 +163,8 @@ func TestWrongSettingIsRefusedNamingFlagVariableAndRemedy(t *testing.T) {
 		"bad SSH network":          {"--ssh-cidrs=office", []string{"--ssh-cidrs", "192.0.2.0/24"}},
 		"bad SSH port":             {"--ssh-ports=ssh", []string{"--ssh-ports", "1 to 65535"}},
 		"no SSH port":              {"--ssh-ports=,", []string{"--ssh-ports", "write for example 22"}},
-		"metrics without a port":   {"--metrics-address=127.0.0.1", []string{"--metrics-address", "127.0.0.1:9098"}},
-		"metrics at a name":        {"--metrics-address=localhost:9098", []string{"--metrics-address", "127.0.0.1:9098"}},
+		"metrics without a port":   {"--metrics-address=127.0.0.1", []string{"--metrics-address", "127.0.0.1:9096"}},
+		"metrics at a name":        {"--metrics-address=localhost:9096", []string{"--metrics-address", "127.0.0.1:9096"}},
 		"unknown flag":             {"--log-levle=info", []string{"-log-levle", "--help"}},
 		"argument that is no flag": {"run", []string{`"run"`, "--name=value"}},
 	} {

@@ -39,6 +39,12 @@ Refuses the values, with the words it is given, on a line of their own behind wh
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- /* Each list is one argument of the agent, for which Linux has 128 KiB; that of SSH is one annotation, too, for which Kubernetes has 256. */ -}}
+{{- range $path, $cidrs := dict "ssh.cidrs" (.Values.ssh.cidrs | default list) "cluster.cidrs" (.Values.cluster.cidrs | default list) -}}
+{{- if or (gt (len $cidrs) 4000) (gt (join "," $cidrs | len) 120000) -}}
+{{- include "host-firewall.refuse" (printf "%s has %d networks, more than an agent can be given: at most 4000, and 120,000 characters. Write fewer and larger ones." $path (len $cidrs)) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "host-firewall.guardPorts" -}}
@@ -131,6 +137,11 @@ The entries of ingress, each of which Calico has to take: only TCP, UDP and SCTP
 {{- if not .Values.hostEndpoint.interfaces -}}
 {{- include "host-firewall.refuse" "hostEndpoint.interfaces is empty: no node would have an endpoint, and nothing would be protected. Write hostEndpoint.interfaces: [\"*\"] for all interfaces, or names such as [eth0]." -}}
 {{- end -}}
+{{- range $i, $interface := .Values.hostEndpoint.interfaces -}}
+{{- if hasPrefix "cali" $interface -}}
+{{- include "host-firewall.refuse" (printf "hostEndpoint.interfaces[%d] is %s: interfaces of pods are Calico's own and get no host endpoint. Write interfaces of the node, or \"*\"." $i $interface) -}}
+{{- end -}}
+{{- end -}}
 {{- range $i, $key := .Values.hostEndpoint.nodeLabels -}}
 {{- if or (hasPrefix "host-firewall.io/" $key) (hasKey ($.Values.hostEndpoint.labels | default dict) $key) -}}
 {{- include "host-firewall.refuse" (printf "hostEndpoint.nodeLabels[%d] is %s: that label says which release an endpoint is of, or arms it, and whoever can label a Node must not decide that. Write another label." $i $key) -}}
@@ -190,6 +201,9 @@ before it.
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
 {{- include "host-firewall.refuse" "serviceAccount.create is false and serviceAccount.name is empty: the agent would run with an account that nobody made for it. Write the name of the account in serviceAccount.name, or serviceAccount.create: true." -}}
 {{- end -}}
+{{- if and .Values.serviceAccount.create (eq .Values.serviceAccount.name "default") -}}
+{{- include "host-firewall.refuse" "serviceAccount.name is default, an account that each namespace has already, and serviceAccount.create is true. Write another name, or serviceAccount.create: false." -}}
+{{- end -}}
 {{- if has (include "host-firewall.serviceAccountName" .) (list (include "host-firewall.cleanupName" .) (include "host-firewall.testName" .)) -}}
 {{- include "host-firewall.refuse" (printf "serviceAccount.name is %s, the name of an account of this release that has other rights than the agents. Write another name." .Values.serviceAccount.name) -}}
 {{- end -}}
@@ -236,12 +250,7 @@ An amount of a resource as a number: 100m is 0.1, 64Mi is 67108864, 1e9 is what 
 {{- end -}}
 
 {{- define "host-firewall.guardMetadata" -}}
-{{- range $key, $value := .Values.podMonitor.labels -}}
-{{- if hasKey (include "host-firewall.labels" $ | fromYaml) $key -}}
-{{- include "host-firewall.refuse" (printf "podMonitor.labels has %s, which this chart writes itself. Write another key." $key) -}}
-{{- end -}}
-{{- end -}}
-{{- $lists := dict "commonLabels" .Values.commonLabels "agent.podLabels" .Values.agent.podLabels "commonAnnotations" .Values.commonAnnotations "agent.podAnnotations" .Values.agent.podAnnotations "serviceAccount.annotations" .Values.serviceAccount.annotations -}}
+{{- $lists := dict "commonLabels" .Values.commonLabels "agent.podLabels" .Values.agent.podLabels "podMonitor.labels" .Values.podMonitor.labels "commonAnnotations" .Values.commonAnnotations "agent.podAnnotations" .Values.agent.podAnnotations "serviceAccount.annotations" .Values.serviceAccount.annotations -}}
 {{- range $path, $map := $lists -}}
 {{- range $key, $value := $map -}}
 {{- if regexMatch "^(host-firewall\\.io/|helm\\.sh/(chart$|hook)|app\\.kubernetes\\.io/(name|instance|version|managed-by)$)" $key -}}

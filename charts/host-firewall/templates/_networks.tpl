@@ -21,6 +21,18 @@ Whether two lists of ports have one in common: true, or nothing. Takes a list of
 {{- end -}}
 
 {{/*
+Networks for a person to read: all of a short list, the first ten of a long one.
+*/}}
+{{- define "host-firewall.some" -}}
+{{- $more := sub (len .) 10 -}}
+{{- if gt $more 0 -}}
+{{- slice . 0 10 | join ", " }} and {{ $more }} more
+{{- else -}}
+{{- join ", " . -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
 By which values everybody may connect to SSH over one family, in words, or nothing: lists that together let everybody in to one of its
 ports. With cluster.cidrs that leave nobody out nothing is closed at all, so they count without ssh.cidrs, too. Takes a dict of root and
 family.
