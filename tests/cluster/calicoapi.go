@@ -229,7 +229,7 @@ func (c *Cluster) waitCalicoAPI(ctx context.Context, wanted bool) error {
 	if !wanted {
 		what = calicoV3.String() + " to be gone"
 	}
-	return Poll(ctx, time.Minute, what, func(context.Context) error {
+	return Poll(ctx, time.Minute, what, func(ctx context.Context) error {
 		_, lists, err := client.Discovery().ServerGroupsAndResources()
 		if err != nil {
 			return err
@@ -239,6 +239,10 @@ func (c *Cluster) waitCalicoAPI(ctx context.Context, wanted bool) error {
 		})
 		if served != wanted {
 			return fmt.Errorf("is it served? %t", served)
+		}
+		if wanted {
+			// That it is listed does not mean yet that requests are passed on to it.
+			return client.Discovery().RESTClient().Get().AbsPath("/apis", calicoV3.String(), "hostendpoints").Do(ctx).Error()
 		}
 		return nil
 	})
