@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -382,6 +383,40 @@ agent:
 	pod.Containers[0].Resources = corev1.ResourceRequirements{}
 	pod.Tolerations, pod.NodeSelector, pod.Affinity, pod.PriorityClassName = nil, nil, nil, ""
 	require.Equal(t, want, r.daemonSet(t))
+}
+
+// Helm keeps a null where the chart has no default to take away.
+func TestNullIsAsGoodAsAbsent(t *testing.T) {
+	t.Parallel()
+	for null, absent := range map[string]string{
+		`agent: {resources: {limits: null}}`:                                                ``,
+		`agent: {resources: {limits: {cpu: null}}}`:                                         ``,
+		`agent: {resources: {limits: {cpu: null, memory: 64Mi}}}`:                           `agent: {resources: {limits: {memory: 64Mi}}}`,
+		`ingress: [{name: vrrp, cidrs: [10.0.0.0/8], protocol: 112, ports: null}]`:          `ingress: [{name: vrrp, cidrs: [10.0.0.0/8], protocol: 112}]`,
+		`agent: {resources: {requests: {cpu: null, memory: null}, limits: {memory: null}}}`: `agent: {resources: null}`,
+	} {
+		require.Equal(t, render(t, setting{values: absent}).manifest, render(t, setting{values: null}).manifest, null)
+	}
+}
+
+func TestPodsNameNoUserWhereItIsNull(t *testing.T) {
+	r := render(t, setting{values: `agent: {runAsUser: null}`})
+	contexts := []*corev1.PodSecurityContext{r.daemonSet(t).Spec.Template.Spec.SecurityContext}
+	for _, hook := range slices.Concat(r.hooks, r.testHooks) {
+		switch object := hook.object.(type) {
+		case *batchv1.Job:
+			contexts = append(contexts, object.Spec.Template.Spec.SecurityContext)
+		case *corev1.Pod:
+			contexts = append(contexts, object.Spec.SecurityContext)
+		}
+	}
+	require.Len(t, contexts, 3)
+	for _, context := range contexts {
+		require.Equal(t, &corev1.PodSecurityContext{
+			RunAsNonRoot:   pointer(true),
+			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+		}, context)
+	}
 }
 
 func TestRightsAreExactlyWhatTheAgentCalls(t *testing.T) {

@@ -49,7 +49,6 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`hostEndpoint: {adopt: null}`, []string{"/hostEndpoint", "missing property 'adopt'"}},
 		{`policies: {dropOther: null}`, []string{"/policies", "missing property 'dropOther'"}},
 		{`policies: {allowSSH: {order: null}}`, []string{"/policies/allowSSH", "missing property 'order'"}},
-		{`agent: {runAsUser: null}`, []string{"/agent", "missing property 'runAsUser'"}},
 		{`cluster: {trustNodes: null}`, []string{"/cluster", "missing property 'trustNodes'"}},
 
 		// values of the wrong kind or out of range
@@ -62,19 +61,26 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`ingress: [{name: web, protocol: TCP, ports: [80]}]`, []string{"/ingress/0", "missing property 'cidrs'"}},
 		{`ingress: [{name: web, cidrs: [10.0.0.0/8], ports: [80]}]`, []string{"/ingress/0", "missing property 'protocol'"}},
 		{entry(`name: Web`), []string{"ingress[0].name is ", "Write "}},
-		{entry(`cidrs: 10.0.0.0/8`), []string{"/ingress/0/cidrs", "want array"}},
+		{entry(`cidrs: 10.0.0.0/8`), []string{`ingress[0].cidrs is "10.0.0.0/8", not a list. Write ingress[0].cidrs: ["10.0.0.0/8"].`}},
+		{entry(`cidrs: null`), []string{"ingress[0].cidrs is empty: who is to be let in?"}},
+		{entry(`ports: null`), []string{"ingress[0].ports is empty: without ports all of TCP would be open"}},
 		{entry(`cidrs: [10.0.0.1]`), []string{"ingress[0].cidrs[0] is ", "Write "}},
 		{entry(`protocol: tcp`), []string{"ingress[0].protocol is ", "Write "}},
 		{entry(`protocol: 256`), []string{"/ingress/0/protocol", "maximum"}},
 		{entry(`protocol: "112"`), []string{"ingress[0].protocol is ", "Write "}},
-		{entry(`ports: 80`), []string{"/ingress/0/ports", "want array"}},
+		{entry(`ports: 80`), []string{"ingress[0].ports is 80, not a list. Write ingress[0].ports: [80]."}},
+		{entry(`ports: "80,443"`), []string{"Write ingress[0].ports: [80, 443]."}},
+		{entry(`protocol: ""`), []string{"ingress[0].protocol is empty, not a protocol that Calico knows. Write TCP"}},
+		{`ingress: [{name: vpn, cidrs: [0.0.0.0/0], protocol: ""}]`, []string{"ingress[0].protocol is empty"}},
+		{entry(`name: ""`), []string{"ingress[0].name is empty, not a name. Write "}},
+		{entry(`name: 1`), []string{"ingress[0].name is 1, not a text. Write it in quotes."}},
 		{entry(`ports: [http]`), []string{"ingress[0].ports[0] is ", "Write "}},
 		{`priorityAndFairness: {enabled: auto}`, []string{"/priorityAndFairness/enabled", "want boolean"}},
 		{`admissionPolicy: {enabled: auto}`, []string{"/admissionPolicy/enabled", "want boolean"}},
-		{`podMonitor: {interval: 30}`, []string{"/podMonitor/interval", "want string"}},
+		{`podMonitor: {interval: 30}`, []string{"podMonitor.interval is 30, not a time in hours, minutes and seconds. Write for example 30s"}},
 		{`podMonitor: {interval: 30 s}`, []string{"podMonitor.interval is ", "Write "}},
 		{`ssh: {narrowFailsafe: "no"}`, []string{"/ssh/narrowFailsafe", "want boolean"}},
-		{`hostEndpoint: {interfaces: "*"}`, []string{"/hostEndpoint/interfaces", "want array"}},
+		{`hostEndpoint: {interfaces: "*"}`, []string{`hostEndpoint.interfaces is "*", not a list. Write hostEndpoint.interfaces: ["*"].`}},
 		{`hostEndpoint: {interfaces: ["eth0,eth1"]}`, []string{"hostEndpoint.interfaces[0] is ", "Write "}},
 		{`hostEndpoint: {interfaces: ["eth["]}`, []string{"hostEndpoint.interfaces[0] is ", "Write "}},
 		{`hostEndpoint: {interfaces: ["eth[9-]"]}`, []string{"hostEndpoint.interfaces[0] is ", "Write "}},
@@ -84,7 +90,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`hostEndpoint: {nodeLabels: ["*"]}`, []string{"hostEndpoint.nodeLabels[0] is ", "Write "}},
 		{`hostEndpoint: {nodeLabels: ["zone,rack"]}`, []string{"hostEndpoint.nodeLabels[0] is ", "Write "}},
 		{`hostEndpoint: {nodeLabels: ["a*b"]}`, []string{"hostEndpoint.nodeLabels[0] is ", "Write "}},
-		{`hostEndpoint: {nodeLabels: {zone: true}}`, []string{"/hostEndpoint/nodeLabels", "want array"}},
+		{`hostEndpoint: {nodeLabels: {zone: true}}`, []string{"/hostEndpoint/nodeLabels", "got object"}},
 		{`hostEndpoint: {adopt: maybe}`, []string{"/hostEndpoint/adopt", "want boolean"}},
 		{`hostEndpoint: {acceptPolicies: ["a*"]}`, []string{"hostEndpoint.acceptPolicies[0] is ", "Write "}},
 		{`hostEndpoint: {acceptPolicies: [Upper]}`, []string{"hostEndpoint.acceptPolicies[0] is ", "Write "}},
@@ -96,7 +102,9 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`cleanup: {timeoutSeconds: 4m}`, []string{"/cleanup/timeoutSeconds", "want integer"}},
 		{`cleanup: {timeoutSeconds: 5}`, []string{"/cleanup/timeoutSeconds", "minimum"}},
 		{`calico: {apiGroup: projectcalico.org/v1}`, []string{"/calico/apiGroup", "projectcalico.org/v3"}},
-		{`ssh: {cidrs: 192.0.2.0/24}`, []string{"/ssh/cidrs", "want array"}},
+		{`ssh: {cidrs: 192.0.2.0/24}`, []string{`ssh.cidrs is "192.0.2.0/24", not a list. Write ssh.cidrs: ["192.0.2.0/24"].`}},
+		{`ssh: {cidrs: "192.0.2.0/24, 2001:db8::/32"}`, []string{`Write ssh.cidrs: ["192.0.2.0/24", "2001:db8::/32"].`}},
+		{`ssh: {cidrs: ""}`, []string{`ssh.cidrs is "", not a list. Write ssh.cidrs: [].`}},
 		{`ssh: {ports: [0]}`, []string{"/ssh/ports/0", "minimum"}},
 		{`ssh: {ports: [65536]}`, []string{"/ssh/ports/0", "maximum"}},
 		{`ssh: {ports: [22.5]}`, []string{"/ssh/ports/0", "want integer or string"}},
@@ -105,33 +113,47 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`ssh: {ports: ["22-30"]}`, []string{"ssh.ports[0] is ", "Write "}},
 		{`ssh: {ports: ["1:65536"]}`, []string{"ssh.ports[0] is ", "Write "}},
 		{`essential: {apiServerPorts: [0]}`, []string{"/essential/apiServerPorts/0"}},
-		{`essential: {apiServerPorts: 443}`, []string{"/essential/apiServerPorts"}},
+		{`essential: {apiServerPorts: 443}`, []string{"essential.apiServerPorts is 443, not a list. Write essential.apiServerPorts: [443]."}},
+		{`essential: {apiServerPorts: [443, "6443"]}`, []string{`essential.apiServerPorts[1] is "6443", not a port. Write 6443 without quotes.`}},
+		{`essential: {apiServerPorts: ["6443:6444"]}`, []string{`essential.apiServerPorts[0] is "6443:6444", not a port. Write a number from 1 to 65535.`}},
 		{`cluster: {trustPods: "yes"}`, []string{"/cluster/trustPods", "want boolean"}},
 		{`policies: {allowSSH: {order: first}}`, []string{"/policies/allowSSH/order", "want number"}},
-		{`hostEndpoint: {labels: {host-endpoint: true}}`, []string{"/hostEndpoint/labels/host-endpoint", "want string"}},
+		{`hostEndpoint: {labels: {host-endpoint: true}}`, []string{"hostEndpoint.labels.host-endpoint is true, not a text. Write it in quotes."}},
 		{`hostEndpoint: {labels: {"a b": x}}`, []string{`hostEndpoint.labels has a key that is "a b", not the key of a label`}},
 		{`hostEndpoint: {labels: {a: "it's"}}`, []string{"hostEndpoint.labels.a is ", "Write "}},
 		{`hostEndpoint: {profiles: [projectcalico-default-alow]}`, []string{"/hostEndpoint", "'profiles' not allowed"}},
-		{`agent: {image: {repository: ""}}`, []string{"/agent/image/repository", "minLength"}},
+		{`agent: {image: {repository: ""}}`, []string{"agent.image.repository is empty, not the name of an image"}},
 		{`agent: {image: {repository: "https://registry.example.org/agent"}}`, []string{`agent.image.repository is "https://registry.example.org/agent", not the name of an image without its tag`}},
 		{`agent: {image: {repository: "registry.example.org:5000/agent:0.1.0"}}`, []string{"agent.image.repository is ", "without its tag"}},
 		{`agent: {image: {repository: "agent:0.1.0"}}`, []string{"agent.image.repository is ", "without its tag"}},
+		{`agent: {image: {repository: "agent:2"}}`, []string{`agent.image.repository is "agent:2", not the name of an image without its tag. Write for example `}},
+		{`agent: {image: {tag: 1.0}}`, []string{"agent.image.tag is 1, not a text. Write it in quotes."}},
 		{`agent: {image: {tag: "a:b"}}`, []string{"agent.image.tag is ", "Write "}},
 		{`agent: {image: {digest: sha256:abc}}`, []string{"agent.image.digest is ", "Write "}},
 		{`agent: {image: {pullPolicy: Sometimes}}`, []string{"/agent/image/pullPolicy", "IfNotPresent"}},
 		{`agent: {runAsUser: -1}`, []string{"/agent/runAsUser", "minimum"}},
 		{`agent: {health: {port: 80}}`, []string{"/agent/health/port", "minimum"}},
 		{`agent: {kubernetesService: {host: "https://api"}}`, []string{"agent.kubernetesService.host is ", "Write "}},
+		{`agent: {kubernetesService: {host: 10.0.0.256}}`, []string{`agent.kubernetesService.host is "10.0.0.256", not an address or a name. Write for example 192.0.2.1, 2001:db8::1 or api.example.org, without a port.`}},
+		{`agent: {kubernetesService: {host: "::::"}}`, []string{`agent.kubernetesService.host is "::::"`}},
+		{`agent: {kubernetesService: {host: "cafe:6443"}}`, []string{`agent.kubernetesService.host is "cafe:6443"`, "without a port"}},
+		{`agent: {kubernetesService: {host: "192.0.2.1:6443"}}`, []string{"agent.kubernetesService.host is ", "without a port"}},
+		{`agent: {kubernetesService: {host: api..example.org}}`, []string{"agent.kubernetesService.host is "}},
 		{`agent: {kubernetesService: {port: 70000}}`, []string{"/agent/kubernetesService/port", "maximum"}},
 		{`agent: {log: {level: loud}}`, []string{"/agent/log/level", "debug"}},
 		{`agent: {log: {format: xml}}`, []string{"/agent/log/format", "json"}},
-		{`agent: {resync: 10}`, []string{"/agent/resync", "want string"}},
+		{`agent: {resync: 10}`, []string{"agent.resync is 10, not a time in hours, minutes and seconds. Write for example 10m"}},
+		{`agent: {resync: ""}`, []string{"agent.resync is empty, not a time"}},
 		{`agent: {resync: 0s}`, []string{"agent.resync is ", "Write "}},
 		{`agent: {resync: 500ms}`, []string{"agent.resync is ", "Write "}},
 		{`agent: {resync: 10 minutes}`, []string{"agent.resync is ", "Write "}},
-		{`agent: {nodeSelector: {a: true}}`, []string{"/agent/nodeSelector/a", "want string"}},
+		{`agent: {nodeSelector: {a: true}}`, []string{"agent.nodeSelector.a is true, not a text. Write it in quotes."}},
+		{`commonLabels: {cost-center: 1234}`, []string{"commonLabels.cost-center is 1234, not a text. Write it in quotes."}},
+		{`commonLabels: {a: ` + strings.Repeat("a", 64) + `}`, []string{"not the value of a label. Write at most 63 letters"}},
+		{`agent: {podAnnotations: {prometheus.io/scrape: true}}`, []string{"agent.podAnnotations.prometheus.io/scrape is true, not a text. Write it in quotes."}},
+		{`nameOverride: 1`, []string{"nameOverride is 1, not a text. Write it in quotes."}},
 		{`agent: {podLabels: {a: "x y"}}`, []string{"agent.podLabels.a is ", "Write "}},
-		{`commonAnnotations: {a: 1}`, []string{"/commonAnnotations/a", "want string"}},
+		{`commonAnnotations: {a: 1}`, []string{"commonAnnotations.a is 1, not a text. Write it in quotes."}},
 		{`agent: {metrics: {address: "1::2::3"}}`, []string{"agent.metrics.address is ", "Write "}},
 		{`serviceAccount: {name: a..b}`, []string{"serviceAccount.name is ", "Write "}},
 		{`nameOverride: a.b`, []string{"nameOverride is ", "Write "}},
@@ -151,12 +173,19 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`agent: {updateStrategy: {rollingUpdate: {maxSurge: 1}}}`, []string{"/agent/updateStrategy/rollingUpdate", "'maxSurge' not allowed"}},
 		{`agent: {updateStrategy: {rollingUpdate: {maxUnavailable: 0}}}`, []string{"/agent/updateStrategy/rollingUpdate/maxUnavailable", "minimum"}},
 		{`agent: {updateStrategy: {rollingUpdate: {maxUnavailable: 101%}}}`, []string{`agent.updateStrategy.rollingUpdate.maxUnavailable is "101%"`, "Write from 1% to 100%"}},
-		{`agent: {extraEnv: [{name: A, value: 1}]}`, []string{"/agent/extraEnv/0/value", "want string"}},
+		{`agent: {extraEnv: [{name: A, value: 1}]}`, []string{"agent.extraEnv[0].value is 1, not a text. Write it in quotes."}},
+		{`agent: {extraEnv: [{name: ""}]}`, []string{"agent.extraEnv[0].name is empty, not the name of an environment variable"}},
+		{`agent: {extraEnv: [{name: A, valueFrom: {secretKeyRef: {name: a, key: ""}}}]}`, []string{"agent.extraEnv[0].valueFrom.secretKeyRef.key is empty"}},
+		{`agent: {extraEnv: [{name: A, valueFrom: {resourceFieldRef: {containerName: agent, resource: limits.memory}}}]}`, []string{"/agent/extraEnv/0/valueFrom/resourceFieldRef", "'containerName' not allowed"}},
+		{`agent: {updateStrategy: {rollingUpdate: {maxUnavailable: ""}}}`, []string{"agent.updateStrategy.rollingUpdate.maxUnavailable is empty, not a percentage. Write from 1% to 100%"}},
 		{`agent: {extraEnv: [{name: A, valeu: a}]}`, []string{"/agent/extraEnv/0", "'valeu' not allowed"}},
 		{`agent: {extraEnv: [{name: A=, value: a}]}`, []string{`agent.extraEnv[0].name is "A="`, "Write letters"}},
 		{`agent: {extraEnv: [{name: A, value: a, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]}`, []string{"/agent/extraEnv/0/value", "maxLength"}},
 		{`agent: {extraEnv: [{name: A, valueFrom: {fieldRef: {fieldPath: spec.hostNetwork}}}]}`, []string{`agent.extraEnv[0].valueFrom.fieldRef.fieldPath is "spec.hostNetwork"`, "Write for example spec.nodeName"}},
 		{`agent: {extraEnv: [{name: A, value: a}, {name: B}, {name: A, value: b}]}`, []string{"agent.extraEnv[2].name is A, the name of agent.extraEnv[0] too", "Write each variable once"}},
+		{`agent: {tolerations: [{key: "", value: a}]}`, []string{"agent.tolerations[0].key is empty, not the key of a label"}},
+		{`cleanup: {tolerations: [{key: "", operator: Equal}]}`, []string{"cleanup.tolerations[0].key is empty"}},
+		{`agent: {tolerations: [{key: a, value: true}]}`, []string{"agent.tolerations[0].value is true, not a text. Write it in quotes."}},
 		{`agent: {tolerations: [{operator: Exist}]}`, []string{"/agent/tolerations/0/operator", "'Exists'"}},
 		{`agent: {tolerations: [{value: a}]}`, []string{"/agent/tolerations/0", "missing property 'key'"}},
 		{`agent: {tolerations: [{key: a, operator: Exists, value: a}]}`, []string{"/agent/tolerations/0/value", "maxLength"}},
@@ -167,6 +196,9 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`agent: {affinity: {nodeAfinity: {}}}`, []string{"/agent/affinity", "'nodeAfinity' not allowed"}},
 		{`agent: {affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Is}]}]}}}}`, []string{"/operator", "'DoesNotExist'"}},
 		{`agent: {resources: {limits: {memory: 64MB}}}`, []string{`agent.resources.limits.memory is "64MB", not an amount`, "Write for example 100m or 64Mi"}},
+		{`agent: {resources: {limits: {memory: ""}}}`, []string{"agent.resources.limits.memory is empty, not an amount"}},
+		{`agent: {resources: {requests: {cpu: ""}}}`, []string{"agent.resources.requests.cpu is empty, not an amount"}},
+		{`agent: {resources: {limits: {cpu: 0}}}`, []string{"agent.resources.requests.cpu is 10m and agent.resources.limits.cpu is 0"}},
 		{`agent: {resources: {limits: {memory: 16Mi}}}`, []string{"agent.resources.requests.memory is 32Mi and agent.resources.limits.memory is 16Mi", "Write a limit that is not below"}},
 		{`agent: {resources: {requests: {cpu: 1}, limits: {cpu: 900m}}}`, []string{"agent.resources.requests.cpu is 1 and agent.resources.limits.cpu is 900m"}},
 		{`agent: {priorityClassName: High}`, []string{"agent.priorityClassName is ", "Write high"}},
@@ -175,7 +207,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`podMonitor: {relabelings: [{target: a}]}`, []string{"/podMonitor/relabelings/0", "'target' not allowed"}},
 		{`podMonitor: {scrapeTimeout: 5 s}`, []string{"podMonitor.scrapeTimeout is ", "Write "}},
 		{`agent: {imagePullSecrets: [{name: a}, {name: b}, {name: a}]}`, []string{"/agent/imagePullSecrets", "items at 0 and 2 are equal"}},
-		{`global: {imageRegistry: 1}`, []string{"/global/imageRegistry", "want string"}},
+		{`global: {imageRegistry: 1}`, []string{"global.imageRegistry is 1, not a text. Write it in quotes."}},
 		{`global: {imagePullSecrets: [{secret: a}]}`, []string{"/global/imagePullSecrets/0", "'secret' not allowed"}},
 		{`anchors: {}`, []string{"'anchors' not allowed"}},
 		{`enabled: false`, []string{"enabled is false, and nothing heeds it", "Write mode: off"}},
@@ -358,7 +390,11 @@ func TestWhatIsNoNetworkIsRefused(t *testing.T) {
 		for _, list := range []string{"ssh: {cidrs", "cluster: {cidrs", "essential: {nodeLocalDNS"} {
 			_, err := tryRender(t, setting{values: fmt.Sprintf("%s: [%q]}", list, cidr)})
 			path := strings.ReplaceAll(list, ": {", ".") + "[0]"
-			require.ErrorContains(t, err, fmt.Sprintf("%s is %q, not a ", path, cidr))
+			written := fmt.Sprintf("%q", cidr)
+			if cidr == "" {
+				written = "empty"
+			}
+			require.ErrorContains(t, err, fmt.Sprintf("%s is %s, not a ", path, written))
 			require.ErrorContains(t, err, "Write ", cidr)
 		}
 	}
@@ -369,16 +405,19 @@ func TestWhatWasMeantIsWhatToWrite(t *testing.T) {
 	t.Parallel()
 	const network, port, protocol = "not a network with its prefix length", "not a port or a range of ports", "not a protocol that Calico knows"
 	for values, words := range map[string]string{
-		`ssh: {cidrs: [10.0.0.0/8, 192.0.2.1]}`:                    `ssh.cidrs[1] is "192.0.2.1", ` + network + `. Write 192.0.2.1/32.`,
-		`cluster: {cidrs: ["2001:db8::1"]}`:                        `cluster.cidrs[0] is "2001:db8::1", ` + network + `. Write 2001:db8::1/128.`,
+		`ssh: {cidrs: [10.0.0.0/8, 192.0.2.1]}`:                    `ssh.cidrs[1] is "192.0.2.1", ` + network + `. Write 192.0.2.1 with its prefix length (192.0.2.1/32 is that one address).`,
+		`cluster: {cidrs: [10.0.0.0]}`:                             `. Write 10.0.0.0 with its prefix length (10.0.0.0/32 is that one address).`,
+		`cluster: {cidrs: ["10.0.0.1/8 "]}`:                        `. Write for example 192.0.2.0/24 or 2001:db8::/32.`,
+		`cluster: {cidrs: ["2001:db8::1"]}`:                        `cluster.cidrs[0] is "2001:db8::1", ` + network + `. Write 2001:db8::1 with its prefix length (2001:db8::1/128 is that one address).`,
 		`essential: {nodeLocalDNS: [169.254.25.10]}`:               `essential.nodeLocalDNS[0] is "169.254.25.10", not a single address with /32 or /128. Write 169.254.25.10/32.`,
 		`ssh: {cidrs: ["10.0.0.0/8 "]}`:                            `ssh.cidrs[0] is "10.0.0.0/8 ", ` + network + `. Write 10.0.0.0/8.`,
 		`ssh: {cidrs: ["10.0.0.0/8,192.0.2.0/24"]}`:                `ssh.cidrs[0] is "10.0.0.0/8,192.0.2.0/24", ` + network + `. Write each as an item of its own: 10.0.0.0/8, 192.0.2.0/24.`,
-		`ssh: {cidrs: ["10.0.0.0/8\n192.0.2.1"]}`:                  `ssh.cidrs[0] is "10.0.0.0/8\n192.0.2.1", ` + network + `. Write each as an item of its own: 10.0.0.0/8, 192.0.2.1/32.`,
+		`ssh: {cidrs: ["10.0.0.0/8\n192.0.2.1"]}`:                  `ssh.cidrs[0] is "10.0.0.0/8\n192.0.2.1", ` + network + `. Write each as an item of its own: 10.0.0.0/8, 192.0.2.1 with its prefix length (192.0.2.1/32 is that one address).`,
 		`ssh: {cidrs: [10.0.0.0/255.0.0.0]}`:                       `ssh.cidrs[0] is "10.0.0.0/255.0.0.0", ` + network + `. Write for example 192.0.2.0/24 or 2001:db8::/32.`,
 		`ssh: {cidrs: ["10.0.0.0/8\n10.0.0.0/8"]}`:                 `Write each as an item of its own: 10.0.0.0/8, 10.0.0.0/8.`,
 		`ssh: {ports: ["22"]}`:                                     `ssh.ports[0] is "22", ` + port + `. Write 22 without quotes.`,
 		`ssh: {ports: [22, "2200-2299"]}`:                          `ssh.ports[1] is "2200-2299", ` + port + `. Write "2200:2299".`,
+		`ssh: {ports: ["2299-2200"]}`:                              `. Write "2200:2299".`,
 		entry(`ports: ["30000 - 32767"]`):                          `ingress[0].ports[0] is "30000 - 32767", ` + port + `. Write "30000:32767".`,
 		entry(`ports: ["80,443"]`):                                 `ingress[0].ports[0] is "80,443", ` + port + `. Write each as an item of its own: 80 without quotes, 443 without quotes.`,
 		entry(`ports: [https]`):                                    `ingress[0].ports[0] is "https", ` + port + `. Write a number from 1 to 65535, or a range such as "30000:32767".`,
@@ -396,6 +435,22 @@ func TestWhatWasMeantIsWhatToWrite(t *testing.T) {
 	} {
 		_, err := tryRender(t, setting{values: values})
 		require.ErrorContains(t, err, words)
+	}
+}
+
+// What Kubernetes takes, the chart takes as well.
+func TestWhatIsRightIsTaken(t *testing.T) {
+	t.Parallel()
+	for _, values := range []string{
+		`agent: {affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: cores, operator: Gt, values: ["4"]}]}]}}}}`,
+		`agent: {tolerations: [{key: "", operator: Exists}, {key: a, value: ""}]}`,
+		`agent: {kubernetesService: {host: localhost}}`,
+		`agent: {kubernetesService: {host: 10-0-0-1.Nodes.example.org}}`,
+		`agent: {kubernetesService: {host: 0123456789abcdef.gr7.eu-west-1.eks.amazonaws.com}}`,
+		`agent: {kubernetesService: {host: "2001:db8::1"}}`,
+		`commonLabels: {a: ""}`,
+	} {
+		render(t, setting{values: values})
 	}
 }
 

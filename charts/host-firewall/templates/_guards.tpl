@@ -192,7 +192,7 @@ before it.
 {{- if eq (toJson .Values.enabled) "false" -}}
 {{- include "host-firewall.refuse" "enabled is false, and nothing heeds it: it is for the condition of a parent chart (`condition: host-firewall.enabled` in its dependencies). Write mode: off, or leave it out." -}}
 {{- end -}}
-{{- if eq (int .Values.agent.runAsUser) 0 -}}
+{{- if eq (toString .Values.agent.runAsUser) "0" -}}
 {{- include "host-firewall.refuse" "agent.runAsUser is 0: the agent needs no rights on the node, and its pod would not start as root. Write any other number, such as agent.runAsUser: 65532." -}}
 {{- end -}}
 {{- if and .Values.agent.metrics.enabled (eq (int .Values.agent.metrics.port) (int .Values.agent.health.port)) -}}
@@ -207,10 +207,12 @@ before it.
 {{- if has (include "host-firewall.serviceAccountName" .) (list (include "host-firewall.cleanupName" .) (include "host-firewall.testName" .)) -}}
 {{- include "host-firewall.refuse" (printf "serviceAccount.name is %s, the name of an account of this release that has other rights than the agents. Write another name." .Values.serviceAccount.name) -}}
 {{- end -}}
-{{- range $resource, $request := dig "requests" dict (.Values.agent.resources | default dict) -}}
-{{- with dig "limits" $resource "" $.Values.agent.resources -}}
-{{- if gt (include "host-firewall.quantity" $request | float64) (include "host-firewall.quantity" . | float64) -}}
-{{- include "host-firewall.refuse" (printf "agent.resources.requests.%s is %v and agent.resources.limits.%s is %v: no pod may ask for more than its limit. Write a limit that is not below the request." $resource $request $resource .) -}}
+{{- $resources := include "host-firewall.resources" . | fromYaml -}}
+{{- range $resource, $request := $resources.requests -}}
+{{- $limit := dig "limits" $resource "none" $resources -}}
+{{- if ne (toString $limit) "none" -}}
+{{- if gt (include "host-firewall.quantity" $request | float64) (include "host-firewall.quantity" $limit | float64) -}}
+{{- include "host-firewall.refuse" (printf "agent.resources.requests.%s is %v and agent.resources.limits.%s is %v: no pod may ask for more than its limit. Write a limit that is not below the request." $resource $request $resource $limit) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

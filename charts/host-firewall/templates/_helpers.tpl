@@ -192,6 +192,36 @@ What the agents and the test are told alike, as items of a list of arguments.
 {{- end -}}
 
 {{/*
+Who the processes of each pod run as. The cluster says it where agent.runAsUser is null.
+*/}}
+{{- define "host-firewall.podSecurity" -}}
+runAsNonRoot: true
+{{- with .Values.agent.runAsUser }}
+runAsUser: {{ int64 . }}
+runAsGroup: {{ int64 . }}
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{/*
+The resources of each container without those that are null, of which Kubernetes would make 0; nothing where there are none.
+*/}}
+{{- define "host-firewall.resources" -}}
+{{- $resources := dict -}}
+{{- range $of, $amounts := .Values.agent.resources -}}
+{{- range $resource, $amount := $amounts -}}
+{{- if not (kindIs "invalid" $amount) -}}
+{{- $_ := set $resources $of (get $resources $of | default dict | merge (dict $resource $amount)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with $resources -}}
+{{- toYaml . -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
 The spec of a pod that runs one command of the agent's program. Takes a dict of root, command, account (its service account) and
 arguments, items of a list.
 */}}
@@ -222,11 +252,7 @@ tolerations:
   {{- toYaml . | nindent 2 }}
   {{- end }}
 securityContext:
-  runAsNonRoot: true
-  runAsUser: {{ int64 $agent.runAsUser }}
-  runAsGroup: {{ int64 $agent.runAsUser }}
-  seccompProfile:
-    type: RuntimeDefault
+  {{- include "host-firewall.podSecurity" .root | nindent 2 }}
 containers:
   - name: {{ .command }}
     image: {{ include "host-firewall.image" .root | quote }}
@@ -242,9 +268,9 @@ containers:
     env:
       {{- nindent 6 . }}
     {{- end }}
-    {{- with $agent.resources }}
+    {{- with include "host-firewall.resources" .root }}
     resources:
-      {{- toYaml . | nindent 6 }}
+      {{- nindent 6 . }}
     {{- end }}
     securityContext:
       allowPrivilegeEscalation: false

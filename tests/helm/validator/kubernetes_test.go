@@ -92,7 +92,7 @@ func oddValues(t *testing.T) []string {
 	for key, values := range map[string][]string{
 		"updateStrategy": {
 			"{type: OnDelete}", "{type: Recreate}", "{rollingUpdate: null}", "{rollingUpdate: {maxUnavailable: 1}}", "{rollingUpdate: {maxUnavailable: 0}}",
-			"{rollingUpdate: {maxUnavailable: 100%}}", "{rollingUpdate: {maxUnavailable: 0%}}", "{rollingUpdate: {maxSurge: 1}}",
+			"{rollingUpdate: {maxUnavailable: 100%}}", "{rollingUpdate: {maxUnavailable: 0%}}", "{rollingUpdate: {maxSurge: 1}}", `{rollingUpdate: {maxUnavailable: ""}}`,
 		},
 		"extraEnv": {
 			"[{name: a.b-c_D}]", "[{name: A, value: 1}]", "[{name: A}, {name: A}]", `[{name: ""}]`, "[{name: A=}]", "[{name: 1A}]",
@@ -104,12 +104,13 @@ func oddValues(t *testing.T) []string {
 			"[{name: A, valueFrom: {secretKeyRef: {name: A_, key: b}}}]", "[{name: A, valueFrom: {resourceFieldRef: {resource: limits.memory}}}]",
 			"[{name: A, valueFrom: {resourceFieldRef: {resource: requests.cpu, divisor: 1m}}}]", "[{name: A, valueFrom: {resourceFieldRef: {resource: memory}}}]",
 			"[{name: A, valueFrom: {resourceFieldRef: {resource: requests.cpu, divisor: 2Gi}}}]",
+			"[{name: A, valueFrom: {resourceFieldRef: {containerName: agent, resource: limits.memory}}}]",
 		},
 		"imagePullSecrets": {"[{name: a}]", "[{name: a}, {name: a}]", "[{}]"},
 		"tolerations": {
 			"[]", "[{operator: Exists}]", "[{}]", "[{key: a}]", "[{key: a, operator: Equal, value: b}]", "[{key: a, operator: Exists, value: b}]", "[{key: a b}]",
 			"[{key: a, value: b c}]", "[{operator: Is, key: a}]", "[{key: a, effect: Never}]", `[{key: a, effect: ""}]`, "[{key: a, effect: NoExecute, tolerationSeconds: 3}]",
-			"[{key: a, tolerationSeconds: 3}]", "[{key: a, effect: NoSchedule, tolerationSeconds: 3}]",
+			`[{key: "", operator: Exists}]`, `[{key: ""}]`, "[{key: a, value: true}]", "[{key: a, tolerationSeconds: 3}]", "[{key: a, effect: NoSchedule, tolerationSeconds: 3}]",
 		},
 		"nodeSelector": {"{a: b}", "{a: b c}", "{a b: c}", "{a: 1}"},
 		"affinity": {
@@ -118,6 +119,8 @@ func oddValues(t *testing.T) []string {
 			"{nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In}]}]}}}",
 			"{nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists, values: [b]}]}]}}}",
 			"{nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Gt, values: [b, c]}]}]}}}",
+			"{nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Gt}]}]}}}",
+			"{podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: a, labelSelector: {matchLabels: {a: true}}}]}}",
 			"{nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: a, operator: In, values: [b]}]}}]}}",
 			"{nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 0, preference: {}}]}}",
 			"{nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1}]}}",
@@ -129,11 +132,12 @@ func oddValues(t *testing.T) []string {
 			"{}", "{limits: {memory: 64Mi, cpu: 0.5}}", "{limits: {memory: 16Mi}}", "{limits: {cpu: 5m}}", "{limits: {memory: 64MB}}", "{limits: {memory: 134217728}}", "{limits: {memory: 1e9}}", `{limits: {memory: "64e6"}}`,
 			"{requests: {memory: 67108864}, limits: {memory: 32Mi}}", `{requests: {memory: "1e8"}, limits: {memory: 64Mi}}`, "{limits: {memory: -1}}",
 			"{limits: {nvidia.com/gpu: 1}}", "{claims: [{name: a}]}", "{requests: {cpu: 0.0001}}", "{requests: {memory: 1.5Mi}}", "{requests: {ephemeral-storage: 1Gi}}",
+			"{limits: null}", "{limits: {cpu: null, memory: 64Mi}}", "{limits: {cpu: null}, requests: null}", "null", `{limits: {memory: ""}}`, "{limits: {cpu: 0}}",
 		},
 		"priorityClassName": {`""`, "high", "High", "a_b"},
 		"podLabels":         {"{a: b c}", "{a/b/c: d}"},
-		"podAnnotations":    {"{a b: c}", "{a: 1}"},
-		"runAsUser":         {"0", "2147483648"},
+		"podAnnotations":    {"{a b: c}", "{a: 1}", "{a: true}"},
+		"runAsUser":         {"0", "2147483648", "null"},
 		"health":            {"{port: 70000}"},
 		"metrics":           {"{enabled: true, port: 9097}", "{enabled: true, port: 9099}"},
 	} {
