@@ -150,6 +150,8 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`agent: {nodeSelector: {a: true}}`, []string{"agent.nodeSelector.a is true, not a text. Write it in quotes."}},
 		{`commonLabels: {cost-center: 1234}`, []string{"commonLabels.cost-center is 1234, not a text. Write it in quotes."}},
 		{`commonLabels: {a: ` + strings.Repeat("a", 64) + `}`, []string{"not the value of a label. Write at most 63 letters"}},
+		{`commonLabels: {` + strings.Repeat("a", 64) + `: b}`, []string{"not the key of a label. Write for example zone or example.org/zone."}},
+		{`hostEndpoint: {nodeLabels: [` + strings.Repeat("a", 64) + `]}`, []string{"not the key of a label or its beginning. Write for example topology"}},
 		{`agent: {podAnnotations: {prometheus.io/scrape: true}}`, []string{"agent.podAnnotations.prometheus.io/scrape is true, not a text. Write it in quotes."}},
 		{`nameOverride: 1`, []string{"nameOverride is 1, not a text. Write it in quotes."}},
 		{`agent: {podLabels: {a: "x y"}}`, []string{"agent.podLabels.a is ", "Write "}},
