@@ -519,7 +519,7 @@ func TestWhatTheAPIServerFillsInOverridesNothingAndKeepsNoObject(t *testing.T) {
 	})
 	t.Run("it begins to when Calico is upgraded", func(t *testing.T) {
 		managed := func(fields string) []metav1.ManagedFieldsEntry {
-			return []metav1.ManagedFieldsEntry{{Manager: "m", FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}}
+			return []metav1.ManagedFieldsEntry{{Manager: "m", FieldsV1: metav1.NewFieldsV1(fields)}}
 		}
 		def := forAll(map[string]any{mode: "Enabled"})
 		made := func(fields string) *server {

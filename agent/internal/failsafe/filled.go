@@ -65,7 +65,7 @@ func appeared(own *Configuration) map[string]any {
 	fields := fieldsOf(own)
 	for _, entry := range own.ManagedFields {
 		var managed map[string]map[string]json.RawMessage
-		if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.Raw, &managed) != nil {
+		if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &managed) != nil {
 			return nil
 		}
 		spec, there := managed["f:spec"]
