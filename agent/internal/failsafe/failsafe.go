@@ -277,7 +277,7 @@ func patch(own *Configuration, annotation any, metadata, spec map[string]any) (C
 	if got, there := own.Annotations[Annotation]; there != (annotation != nil) || got != text {
 		annotations[Annotation] = annotation
 	}
-	if rest, shadowed := withoutOurs(own); shadowed {
+	if rest, shadowed := withoutOurs(own, annotation == nil); shadowed {
 		annotations[endpoint.MetadataAnnotation] = rest
 	}
 	metadata["resourceVersion"] = own.ResourceVersion
@@ -412,8 +412,8 @@ func annotationsOf(configuration *Configuration) map[string]string {
 
 // withoutOurs returns the value of endpoint.MetadataAnnotation without our own
 // annotation in it, and whether it is in there. It would win over the one that we
-// write.
-func withoutOurs(configuration *Configuration) (rest string, shadowed bool) {
+// write. An object that we leave loses our label there as well.
+func withoutOurs(configuration *Configuration, leave bool) (rest string, shadowed bool) {
 	var shadow map[string]any
 	if json.Unmarshal([]byte(configuration.Annotations[endpoint.MetadataAnnotation]), &shadow) != nil {
 		return "", false
@@ -423,6 +423,9 @@ func withoutOurs(configuration *Configuration) (rest string, shadowed bool) {
 		return "", false
 	}
 	delete(annotations, Annotation)
+	if labels, _ := shadow["labels"].(map[string]any); leave {
+		delete(labels, endpoint.ReleaseLabel)
+	}
 	data, err := json.Marshal(shadow)
 	return string(data), err == nil
 }

@@ -367,6 +367,13 @@ func TestNoteThatCalicoctlMovedIsFoundAgain(t *testing.T) {
 	own = settle(t, own, nil, want([]uint16{22}, "198.51.100.0/24"), false)
 	assert.NotContains(t, own.Annotations["projectcalico.org/metadata"], "host-firewall.io/failsafe", "the old note would win")
 	assert.Contains(t, own.Annotations["host-firewall.io/failsafe"], "198.51.100.0/24")
+
+	own = settle(t, nil, nil, admins(), false)
+	own.Spec.LogSeverityScreen = "Debug"
+	shadow(t, own, nil)
+	left := settle(t, own, nil, nil, false)
+	require.NotNil(t, left, "somebody has put something into it")
+	assert.NotContains(t, left.Annotations["projectcalico.org/metadata"], "host-firewall.io", "it is theirs now")
 }
 
 // Calico's v3 API fills three fields in with every write, and so do its CRDs with others. In the object of a
