@@ -101,26 +101,22 @@ func Run(ctx context.Context, cluster Cluster, config Config, out io.Writer) err
 	ctx, cancel := context.WithTimeout(ctx, config.Timeout)
 	defer cancel()
 	c := &cleaner{cluster: cluster, config: config, out: out}
-	steps := []step{
+	err := c.persistAll(ctx, []step{
 		{"find out who has installed the release", c.lookForDeployer},
 		{"reach Calico's objects", c.reach},
-	}
-	for _, s := range steps {
-		if err := c.persist(ctx, s); err != nil {
-			return err
-		}
+	})
+	if err != nil {
+		return err
 	}
 	if err := c.stopAgents(ctx); err != nil {
 		return err
 	}
-	steps = []step{{"remove HostEndpoints", c.inEach(c.removeEndpoints)}, {"take back failsafe ports", c.inEach(c.restoreFailsafes)}}
+	steps := []step{{"remove HostEndpoints", c.inEach(c.removeEndpoints)}, {"take back failsafe ports", c.inEach(c.restoreFailsafes)}}
 	if config.TestPod != "" {
 		steps = append(steps, step{"remove the Pod of helm test", c.removeTestPod})
 	}
-	for _, s := range steps {
-		if err := c.persist(ctx, s); err != nil {
-			return err
-		}
+	if err := c.persistAll(ctx, steps); err != nil {
+		return err
 	}
 	c.say("no HostEndpoint and no failsafe ports of release %s are left%s", config.Release, c.unseen)
 	return nil
@@ -149,6 +145,16 @@ func (c *cleaner) say(format string, args ...any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fmt.Fprintf(c.out, format+"\n", args...)
+}
+
+// persistAll does one step after the other.
+func (c *cleaner) persistAll(ctx context.Context, steps []step) error {
+	for _, s := range steps {
+		if err := c.persist(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // persist does a step until it succeeds, is refused, or the time is over. What goes

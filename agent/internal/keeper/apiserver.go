@@ -55,10 +55,10 @@ func (k *Keeper) askAPIServer(ctx context.Context, node *corev1.Node) {
 	closed, err := k.closedPorts(ctx, node)
 	if err == nil {
 		k.apiServer.closed = closed
-	}
-	if err == nil && len(closed) == 0 {
-		// Then it is asked at each resync, which is seldom enough.
-		k.apiServer.delay = 0
+		if len(closed) == 0 {
+			// Then it is asked at each resync, which is seldom enough.
+			k.apiServer.delay = 0
+		}
 	}
 	k.apiServer.answered(time.Now(), 0, err)
 }
