@@ -23,6 +23,9 @@ type node struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
+	Spec struct {
+		PodCIDRs []string `json:"podCIDRs,omitempty"`
+	} `json:"spec,omitempty"`
 	Status struct {
 		Conditions []corev1.NodeCondition `json:"conditions,omitempty"`
 		Addresses  []corev1.NodeAddress   `json:"addresses,omitempty"`
@@ -33,13 +36,18 @@ type node struct {
 func (n *node) DeepCopyObject() runtime.Object {
 	copied := *n
 	n.ObjectMeta.DeepCopyInto(&copied.ObjectMeta)
+	copied.Spec.PodCIDRs = slices.Clone(n.Spec.PodCIDRs)
 	copied.Status.Conditions, copied.Status.Addresses = slices.Clone(n.Status.Conditions), slices.Clone(n.Status.Addresses)
 	return &copied
 }
 
 // whole returns the Node, of which nothing else is known.
 func (n *node) whole() *corev1.Node {
-	return &corev1.Node{ObjectMeta: n.ObjectMeta, Status: corev1.NodeStatus{Conditions: n.Status.Conditions, Addresses: n.Status.Addresses}}
+	return &corev1.Node{
+		ObjectMeta: n.ObjectMeta,
+		Spec:       corev1.NodeSpec{PodCIDRs: n.Spec.PodCIDRs},
+		Status:     corev1.NodeStatus{Conditions: n.Status.Conditions, Addresses: n.Status.Addresses},
+	}
 }
 
 // policy is what is read of a GlobalNetworkPolicy. Of the release's, the annotated

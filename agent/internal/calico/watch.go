@@ -49,29 +49,46 @@ type caches struct {
 	ended   bool // no more of them may be started
 }
 
+// sources makes the sources of one process, which take turns in asking the API server.
+type sources struct {
+	cluster *Cluster
+	wake    func()
+	turn    chan struct{}
+}
+
+func (c *Cluster) newSources(wake func()) sources {
+	return sources{cluster: c, wake: wake, turn: make(chan struct{}, 1)}
+}
+
+// of returns a cache, still to be run, of the selected objects of a resource, each as
+// transform has made it.
+func (m sources) of(subject, group, resource string, selection metav1.ListOptions, object, list runtime.Object, transform cache.TransformFunc) *source {
+	s := &source{
+		subject:   subject,
+		resource:  resource,
+		path:      resourcePath(group, resource),
+		selection: selection,
+		forgetful: group == GroupV3 && selection.LabelSelector != "",
+		list:      list,
+		client:    m.cluster.client,
+		turn:      m.turn,
+		log:       m.cluster.options.Log,
+		wake:      m.wake,
+		troubles:  map[string]trouble{},
+		changes:   make(chan struct{}),
+	}
+	s.followChanges = sync.OnceFunc(func() { close(s.changes) })
+	s.store = newStore(transform, m.wake)
+	s.reflector = s.newReflector(object)
+	return s
+}
+
 // newCaches returns caches that are still to be run, of Calico's objects in the
 // group.
 func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *caches {
-	turn := make(chan struct{}, 1)
+	made := c.newSources(wake)
 	newSource := func(subject, group, resource string, selection metav1.ListOptions, object, list runtime.Object) *source {
-		s := &source{
-			subject:   subject,
-			resource:  resource,
-			path:      resourcePath(group, resource),
-			selection: selection,
-			forgetful: group == GroupV3 && selection.LabelSelector != "",
-			list:      list,
-			client:    c.client,
-			turn:      turn,
-			log:       c.options.Log,
-			wake:      wake,
-			troubles:  map[string]trouble{},
-			changes:   make(chan struct{}),
-		}
-		s.followChanges = sync.OnceFunc(func() { close(s.changes) })
-		s.store = newStore(kept(group), wake)
-		s.reflector = s.newReflector(object)
-		return s
+		return made.of(subject, group, resource, selection, object, list, kept(group))
 	}
 	endpoint := func(name string) *source {
 		return newSource("HostEndpoint "+name, group, hostEndpoints, byName(name), &v3.HostEndpoint{}, &v3.HostEndpointList{})

@@ -72,7 +72,7 @@ func (c *Cluster) DeleteFelix(ctx context.Context, configuration *failsafe.Confi
 func (c *Cluster) CreateEvent(ctx context.Context, event *corev1.Event) error {
 	about := event.InvolvedObject
 	body := bodyOf("v1", "Event", event.ObjectMeta, map[string]any{
-		"involvedObject":     map[string]any{"apiVersion": about.APIVersion, "kind": about.Kind, "name": about.Name, "uid": about.UID},
+		"involvedObject":     map[string]any{"apiVersion": about.APIVersion, "kind": about.Kind, "namespace": about.Namespace, "name": about.Name, "uid": about.UID},
 		"reason":             event.Reason,
 		"message":            event.Message,
 		"source":             map[string]any{"component": event.Source.Component, "host": event.Source.Host},
