@@ -71,18 +71,21 @@ func TestDependenciesPointOneWay(t *testing.T) {
 	want := map[string][]string{
 		"": {"/internal/calico", "/internal/cleanup", "/internal/gate", "/internal/health",
 			"/internal/keeper", "/internal/links", "/internal/metrics", "/internal/settings", "/internal/verify", "/internal/wiring"},
-		"/internal/calico":   {"/internal/endpoint", "/internal/failsafe", "/internal/verify"},
-		"/internal/cleanup":  {"/internal/endpoint", "/internal/failsafe"},
-		"/internal/endpoint": {},
-		"/internal/failsafe": {"/internal/endpoint"},
-		"/internal/gate":     {"/internal/endpoint"},
-		"/internal/health":   {},
-		"/internal/keeper":   {"/internal/endpoint", "/internal/failsafe", "/internal/gate"},
-		"/internal/links":    {"/internal/endpoint"},
-		"/internal/metrics":  {},
+		"/internal/calico":    {"/internal/endpoint", "/internal/failsafe", "/internal/verify"},
+		"/internal/cleanup":   {"/internal/endpoint", "/internal/failsafe"},
+		"/internal/clearance": {},
+		"/internal/endpoint":  {},
+		"/internal/failsafe":  {"/internal/endpoint"},
+		"/internal/gate":      {"/internal/endpoint"},
+		"/internal/health":    {},
+		"/internal/keeper":    {"/internal/endpoint", "/internal/failsafe", "/internal/gate"},
+		"/internal/links":     {"/internal/endpoint"},
+		"/internal/metrics":   {},
+		"/internal/policyset": {"/internal/clearance", "/internal/endpoint"},
 		// The bench at scale: it is no part of the agent, but drives its packages.
 		"/internal/scalebench": {"/internal/calico", "/internal/keeper", "/internal/settings", "/internal/wiring"},
 		"/internal/settings":   {"/internal/endpoint"},
+		"/internal/trust":      {"/internal/endpoint"},
 		"/internal/verify":     {"/internal/endpoint", "/internal/gate"},
 		"/internal/wiring":     {"/internal/calico", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/settings"},
 	}
@@ -101,7 +104,9 @@ func TestDependenciesPointOneWay(t *testing.T) {
 }
 
 func TestPurePackagesDoNoIO(t *testing.T) {
-	for _, pkg := range []string{"./internal/endpoint", "./internal/failsafe", "./internal/gate", "./internal/settings"} {
+	for _, pkg := range []string{
+		"./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/gate", "./internal/policyset", "./internal/settings", "./internal/trust",
+	} {
 		for _, imported := range imports(t, pkg) {
 			assert.NotContains(t, []string{"net", "net/http", "os", "os/exec", "syscall", "log"}, imported, "imported by %s", pkg)
 		}

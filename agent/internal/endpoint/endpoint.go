@@ -18,9 +18,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// ReleaseLabel names the release that an object belongs to. The policies
-// select by it, and rules trust the addresses of every endpoint that carries it.
+// ReleaseLabel names the release that an object belongs to.
 const ReleaseLabel = ownPrefix + "release"
+
+// SetLabel names the set of policies that an endpoint is armed with, and on a policy the
+// set that it belongs to. The policies of a set select the release's endpoints that carry
+// it, so a node moves from one set to another by one change of this label.
+const SetLabel = ownPrefix + "set"
 
 // ownPrefix is what all labels and annotations of host-firewall start with.
 const ownPrefix = "host-firewall.io/"
