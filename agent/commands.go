@@ -6,6 +6,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
@@ -72,14 +74,13 @@ func (c command) run(ctx context.Context, args []string, lookupEnv func(string) 
 
 func doCleanup(ctx context.Context, cluster *calico.Direct, s settings.Command, stdout io.Writer) error {
 	return cleanup.Run(ctx, cleaned{cluster}, cleanup.Config{
-		Release:      s.Release,
-		ArmingLabels: s.ArmingLabels,
-		Namespace:    s.Namespace,
-		DaemonSet:    s.DaemonSet,
-		Account:      s.Account,
-		APIGroup:     s.APIGroup,
-		TestPod:      s.TestPod,
-		Timeout:      s.Timeout,
+		Release:   s.Release,
+		Namespace: s.Namespace,
+		DaemonSet: s.DaemonSet,
+		Account:   s.Account,
+		APIGroup:  s.APIGroup,
+		TestPod:   s.TestPod,
+		Timeout:   s.Timeout,
 	}, stdout)
 }
 
@@ -97,9 +98,8 @@ func (c cleaned) Groups() (groups []cleanup.Group) {
 func doVerify(ctx context.Context, cluster *calico.Direct, s settings.Command, stdout io.Writer) error {
 	return verify.Run(ctx, cluster, verify.Config{
 		Want: verify.Want{
-			Want:         gate.Want{Release: s.Release, Revision: s.PolicyRevision, Policies: s.Policies},
-			Off:          s.Mode == settings.ModeOff,
-			ArmingLabels: s.ArmingLabels,
+			Want: gate.Want{Release: s.Release, Revision: s.Set, Policies: slices.Sorted(maps.Keys(s.Policies))},
+			Off:  s.Mode == settings.ModeOff,
 		},
 		Namespace: s.Namespace,
 		DaemonSet: s.DaemonSet,

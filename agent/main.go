@@ -1,5 +1,5 @@
 // Command host-firewall-agent keeps the Calico HostEndpoints of one node and arms
-// them once all policies of its release are there.
+// them when the controller of its release, another command, gives clearance.
 package main
 
 import (
@@ -90,14 +90,14 @@ func serve(ctx context.Context, s settings.Settings, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("read access to the API server: %w", err)
 	}
-	meter := newMeter(buildVersion(), s.Mode, s.PolicyRevision)
+	meter := newMeter(buildVersion(), s.Mode, s.Set)
 	options := wiring.Options(s)
 	options.UserAgent, options.Count, options.Log = program+"/"+buildVersion(), meter.request, log
 	cluster, err := calico.New(config, options)
 	if err != nil {
 		return err
 	}
-	keep := keeper.New(wiring.Keeper(s, meter, log), cluster, log)
+	keep := keeper.New(wiring.Keeper(s, meter), cluster, log)
 	probes, err := health.Listen(s.HealthPort, health.Checks{
 		Alive: keep.Alive,
 		Report: func() health.Report {
@@ -121,13 +121,11 @@ func serve(ctx context.Context, s settings.Settings, log *slog.Logger) error {
 	var parts sync.WaitGroup
 	parts.Go(func() { cluster.Run(ctx, keep.Wake) })
 	parts.Go(func() { keep.Run(ctx) })
-	if wiring.Named(s) {
-		parts.Go(func() {
-			if err := links.Watch(ctx, keep.LinksChanged); err != nil {
-				cancel(err)
-			}
-		})
-	}
+	parts.Go(func() {
+		if err := links.Watch(ctx, keep.LinksChanged); err != nil {
+			cancel(err)
+		}
+	})
 	for _, server := range servers {
 		parts.Go(func() {
 			if err := server.Serve(ctx); err != nil {

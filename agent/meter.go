@@ -15,24 +15,23 @@ type meter struct {
 	registry *metrics.Registry
 	wanted   string
 
-	state, ready, armed, endpoints, since, success, foreign, revision metrics.Gauge
-	repairs, contested, requests                                      metrics.Counter
-	reconcile                                                         metrics.Histogram
+	state, ready, armed, endpoints, since, success, set metrics.Gauge
+	repairs, contested, requests                        metrics.Counter
+	reconcile                                           metrics.Histogram
 }
 
-func newMeter(version, mode, revision string) *meter {
+func newMeter(version, mode, set string) *meter {
 	r := metrics.New()
 	m := &meter{
 		registry:  r,
-		wanted:    revision,
+		wanted:    set,
 		state:     r.Gauge("host_firewall_state", "State of the node: 1 for the one that it is in.", "state"),
 		ready:     r.Gauge("host_firewall_ready", "1 when the node is as the settings ask for, as /readyz tells."),
 		armed:     r.Gauge("host_firewall_armed", "1 when an endpoint of the node is armed: the policies apply."),
 		endpoints: r.Gauge("host_firewall_endpoints", "HostEndpoints of this release on the node."),
 		since:     r.Gauge("host_firewall_state_since_timestamp_seconds", "Time since when the node is in its state and ready or not."),
 		success:   r.Gauge("host_firewall_last_success_timestamp_seconds", "Time of the last pass that left the node ready; 0 before the first."),
-		foreign:   r.Gauge("host_firewall_foreign_policies", "GlobalNetworkPolicies of others that the first endpoint waits for."),
-		revision:  r.Gauge("host_firewall_policy_revision_info", "Revision of the policies that is wanted and that is seen; seen is empty when they have several, or none is there.", "wanted", "seen"),
+		set:       r.Gauge("host_firewall_set_info", "Policy set that the agent was rolled out with, and the one that the node is armed with; armed is empty when it is not.", "wanted", "armed"),
 		repairs:   r.Counter("host_firewall_repairs_total", "Endpoints set right, by what was wrong: deleted or changed.", "reason"),
 		contested: r.Counter("host_firewall_contested_total", "Fields that somebody else keeps changing, so that they are set back more seldom."),
 		requests:  r.Counter("host_firewall_api_requests_total", "Requests to the API server, by verb and HTTP status; 0 where there was no answer.", "verb", "code"),
@@ -66,16 +65,15 @@ func (m *meter) handler(status func() keeper.Status) http.Handler {
 			m.state.Set(number(state == s.State), string(state))
 		}
 		m.ready.Set(number(s.Ready))
-		m.armed.Set(number(s.Armed))
+		m.armed.Set(number(s.Set != ""))
 		m.endpoints.Set(float64(s.Endpoints))
 		m.since.Set(float64(s.Since.Unix()))
-		m.foreign.Set(float64(len(s.Foreign)))
 		m.success.Set(0)
 		if !s.Success.IsZero() {
 			m.success.Set(float64(s.Success.Unix()))
 		}
-		m.revision.Forget()
-		m.revision.Set(1, m.wanted, s.Revision)
+		m.set.Forget()
+		m.set.Set(1, m.wanted, s.Set)
 		m.registry.ServeHTTP(w, r)
 	})
 }

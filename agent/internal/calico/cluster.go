@@ -30,6 +30,8 @@ const (
 	globalNetworkPolicies = "globalnetworkpolicies"
 	felixConfigurations   = "felixconfigurations"
 	clusterInformations   = "clusterinformations"
+	configMaps            = "configmaps"
+	nodes                 = "nodes"
 
 	// defaultName is how Calico calls the one ClusterInformation.
 	defaultName = "default"
@@ -57,7 +59,9 @@ type Options struct {
 	Node string
 	// Release is the value of endpoint.ReleaseLabel on what belongs to the release.
 	Release string
-	// ByLabel makes Endpoints return every endpoint of the release on the node, and
+	// Namespace is where the release keeps what belongs to a namespace.
+	Namespace string
+	// ByLabel makes KnownEndpoints return every endpoint of the release on the node, and
 	// not only the one with the name of the Node. It costs the API server a look at
 	// every event of every endpoint in the cluster, so it is for who needs it.
 	ByLabel bool
@@ -124,7 +128,7 @@ func (c *Cluster) Run(ctx context.Context, wake func()) {
 		}
 	}
 	c.options.Log.Info("reaching Calico", "group", group)
-	caches := c.newCaches(ctx, group, wake)
+	caches := c.ofAgent(group, wake)
 	c.mu.Lock()
 	c.caches = caches
 	c.mu.Unlock()
@@ -140,9 +144,6 @@ func (c *Cluster) known() *caches {
 
 // ofRelease is the label selector for what belongs to the release.
 func (c *Cluster) ofRelease() string { return endpoint.ReleaseLabel + "=" + c.options.Release }
-
-// notOfRelease is the label selector for everything else.
-func (c *Cluster) notOfRelease() string { return endpoint.ReleaseLabel + "!=" + c.options.Release }
 
 // ofNode is the label selector for the release's endpoints of a Node.
 func (c *Cluster) ofNode(name string) string {

@@ -1,6 +1,8 @@
 package calico
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -10,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
@@ -78,6 +81,36 @@ func (p *policy) whole() *v3.GlobalNetworkPolicy {
 	}}
 }
 
+// configMap is what is read of a ConfigMap: the clearance of a release.
+type configMap struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Data map[string]string `json:"data,omitempty"`
+
+	said clearance.Clearance
+	err  error // why it can't be read
+}
+
+// DeepCopyObject is for the client.
+func (m *configMap) DeepCopyObject() runtime.Object {
+	copied := *m
+	m.ObjectMeta.DeepCopyInto(&copied.ObjectMeta)
+	copied.Data = maps.Clone(m.Data)
+	return &copied
+}
+
+// readClearance returns what a ConfigMap says, or why there is nothing to be acted on.
+func readClearance(m *configMap, options Options) (said *clearance.Clearance, problem string) {
+	switch where := options.Namespace + "/" + options.Release; {
+	case m == nil:
+		return nil, fmt.Sprintf("the controller has not said anything yet: there is no ConfigMap %s (kubectl -n %s get deployments %s-controller)", where, options.Namespace, options.Release)
+	case m.err != nil && !m.said.Opened && !m.said.Closed:
+		return nil, fmt.Sprintf("ConfigMap %s: %v", where, m.err)
+	}
+	return &m.said, ""
+}
+
 // listOf is a list of one of these kinds.
 type listOf[T any] struct {
 	metav1.TypeMeta `json:",inline"`
@@ -102,10 +135,10 @@ func newScheme() *runtime.Scheme {
 			&v3.HostEndpoint{}, &v3.HostEndpointList{},
 			&v3.ClusterInformation{}, &v3.ClusterInformationList{},
 		)
-		add(scheme, gv.WithKind(v3.KindGlobalNetworkPolicy), &policy{}, &listOf[policy]{})
 		add(scheme, gv.WithKind(v3.KindFelixConfiguration), &failsafe.Configuration{}, &listOf[failsafe.Configuration]{})
 	}
 	add(scheme, corev1.SchemeGroupVersion.WithKind("Node"), &node{}, &listOf[node]{})
+	add(scheme, corev1.SchemeGroupVersion.WithKind("ConfigMap"), &configMap{}, &listOf[configMap]{})
 	// As refusals come. What else metav1 would add is for servers, or needs not be known.
 	scheme.AddUnversionedTypes(corev1.SchemeGroupVersion, &metav1.Status{})
 	return scheme
@@ -124,10 +157,9 @@ func kept(group string) cache.TransformFunc {
 		switch o := object.(type) {
 		case *node:
 			object = o.whole()
-		case *policy:
-			// What was applied is the whole policy once more.
-			delete(o.Annotations, "kubectl.kubernetes.io/last-applied-configuration")
-			object = o.whole()
+		case *configMap:
+			// That may be long, and is looked at more often than it changes.
+			o.said, o.err = clearance.Parse(o.Data, o.Annotations)
 		}
 		if o, ok := object.(metav1.Object); ok {
 			trim(group, o)

@@ -10,93 +10,16 @@ import (
 	"path"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
 	kubejson "sigs.k8s.io/json"
 
-	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
 // The lists here come from the API server's own cache (resourceVersion 0), which
 // spares etcd when thousands of agents ask at once, and are read object by object
 // as they arrive, so that the answer never is in memory as a whole.
-
-// CountNodes returns how many Nodes there are, and the name of the first one. The API
-// server sends only that, but goes through all.
-func (c *Cluster) CountNodes(ctx context.Context) (count int, first string, err error) {
-	return c.count(ctx, "v1", "nodes")
-}
-
-// CountEndpoints returns how many endpoints there are, whosever they are, in the same
-// way.
-func (c *Cluster) CountEndpoints(ctx context.Context) (int, error) {
-	count, _, err := c.count(ctx, c.known().group, hostEndpoints)
-	return count, err
-}
-
-// FirstEndpoint returns the name of the release's first endpoint, empty when there is
-// none.
-func (c *Cluster) FirstEndpoint(ctx context.Context) (name string, err error) {
-	err = c.first(ctx, c.ofRelease(), func(hep *v3.HostEndpoint) { name = hep.Name })
-	return name, err
-}
-
-// AnyArmed tells whether any endpoint is the release's and has these labels too. It
-// reads no more than the first that is.
-func (c *Cluster) AnyArmed(ctx context.Context, arming map[string]string) (armed bool, err error) {
-	err = c.first(ctx, c.ofRelease()+","+labels.Set(arming).String(), func(*v3.HostEndpoint) { armed = true })
-	return armed, err
-}
-
-// first passes on the first endpoint with such labels, if there is one, and reads no
-// other.
-func (c *Cluster) first(ctx context.Context, selector string, found func(*v3.HostEndpoint)) error {
-	selection := byLabel("")
-	if c.known().group != GroupV3 {
-		selection = firstOne()
-	}
-	selection.LabelSelector = selector
-	return list(ctx, c, c.known().group, hostEndpoints, selection, func(hep *v3.HostEndpoint) error {
-		found(hep)
-		return errEnough
-	})
-}
-
-// ListNodes returns the Node with that name, or all when it is empty, each with its
-// name, conditions and addresses only.
-func (c *Cluster) ListNodes(ctx context.Context, name string) ([]corev1.Node, error) {
-	selection := metav1.ListOptions{ResourceVersion: fromCache}
-	if name != "" {
-		selection.FieldSelector = byName(name).FieldSelector
-	}
-	var nodes []corev1.Node
-	err := list(ctx, c, "v1", "nodes", selection, func(n *node) error {
-		nodes = append(nodes, corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name}, Status: n.whole().Status})
-		return nil
-	})
-	return nodes, err
-}
-
-// ListEndpoints returns the endpoints of the release on that Node, or on all when
-// it is empty, each with its node, addresses and the label of the release only.
-func (c *Cluster) ListEndpoints(ctx context.Context, node string) ([]v3.HostEndpoint, error) {
-	selector := c.ofRelease()
-	if node != "" {
-		selector = c.ofNode(node)
-	}
-	var endpoints []v3.HostEndpoint
-	err := list(ctx, c, c.known().group, hostEndpoints, byLabel(selector), func(hep *v3.HostEndpoint) error {
-		endpoints = append(endpoints, v3.HostEndpoint{
-			ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{endpoint.ReleaseLabel: c.options.Release}},
-			Spec:       v3.HostEndpointSpec{Node: hep.Spec.Node, ExpectedIPs: hep.Spec.ExpectedIPs},
-		})
-		return nil
-	})
-	return endpoints, err
-}
 
 // ListOwnEndpoints returns the endpoints of the release on the agent's Node.
 func (c *Cluster) ListOwnEndpoints(ctx context.Context) (own []*v3.HostEndpoint, err error) {
@@ -109,19 +32,15 @@ func (c *Cluster) ListOwnEndpoints(ctx context.Context) (own []*v3.HostEndpoint,
 	return own, err
 }
 
-// ListForeignEndpoints returns the endpoints of the agent's Node that are not
-// labelled as the release's, and how many there are of all nodes.
-func (c *Cluster) ListForeignEndpoints(ctx context.Context) (here []*v3.HostEndpoint, all int, err error) {
+// ReadEndpoint returns the endpoint with that name, whosever it is, nil when there is none.
+func (c *Cluster) ReadEndpoint(ctx context.Context, name string) (found *v3.HostEndpoint, err error) {
 	group := c.known().group
-	err = list(ctx, c, group, hostEndpoints, byLabel(c.notOfRelease()), func(hep *v3.HostEndpoint) error {
-		all++
-		if hep.Spec.Node == c.options.Node {
-			trim(group, hep)
-			here = append(here, hep)
-		}
+	err = list(ctx, c, group, hostEndpoints, byName(name), func(hep *v3.HostEndpoint) error {
+		trim(group, hep)
+		found = hep
 		return nil
 	})
-	return here, all, err
+	return found, err
 }
 
 // ReadFelix returns the FelixConfiguration with that name, nil when there is none.
@@ -175,40 +94,6 @@ func (c *Cluster) read(ctx context.Context, where, resource, subject string, int
 	return true, nil
 }
 
-// count asks for one object, whose name it returns, and for how many more there are.
-func (c *Cluster) count(ctx context.Context, group, resource string) (count int, first string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	var page struct {
-		Metadata struct {
-			Continue           string
-			RemainingItemCount *int
-		}
-		Items []struct{ Metadata struct{ Name string } }
-	}
-	selection := metav1.ListOptions{Limit: 1}
-	if group != GroupV3 {
-		selection = firstOne()
-	}
-	body, err := c.get(group, resource, selection).DoRaw(ctx)
-	if err == nil {
-		err = json.Unmarshal(body, &page)
-	}
-	if err != nil {
-		return 0, "", fmt.Errorf("count %s: %w", resource, explain(err, "list", resource))
-	}
-	if count = len(page.Items); count > 0 {
-		first = page.Items[0].Metadata.Name
-	}
-	if page.Metadata.Continue == "" {
-		return count, first, nil
-	}
-	if page.Metadata.RemainingItemCount == nil {
-		return 0, "", fmt.Errorf("count %s: the API server does not say how many there are", resource)
-	}
-	return count + *page.Metadata.RemainingItemCount, first, nil
-}
-
 // fromCache is the version that asks for a list from the API server's cache.
 const fromCache = "0"
 
@@ -217,20 +102,10 @@ func byLabel(selector string) metav1.ListOptions {
 	return metav1.ListOptions{LabelSelector: selector, ResourceVersion: fromCache}
 }
 
-// firstOne selects the first object, from the API server's cache too: there a list
-// ends after Limit objects only when it asks for a version, and any is as new as this
-// one. Calico's own API server may take a version at its word, and has no limits.
-func firstOne() metav1.ListOptions {
-	return metav1.ListOptions{ResourceVersion: "1", ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, Limit: 1}
-}
-
-// errEnough ends a list before its end.
-var errEnough = errors.New("enough")
-
 // list passes on the selected objects, one by one.
 func list[T any](ctx context.Context, c *Cluster, group, resource string, selection metav1.ListOptions, each func(*T) error) error {
 	err := streamItems(ctx, c.get(group, resource, selection), each)
-	if err != nil && !errors.Is(err, errEnough) {
+	if err != nil {
 		return fmt.Errorf("list %s: %w", resource, explain(err, "list", resource))
 	}
 	return nil

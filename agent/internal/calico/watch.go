@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,18 +36,22 @@ const silence = 30 * time.Second
 // errSilent is the trouble with a watch that has.
 var errSilent = errors.New("the watch went silent: it did not end when it should have")
 
-// caches are copies of what the agent looks at, kept by watches. The first four
-// are always kept, the others while they are followed. Those of the Node and of
-// ClusterInformation are read once, and kept up to date from when follow is called.
+// caches are copies of what is looked at, kept by watches: those of always from the start,
+// the others from when they are first asked for.
 type caches struct {
-	group                                  string
-	node, endpoints, policies, information *source
-	foreign, felix, felixDefault, peer     *optional
+	group  string
+	always []*source
+	// node, endpoints and clearance are of always. felix are the FelixConfigurations of the
+	// Node and for all nodes; they are read while the failsafe is narrowed.
+	node, endpoints, clearance *source
+	felix                      [2]*source
 
 	// running are the goroutines of all caches.
 	running sync.WaitGroup
+	ctx     context.Context
 	mu      sync.Mutex
 	ended   bool // no more of them may be started
+	started []*source
 }
 
 // sources makes the sources of one process, which take turns in asking the API server.
@@ -75,59 +80,42 @@ func (m sources) of(subject, group, resource string, selection metav1.ListOption
 		log:       m.cluster.options.Log,
 		wake:      m.wake,
 		troubles:  map[string]trouble{},
-		changes:   make(chan struct{}),
 	}
-	s.followChanges = sync.OnceFunc(func() { close(s.changes) })
 	s.store = newStore(transform, m.wake)
 	s.reflector = s.newReflector(object)
 	return s
 }
 
-// newCaches returns caches that are still to be run, of Calico's objects in the
-// group.
-func (c *Cluster) newCaches(ctx context.Context, group string, wake func()) *caches {
-	made := c.newSources(wake)
-	newSource := func(subject, group, resource string, selection metav1.ListOptions, object, list runtime.Object) *source {
-		return made.of(subject, group, resource, selection, object, list, kept(group))
-	}
-	endpoint := func(name string) *source {
-		return newSource("HostEndpoint "+name, group, hostEndpoints, byName(name), &v3.HostEndpoint{}, &v3.HostEndpointList{})
-	}
-	endpoints := endpoint(c.options.Node)
-	if c.options.ByLabel {
-		endpoints = newSource("HostEndpoints of Node "+c.options.Node, group, hostEndpoints,
-			metav1.ListOptions{LabelSelector: c.ofNode(c.options.Node)}, &v3.HostEndpoint{}, &v3.HostEndpointList{})
-	}
-	policies := func(subject, selector string) *source {
-		return newSource("GlobalNetworkPolicies "+subject, group, globalNetworkPolicies,
-			metav1.ListOptions{LabelSelector: selector}, &policy{}, &listOf[policy]{})
-	}
-	peer := func(name string) *source {
-		s := endpoint(name)
-		// Who follows it looks now and then: not all shall look in one moment.
-		s.store.wake = func() {}
-		return s
+// ofAgent returns the caches of an agent, which are still to be run, of Calico's objects in
+// the group.
+func (c *Cluster) ofAgent(group string, wake func()) *caches {
+	made, options := c.newSources(wake), c.options
+	subject, selection := "HostEndpoint "+options.Node, byName(options.Node)
+	if options.ByLabel {
+		subject, selection = "HostEndpoints of Node "+options.Node, metav1.ListOptions{LabelSelector: c.ofNode(options.Node)}
 	}
 	felix := func(name string) *source {
-		return newSource("FelixConfiguration "+name, group, felixConfigurations, byName(name), &failsafe.Configuration{}, &listOf[failsafe.Configuration]{})
+		return made.of("FelixConfiguration "+name, group, felixConfigurations, byName(name),
+			&failsafe.Configuration{}, &listOf[failsafe.Configuration]{}, kept(group))
 	}
 	all := &caches{
 		group:     group,
-		node:      newSource("Node "+c.options.Node, "v1", "nodes", byName(c.options.Node), &node{}, &listOf[node]{}),
-		endpoints: endpoints,
-		policies:  policies("of release "+c.options.Release, c.ofRelease()),
-		information: newSource("ClusterInformation "+defaultName, group, clusterInformations, byName(defaultName),
-			&v3.ClusterInformation{}, &v3.ClusterInformationList{}),
+		node:      made.of("Node "+options.Node, "v1", nodes, byName(options.Node), &node{}, &listOf[node]{}, kept(group)),
+		endpoints: made.of(subject, group, hostEndpoints, selection, &v3.HostEndpoint{}, &v3.HostEndpointList{}, kept(group)),
+		clearance: made.ofClearance(),
+		felix:     [2]*source{felix(failsafe.Name(options.Node)), felix(failsafe.ForAll)},
 	}
-	on := func(open func(string) *source) *optional {
-		return &optional{open: open, start: func(s *source) context.CancelFunc { return all.start(ctx, s.reflector.RunWithContext) }}
-	}
-	all.foreign = &optional{
-		open:  func(whose string) *source { return policies(whose, c.notOfRelease()) },
-		start: func(s *source) context.CancelFunc { return all.start(ctx, readThenFollow[policy](s)) },
-	}
-	all.felix, all.felixDefault, all.peer = on(felix), on(felix), on(peer)
+	all.always = []*source{all.endpoints, all.node, all.clearance}
 	return all
+}
+
+// ofClearance returns the cache of the ConfigMap of the release.
+func (m sources) ofClearance() *source {
+	options := m.cluster.options
+	s := m.of("ConfigMap "+options.Namespace+"/"+options.Release, "v1", configMaps, byName(options.Release),
+		&configMap{}, &listOf[configMap]{}, kept("v1"))
+	s.path = namespacePath("v1", options.Namespace, configMaps)
+	return s
 }
 
 // byName selects one object. The names of Nodes and Calico's objects hold nothing that
@@ -138,10 +126,12 @@ func byName(name string) metav1.ListOptions {
 
 // run keeps the caches up to date until the context ends.
 func (c *caches) run(ctx context.Context) {
-	c.start(ctx, c.endpoints.reflector.RunWithContext)
-	c.start(ctx, c.policies.reflector.RunWithContext)
-	c.start(ctx, readThenFollow[node](c.node))
-	c.start(ctx, readThenFollow[v3.ClusterInformation](c.information))
+	c.mu.Lock()
+	c.ctx = ctx
+	c.mu.Unlock()
+	for _, s := range c.always {
+		c.start(s)
+	}
 	<-ctx.Done()
 	c.mu.Lock()
 	c.ended = true
@@ -149,83 +139,32 @@ func (c *caches) run(ctx context.Context) {
 	c.running.Wait()
 }
 
-// start runs what fills one cache until the context ends or the returned function is
-// called.
-func (c *caches) start(ctx context.Context, fill func(context.Context)) context.CancelFunc {
-	ctx, cancel := context.WithCancel(ctx)
+// start begins to keep one cache, once.
+func (c *caches) start(s *source) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended {
-		return cancel
+	if c.ended || c.ctx == nil || slices.Contains(c.started, s) {
+		return
 	}
-	c.running.Go(func() { fill(ctx) })
-	return cancel
-}
-
-// follow keeps up to date what was only read before.
-func (c *caches) follow() {
-	c.node.followChanges()
-	c.information.followChanges()
-}
-
-func (c *caches) always() []*source {
-	return []*source{c.node, c.endpoints, c.policies, c.information}
+	c.started = append(c.started, s)
+	c.running.Go(func() { s.reflector.RunWithContext(c.ctx) })
 }
 
 // all returns every cache that is kept now.
 func (c *caches) all() []*source {
-	sources := c.always()
-	for _, o := range []*optional{c.foreign, c.felix, c.felixDefault, c.peer} {
-		if s := o.current(); s != nil {
-			sources = append(sources, s)
-		}
-	}
-	return sources
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.started)
 }
 
 // problemOf says which cache is not complete and why; empty: all are.
-func problemOf(sources []*source) string {
+func problemOf(sources ...*source) string {
 	for _, s := range sources {
 		if !s.store.synced() {
 			return s.problem()
 		}
 	}
 	return ""
-}
-
-// optional is a cache that is kept only while somebody wants it.
-type optional struct {
-	open  func(what string) *source
-	start func(*source) context.CancelFunc
-
-	mu   sync.Mutex
-	what string  // is wanted; empty: nothing
-	kept *source // nil then
-	stop context.CancelFunc
-}
-
-// follow starts the cache of what is wanted now, and ends another one.
-func (o *optional) follow(what string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if what == o.what {
-		return
-	}
-	if o.kept != nil {
-		o.stop()
-		o.kept, o.stop = nil, nil
-	}
-	if o.what = what; what != "" {
-		o.kept = o.open(what)
-		o.stop = o.start(o.kept)
-	}
-}
-
-// current returns the cache, nil when it is not followed.
-func (o *optional) current() *source {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.kept
 }
 
 // source is a cache of some objects of one resource. It notes what goes wrong
@@ -237,13 +176,11 @@ type source struct {
 	forgetful      bool           // see watchObjects
 	list           runtime.Object // an empty list of its objects
 	client         rest.Interface
-	turn           chan struct{} // had by one cache of the agent at a time
+	turn           chan struct{} // had by one cache at a time
 	store          *store
 	reflector      *cache.Reflector
 	log            *slog.Logger
 	wake           func()
-	changes        chan struct{} // closed by followChanges
-	followChanges  func()
 
 	mu       sync.Mutex
 	listed   bool               // since the last watch
@@ -262,35 +199,6 @@ type trouble struct {
 func (s *source) newReflector(object runtime.Object) *cache.Reflector {
 	requests := &cache.ListWatch{ListWithContextFunc: s.listObjects, WatchFuncWithContext: s.watchObjects}
 	return cache.NewReflectorWithOptions(requests, object, s.store, cache.ReflectorOptions{Name: s.subject, Backoff: &backoff})
-}
-
-// readThenFollow returns what fills the store by one list, which costs the API server
-// less than a watch, and keeps it up to date from when followChanges is called.
-func readThenFollow[T any](s *source) func(context.Context) {
-	return func(ctx context.Context) {
-		// It ends when the store is filled, or the context ends.
-		_ = backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (done bool, _ error) {
-			err := readOnce[T](ctx, s)
-			s.note(ctx, "list", err)
-			return err == nil, nil
-		})
-		select {
-		case <-ctx.Done():
-		case <-s.changes:
-			s.reflector.RunWithContext(ctx)
-		}
-	}
-}
-
-// readOnce fills the store by a list that is read as it arrives.
-func readOnce[T any](ctx context.Context, s *source) error {
-	defer s.takeTurn(ctx)()
-	var all []any
-	request := s.request(metav1.ListOptions{ResourceVersion: fromCache})
-	if err := streamItems(ctx, request, func(object *T) error { all = append(all, object); return nil }); err != nil {
-		return err
-	}
-	return s.store.Replace(all, "")
 }
 
 func (s *source) listObjects(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {

@@ -309,8 +309,8 @@ func (c *cleaner) removeEndpoints(ctx context.Context, group Group) error {
 	if err != nil {
 		return err
 	}
-	shape := endpoint.Shape{Release: c.config.Release, ArmingLabels: c.config.ArmingLabels}
-	armed := slices.DeleteFunc(slices.Clone(endpoints), func(hep *v3.HostEndpoint) bool { return !shape.Armed(hep) })
+	shape := endpoint.Shape{Release: c.config.Release}
+	armed := slices.DeleteFunc(slices.Clone(endpoints), func(hep *v3.HostEndpoint) bool { return endpoint.SetOf(hep) == "" })
 	if len(armed) > 0 {
 		err := each(armed, func(hep *v3.HostEndpoint) error {
 			patch, err := shape.Patch(hep, shape.Disarmed(hep))
@@ -326,7 +326,7 @@ func (c *cleaner) removeEndpoints(ctx context.Context, group Group) error {
 		if endpoints, err = c.endpoints(ctx, group); err != nil {
 			return err
 		}
-		if slices.ContainsFunc(endpoints, shape.Armed) {
+		if slices.ContainsFunc(endpoints, func(hep *v3.HostEndpoint) bool { return endpoint.SetOf(hep) != "" }) {
 			return errors.New("HostEndpoints have been armed again: is an agent of the release still running?")
 		}
 	}

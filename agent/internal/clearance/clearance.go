@@ -48,6 +48,9 @@ type Clearance struct {
 	Held map[string][]string
 	// Conflicts is as Held, for nodes where somebody else's endpoint wins.
 	Conflicts map[string][]string
+	// Leftovers are Nodes with endpoints of the release that other settings have left there:
+	// those of single interfaces, where one covers all.
+	Leftovers []string
 	// Nodes is the time of creation of the newest Node that is looked after: a younger one
 	// is not looked at yet, and not trusted.
 	Nodes time.Time
@@ -76,6 +79,7 @@ const (
 	keyDrift      = "drift"
 	keyHeld       = "held"
 	keyConflicts  = "conflicts"
+	keyLeftovers  = "leftovers"
 	keyNodes      = "nodes"
 	keyEndpoints  = "endpoints"
 	keyPaused     = "paused"
@@ -100,6 +104,7 @@ func (c Clearance) Data() map[string]string {
 		keyDrift:      textOf(c.Drift),
 		keyHeld:       textOf(c.Held),
 		keyConflicts:  textOf(c.Conflicts),
+		keyLeftovers:  strings.Join(c.Leftovers, " "),
 		keyNodes:      timeText(c.Nodes, time.RFC3339),
 		keyEndpoints:  c.Endpoints,
 		keyPaused:     boolText(c.Paused),
@@ -120,6 +125,7 @@ func Parse(data, annotations map[string]string) (Clearance, error) {
 		Present:   strings.Fields(data[keyPresent]),
 		Reason:    data[keyReason],
 		Canary:    data[keyCanary],
+		Leftovers: strings.Fields(data[keyLeftovers]),
 		Endpoints: data[keyEndpoints],
 		Paused:    data[keyPaused] != "",
 		Closed:    data[keyClosed] != "",
@@ -191,6 +197,11 @@ func (c Clearance) Hold(node string) (why string, conflict bool) {
 		}
 	}
 	return "", false
+}
+
+// HasLeftovers tells whether the node has any.
+func (c Clearance) HasLeftovers(node string) bool {
+	return slices.Contains(c.Leftovers, node) || slices.Contains(c.Leftovers, AllNodes)
 }
 
 // IsGone tells whether no policy of the set is left.

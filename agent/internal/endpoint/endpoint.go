@@ -60,9 +60,8 @@ const NodeLabel = ownPrefix + "node"
 type Shape struct {
 	// Release is the value of ReleaseLabel.
 	Release string
-	// ArmingLabels are the labels that the policies select. An endpoint that
-	// carries all of them is armed. Must not be empty.
-	ArmingLabels map[string]string
+	// Labels are what an armed endpoint carries as well, for policies of the user's own.
+	Labels map[string]string
 	// NodeLabels are the labels of the Node that the endpoint gets as well: keys,
 	// or with a * at the end what keys start with.
 	NodeLabels []string
@@ -80,31 +79,25 @@ func ReleaseOf(hep *v3.HostEndpoint) string { return effective(hep).labels[Relea
 // changed.
 func LabelsOf(hep *v3.HostEndpoint) map[string]string { return effective(hep).labels }
 
-// Armed tells whether the policies of the release select an endpoint that the
-// release owns.
-func (s Shape) Armed(hep *v3.HostEndpoint) bool {
-	labels := effective(hep).labels
-	for key, value := range s.ArmingLabels {
-		if got, ok := labels[key]; !ok || got != value {
-			return false
-		}
-	}
-	return true
-}
+// SetOf returns the set that an endpoint is armed with; empty: it is not armed.
+func SetOf(hep *v3.HostEndpoint) string { return effective(hep).labels[SetLabel] }
 
 // Desired returns the endpoint that the node should have for one of its
 // interfaces, with everything that the agent owns and nothing else, and the
-// addresses of the node that were left out because they are none.
-func (s Shape) Desired(node *corev1.Node, iface Interface, armed bool) (hep *v3.HostEndpoint, invalid []string) {
+// addresses of the node that were left out because they are none. It is armed with the
+// set, unless that is empty. The endpoint of all interfaces has the addresses of more
+// beside those that the Node says.
+func (s Shape) Desired(node *corev1.Node, iface Interface, more []netip.Addr, set string) (hep *v3.HostEndpoint, invalid []string) {
 	labels := s.fromNode(node)
 	labels[ReleaseLabel] = s.Release
 	labels[NodeLabel] = NodeLabelValue(node.Name)
-	if armed {
-		maps.Copy(labels, s.ArmingLabels)
+	if set != "" {
+		maps.Copy(labels, s.Labels)
+		labels[SetLabel] = set
 	}
 	var addresses []string
 	if iface.Name == allInterfaces {
-		addresses, invalid = addressesOf(node)
+		addresses, invalid = addressesOf(node, more)
 	} else {
 		addresses = texts(iface.Addresses)
 	}
@@ -135,7 +128,7 @@ func NodeOwner(name string, uid types.UID) metav1.OwnerReference {
 func (s Shape) fromNode(node *corev1.Node) map[string]string {
 	labels := map[string]string{}
 	for key, value := range node.Labels {
-		if _, arming := s.ArmingLabels[key]; arming || strings.HasPrefix(key, ownPrefix) {
+		if _, ours := s.Labels[key]; ours || strings.HasPrefix(key, ownPrefix) {
 			continue
 		}
 		if slices.ContainsFunc(s.NodeLabels, func(wanted string) bool {
@@ -159,7 +152,8 @@ func (s Shape) Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 	seen := effective(current)
 
 	labels := copyOf(seen.labels)
-	for key := range s.ArmingLabels {
+	delete(labels, SetLabel)
+	for key := range s.Labels {
 		delete(labels, key)
 	}
 	kept := NoteOf(desired).Labels
@@ -214,14 +208,12 @@ func (s Shape) Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 	return body, nil
 }
 
-// Disarmed returns the endpoint without the labels that arm it, for Patch.
+// Disarmed returns the endpoint without the label that arms it, for Patch.
 func (s Shape) Disarmed(hep *v3.HostEndpoint) *v3.HostEndpoint {
 	desired := hep.DeepCopy()
 	desired.Labels = maps.Clone(LabelsOf(hep))
 	delete(desired.Annotations, MetadataAnnotation)
-	for key := range s.ArmingLabels {
-		delete(desired.Labels, key)
-	}
+	delete(desired.Labels, SetLabel)
 	return desired
 }
 
@@ -252,8 +244,8 @@ func Owner(hep *v3.HostEndpoint) string {
 
 // addressesOf returns the addresses by which rules know the node: each once,
 // sorted, so that a Node which lists them in another order is no difference.
-func addressesOf(node *corev1.Node) (addresses, invalid []string) {
-	var found []netip.Addr
+func addressesOf(node *corev1.Node, more []netip.Addr) (addresses, invalid []string) {
+	found := slices.Clone(more)
 	add := func(text string) {
 		addr, ok := parseAddress(text)
 		if !ok {

@@ -103,6 +103,30 @@ func insideOnly(link string) bool {
 	})
 }
 
+// Reached returns the addresses by which a node may come to others: those of its
+// interfaces, but of those that lead into the node only, each once, sorted.
+func Reached(links []Link) []netip.Addr {
+	var all []netip.Addr
+	for _, link := range links {
+		if !strings.HasPrefix(link.Name, calicoPrefix) && !insideOnly(link.Name) && !isBridgeOfContainers(link.Name) {
+			all = append(all, link.Addresses...)
+		}
+	}
+	return usable(all)
+}
+
+// isBridgeOfContainers tells whether an interface is the bridge that a container runtime
+// or a network plugin makes on each node, with the same address on all of them.
+func isBridgeOfContainers(link string) bool {
+	if network, ok := strings.CutPrefix(link, "br-"); ok && hashed("-"+network) {
+		return true
+	}
+	return slices.ContainsFunc([]string{"docker", "cni", "cbr", "virbr", "podman", "lxcbr", "lxdbr", "nerdctl", "kube-bridge"}, func(prefix string) bool {
+		number, ok := strings.CutPrefix(link, prefix)
+		return ok && (number == "" || holdsOnly(number, "0123456789"))
+	})
+}
+
 // usable returns addresses by which others can reach an interface, each once,
 // sorted. Loopback and link-local ones are no node's own.
 func usable(addresses []netip.Addr) (kept []netip.Addr) {

@@ -18,6 +18,8 @@ type Note struct {
 	State  string    `json:"state"`
 	Reason string    `json:"reason"`
 	Since  time.Time `json:"since"`
+	// Wanted is the set that the agent was rolled out with.
+	Wanted string `json:"wanted,omitempty"`
 	// Labels are the keys of labels that come and go with the settings.
 	Labels []string `json:"labels,omitempty"`
 }
@@ -39,6 +41,7 @@ func SetNote(desired, current *v3.HostEndpoint, note Note, keep bool) {
 	keys := maps.Clone(desired.Labels)
 	delete(keys, ReleaseLabel)
 	delete(keys, NodeLabel)
+	delete(keys, SetLabel)
 	if current != nil {
 		before := NoteOf(current)
 		if keep {

@@ -11,7 +11,8 @@ import (
 // write is one endpoint that has to be written.
 type write struct {
 	current, desired *v3.HostEndpoint // current nil: create
-	armed            bool
+	// urgent tells that what the note says can't wait.
+	urgent bool
 }
 
 // plan says which endpoints have to be written and which deleted, as the decision
@@ -23,21 +24,25 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 	shape := c.shape()
 	wanted := map[string]bool{}
 	for _, iface := range f.interfaces {
+		if d.remove {
+			break
+		}
 		name := endpoint.Name(c.Node, iface.Name)
 		wanted[name] = true
 		current := f.endpoints[name]
 		if ours := current != nil && c.owns(current, m); !ours && !d.create {
 			continue
 		}
-		armed := d.arm || d.state != Off && current != nil && shape.Owns(current) && shape.Armed(current)
-		desired, bad := shape.Desired(f.node, iface, armed)
+		desired, bad := shape.Desired(f.node, iface, f.addresses, d.set)
 		invalid = append(invalid, bad...)
 		// Labels of other settings go when those of these settings take over.
-		keep := !armed && d.state != Off
-		endpoint.SetNote(desired, current, endpoint.Note{State: string(d.state), Reason: d.reason, Since: f.now}, keep)
-		writes = append(writes, write{current, desired, armed})
+		keep := d.set != c.Set && d.state != Off
+		note := endpoint.Note{State: string(d.state), Reason: d.reason, Since: f.now, Wanted: c.Set}
+		endpoint.SetNote(desired, current, note, keep)
+		urgent := d.urgent && current != nil && endpoint.NoteOf(current).Wanted != c.Set
+		writes = append(writes, write{current, desired, urgent})
 	}
-	if len(f.interfaces) == 0 && f.present == nil {
+	if len(f.interfaces) == 0 && f.present == nil && !d.remove {
 		// It is not known what is wanted.
 		return writes, nil, invalid
 	}
@@ -47,7 +52,7 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 		}
 		gone := hep.Spec.InterfaceName != endpoint.AllInterfaces && f.present != nil && !slices.Contains(f.present, hep.Spec.InterfaceName)
 		// What protects the node goes when what shall protect it is there.
-		if gone || !shape.Armed(hep) || d.state == Off || d.state == Armed && d.ready {
+		if d.remove || gone || endpoint.SetOf(hep) == "" || d.state == Off || d.state == Armed && d.ready {
 			surplus = append(surplus, hep)
 		}
 	}

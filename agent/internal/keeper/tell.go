@@ -8,12 +8,9 @@ import (
 	"slices"
 	"time"
 
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
-
-	"github.com/host-firewall/host-firewall/agent/internal/gate"
 )
 
 // State is how far the protection of the node is.
@@ -42,13 +39,10 @@ type Status struct {
 	Reason string
 	// Since is when State or Ready last changed.
 	Since time.Time
-	// Armed tells whether an endpoint is armed; Endpoints is how many there are.
-	Armed     bool
+	// Set is what the node is armed with, empty when it is not; Endpoints is how many
+	// endpoints there are.
+	Set       string
 	Endpoints int
-	// Foreign are the policies of others that the node waits for.
-	Foreign []string
-	// Revision is the revision of the policies; empty: they have several, or none.
-	Revision string
 	// Success is when all that was to be done was last done.
 	Success time.Time
 }
@@ -61,31 +55,24 @@ func (k *Keeper) Status() Status {
 }
 
 // tell sets the status, and where it is news logs it and makes an Event of it.
-func (k *Keeper) tell(now time.Time, status Status, policies []*v3.GlobalNetworkPolicy) {
-	if status.Ready {
-		status.Success = now
-	}
-	status.Revision = revisionOf(policies)
+func (k *Keeper) tell(now time.Time, status Status) {
 	k.mu.Lock()
 	before := k.status
-	status.Since = before.Since
+	status.Since, status.Success = before.Since, before.Success
 	if status.State != before.State || status.Ready != before.Ready {
 		status.Since = now
 	}
-	if !status.Ready {
-		status.Success = before.Success
+	if status.Ready {
+		status.Success = now
 	}
 	k.status = status
 	k.mu.Unlock()
 
-	if !slices.Equal(status.Foreign, before.Foreign) && len(status.Foreign) > 0 {
-		k.events.add(now, eventForeign, status.Reason)
-	}
 	if status.State == before.State && status.Ready == before.Ready && status.Reason == before.Reason {
 		return
 	}
 	level := slog.LevelInfo
-	if before.Ready && !status.Ready || status.State == Conflict || len(status.Foreign) > 0 {
+	if before.Ready && !status.Ready || status.State == Conflict {
 		level = slog.LevelWarn
 	}
 	k.log.Log(context.Background(), level, "node is "+string(status.State), "ready", status.Ready, "reason", status.Reason)
@@ -95,14 +82,6 @@ func (k *Keeper) tell(now time.Time, status Status, policies []*v3.GlobalNetwork
 	case before.Ready && !status.Ready:
 		k.events.add(now, eventNotReady, status.Reason)
 	}
-}
-
-// tellInvalid logs addresses that are none, when they are others than before.
-func (k *Keeper) tellInvalid(invalid []string) {
-	if !slices.Equal(invalid, k.invalid) && len(invalid) > 0 {
-		k.log.Warn("addresses of the Node left out", "invalid", invalid)
-	}
-	k.invalid = invalid
 }
 
 // tellUntracked says once that Calico drops what nobody has told it to. That begins with the
@@ -118,35 +97,12 @@ func (k *Keeper) tellUntracked(now time.Time, status Status) {
 	k.events.add(now, eventUntracked, message)
 }
 
-// tellUnreadable logs which policies of others can't be read, when that is news.
-func (k *Keeper) tellUnreadable(unreadable string) {
-	if unreadable != k.unreadable && unreadable != "" {
-		k.log.Warn("policies of others left out", "problem", unreadable)
-	}
-	k.unreadable = unreadable
-}
-
-// revisionOf returns the revision that all policies have; empty: they differ.
-func revisionOf(policies []*v3.GlobalNetworkPolicy) string {
-	revision := ""
-	for i, policy := range policies {
-		got := policy.Annotations[gate.RevisionAnnotation]
-		if i > 0 && got != revision {
-			return ""
-		}
-		revision = got
-	}
-	return revision
-}
-
 const (
 	// warningDelay and newsDelay are how long an Event waits for more of its kind, and
 	// up to as long again; eventEvery is the least time between two of a kind. Good news
-	// is the least of what an API server has to be told by thousands of agents, and that
-	// an endpoint is there is mostly told with its being armed.
+	// is the least of what an API server has to be told by thousands of agents.
 	warningDelay = 2 * time.Second
-	newsDelay    = 10 * time.Second
-	createdDelay = time.Minute
+	newsDelay    = 30 * time.Second
 	eventEvery   = 5 * time.Minute
 	// maxMessage is how long the message of an Event may be.
 	maxMessage = 1000
@@ -159,7 +115,6 @@ const (
 	eventRepaired  = "Repaired"
 	eventDisarmed  = "Disarmed"
 	eventConflict  = "Conflict"
-	eventForeign   = "ForeignPolicy"
 	eventContested = "Contested"
 	eventNotReady  = "NotReady"
 	eventUntracked = "UntrackedIPVS"
@@ -167,7 +122,7 @@ const (
 
 // isWarning tells which of them are no good news.
 func isWarning(kind string) bool {
-	return slices.Contains([]string{eventConflict, eventForeign, eventContested, eventNotReady, eventUntracked}, kind)
+	return slices.Contains([]string{eventConflict, eventContested, eventNotReady, eventUntracked}, kind)
 }
 
 // events are what is to be said on the Node, by kind. Those of one kind are put
@@ -190,11 +145,8 @@ func (e events) add(now time.Time, kind, message string) {
 	if v.count == 0 {
 		v.first = now
 		delay := newsDelay
-		switch {
-		case isWarning(kind):
+		if isWarning(kind) {
 			delay = warningDelay
-		case kind == eventCreated:
-			delay = createdDelay
 		}
 		if soon := now.Add(wait.Jitter(delay, 1)); v.due.Before(soon) {
 			v.due = soon
@@ -214,8 +166,8 @@ func (e events) drop(kind string) bool {
 }
 
 // sendEvents says what is due. It is no harm if that fails.
-func (k *Keeper) sendEvents(ctx context.Context, f facts, alarm *alarm) {
-	if f.problem != "" || f.node == nil {
+func (k *Keeper) sendEvents(ctx context.Context, f facts) {
+	if f.node == nil {
 		return
 	}
 	for _, kind := range slices.Sorted(maps.Keys(k.events)) {
@@ -223,21 +175,22 @@ func (k *Keeper) sendEvents(ctx context.Context, f facts, alarm *alarm) {
 		if v.count == 0 {
 			continue
 		}
-		due := v.due
-		if !isWarning(kind) {
-			due = k.whenCalm(due)
-		}
-		if f.now.Before(due) {
-			alarm.at(f.now, due)
+		if f.now.Before(v.due) {
+			k.agenda.set(eventWork+kind, v.due)
 			continue
 		}
 		err := k.api.CreateEvent(ctx, v.object(k.config.Node, f, kind))
-		if err != nil && !k.eventsFail {
-			k.log.Warn("cannot create Event on the Node", "error", err)
-		}
-		k.eventsFail = err != nil
+		k.tellOnce("cannot create Event on the Node", problems(err))
 		*v = event{due: f.now.Add(eventEvery)}
 	}
+}
+
+// problems are the texts of an error, none when there is none.
+func problems(err error) []string {
+	if err == nil {
+		return nil
+	}
+	return []string{err.Error()}
 }
 
 // object returns the Event.

@@ -40,15 +40,6 @@ func List() ([]endpoint.Link, error) {
 	}
 }
 
-// Addresses returns those of all interfaces.
-func Addresses() (all []netip.Addr, err error) {
-	links, err := List()
-	for _, link := range links {
-		all = append(all, link.Addresses...)
-	}
-	return all, err
-}
-
 func list() ([]endpoint.Link, error) {
 	// In this order an interface that appears meanwhile is left out as a whole.
 	interfaces, err := net.Interfaces()

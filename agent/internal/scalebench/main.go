@@ -34,6 +34,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 	"github.com/host-firewall/host-firewall/agent/internal/wiring"
@@ -134,7 +135,10 @@ func (f *fleet) add(node, kubeconfig string, args []string, log *slog.Logger) er
 	if err != nil {
 		return err
 	}
-	f.members = append(f.members, member{cluster: cluster, keeper: keeper.New(wiring.Keeper(s, nil, log), cluster, log)})
+	keep := wiring.Keeper(s, nil)
+	// This machine's interfaces are not those of the nodes.
+	keep.Links = func() ([]endpoint.Link, error) { return nil, nil }
+	f.members = append(f.members, member{cluster: cluster, keeper: keeper.New(keep, cluster, log)})
 	return nil
 }
 

@@ -14,8 +14,6 @@ type Command struct {
 	// Settings are those that the command has in common with the agent. The others
 	// are not set.
 	Settings
-	// Namespace is the namespace of the DaemonSet.
-	Namespace string
 	// DaemonSet is the name of the DaemonSet that runs the agents.
 	DaemonSet string
 	// Account is the ServiceAccount of the cleanup, in the same namespace.
@@ -72,7 +70,6 @@ func cleanupOptions(c *Command) []option {
 				return check(text, "the name of a Pod", validation.IsDNS1123Subdomain)
 			},
 		}},
-		shared(identity, "arming-labels"),
 		shared(apiServer, "api-group", "kubeconfig"),
 		timeout(c, "4m", "how long to try; agents that do not stop are waited for half of it"),
 		shared(itself, "log-level", "log-format"),
@@ -84,7 +81,7 @@ func cleanupOptions(c *Command) []option {
 func verifyOptions(c *Command) []option {
 	const identity = "What to verify"
 	return slices.Concat(
-		shared(identity, "release", "mode", "policies", "policy-revision", "arming-labels"),
+		shared(identity, "release", "mode", "policies", "set"),
 		whereabouts(identity, c),
 		shared(apiServer, "api-group", "kubeconfig"),
 		timeout(c, "1m", "how long to wait for what is not as it should be yet"),
@@ -98,12 +95,12 @@ const (
 	itself    = "The command itself"
 )
 
-// shared returns the agent's own options of these names, in a group of the
+// shared returns settings of these names, in a group of the
 // command's help text.
 func shared(group string, names ...string) (some []option) {
-	agents := options()
+	all := catalog()
 	for _, name := range names {
-		o := agents[slices.IndexFunc(agents, func(o option) bool { return o.name == name })]
+		o := all[slices.IndexFunc(all, func(o option) bool { return o.name == name })]
 		o.group = group
 		some = append(some, o)
 	}
@@ -112,24 +109,14 @@ func shared(group string, names ...string) (some []option) {
 
 // whereabouts say where the agents run.
 func whereabouts(group string, c *Command) []option {
-	return []option{
-		{
-			group: group, name: "namespace", required: true,
-			usage: "namespace of the DaemonSet",
-			read: func(_ *Settings, text string) error {
-				c.Namespace = text
-				return check(text, "the name of a namespace", validation.IsDNS1123Label)
-			},
+	return append(shared(group, "namespace"), option{
+		group: group, name: "daemonset", required: true,
+		usage: "name of the DaemonSet that runs the agents",
+		read: func(_ *Settings, text string) error {
+			c.DaemonSet = text
+			return check(text, "the name of a DaemonSet", validation.IsDNS1123Subdomain)
 		},
-		{
-			group: group, name: "daemonset", required: true,
-			usage: "name of the DaemonSet that runs the agents",
-			read: func(_ *Settings, text string) error {
-				c.DaemonSet = text
-				return check(text, "the name of a DaemonSet", validation.IsDNS1123Subdomain)
-			},
-		},
-	}
+	})
 }
 
 // timeout says how long the command tries.

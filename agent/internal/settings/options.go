@@ -28,8 +28,19 @@ func (o option) variable() string {
 	return "HOST_FIREWALL_" + strings.ToUpper(strings.ReplaceAll(o.name, "-", "_"))
 }
 
-// options are all settings, in the order of the help text.
+// options are the agent's settings, in the order of the help text.
 func options() []option {
+	return named("node-name", "release", "namespace", "mode", "api-group", "set", "interfaces", "node-labels", "adopt", "endpoint-labels",
+		"ssh-cidrs", "ssh-ports", "narrow-failsafe", "kubeconfig", "health-port", "metrics-address", "resync", "log-level", "log-format")
+}
+
+// named returns the settings of these names, in the order of catalog.
+func named(names ...string) []option {
+	return slices.DeleteFunc(catalog(), func(o option) bool { return !slices.Contains(names, o.name) })
+}
+
+// catalog is every setting that more than one command, or the agent, has.
+func catalog() []option {
 	const (
 		identity = "What to look after"
 		shape    = "The endpoints"
@@ -53,6 +64,14 @@ func options() []option {
 			read: func(s *Settings, text string) error {
 				s.Release = text
 				return check(text, "the id of the release (the chart's full name)", validation.IsDNS1123Label)
+			},
+		},
+		{
+			group: identity, name: "namespace", required: true,
+			usage: "namespace of the release, in which its clearance is (the ConfigMap with the release's id)",
+			read: func(s *Settings, text string) error {
+				s.Namespace = text
+				return check(text, "the name of a namespace", validation.IsDNS1123Label)
 			},
 		},
 		{
@@ -105,42 +124,37 @@ func options() []option {
 			read:  readBool(func(s *Settings) *bool { return &s.Adopt }),
 		},
 		{
-			group: shape, name: "arming-labels", preset: "host-endpoint=ingress",
-			usage: "labels that the policies select, key=value, comma separated",
+			group: shape, name: "endpoint-labels",
+			usage: "labels that an armed endpoint carries for policies of your own, key=value, comma separated",
 			read: func(s *Settings, text string) (err error) {
-				s.ArmingLabels, err = readLabels(text)
+				s.EndpointLabels, err = readLabels(text)
 				return err
 			},
 		},
 		{
-			group: arming, name: "policies", required: true,
-			usage: "names of all GlobalNetworkPolicies of the release, comma separated",
-			read: func(s *Settings, text string) (err error) {
-				s.Policies, err = readNames(text, "policy", validation.IsDNS1123Label)
-				return notEmpty(s.Policies, err, "is required: write the names of all GlobalNetworkPolicies of the release, comma separated")
-			},
-		},
-		{
-			group: arming, name: "policy-revision", required: true,
-			usage: "revision that all of them must have",
+			group: arming, name: "set", required: true,
+			usage: "revision of the policy set that nodes are armed with",
 			read: func(s *Settings, text string) error {
-				s.PolicyRevision = text
-				return check(text, "the revision that the policies are annotated with", func(text string) []string {
-					if strings.ContainsAny(text, " \t\r\n") {
-						return []string{"must not contain a space"}
-					}
-					return nil
-				})
+				s.Set = text
+				return check(text, "the revision of a policy set", validation.IsValidLabelValue)
 			},
 		},
 		{
-			group: arming, name: "await-nodes", preset: "true", isBool: true,
-			usage: "before the first arming wait until no Ready node would be shut out",
-			read:  readBool(func(s *Settings) *bool { return &s.AwaitNodes }),
+			group: arming, name: "policies", required: true,
+			usage: "name=digest of each GlobalNetworkPolicy of the set, comma separated",
+			read: func(s *Settings, text string) (err error) {
+				s.Policies, err = readDigests(text)
+				return err
+			},
+		},
+		{
+			group: arming, name: "trust-nodes", preset: "true", isBool: true,
+			usage: "let every node in to every other one, by one network set for each",
+			read:  readBool(func(s *Settings) *bool { return &s.TrustNodes }),
 		},
 		{
 			group: arming, name: "cluster-cidrs",
-			usage: "networks that the policies trust anyway, comma separated; only --await-nodes reads it",
+			usage: "networks that the policies let in anyway, comma separated; without --trust-nodes they have to hold all nodes",
 			read: func(s *Settings, text string) (err error) {
 				s.ClusterCIDRs, err = readCIDRs(text)
 				return err
@@ -338,8 +352,24 @@ func readNames(text, what string, validate func(string) []string) ([]string, err
 	return names, errors.Join(problems...)
 }
 
-// readLabels reads labels of which there has to be one: without any, an
-// endpoint would be armed from the start.
+// readDigests reads policies and the digests of their specs.
+func readDigests(text string) (map[string]string, error) {
+	digests := map[string]string{}
+	var problems []error
+	for _, pair := range split(text) {
+		name, digest, _ := strings.Cut(pair, "=")
+		if len(validation.IsDNS1123Label(name)) > 0 || digest == "" || digests[name] != "" {
+			problems = append(problems, fmt.Errorf("%q is no policy, or is there twice: write name=digest, each once", pair))
+		}
+		digests[name] = digest
+	}
+	if len(digests) == 0 {
+		return nil, errors.New("is required: write name=digest of all GlobalNetworkPolicies of the set, comma separated")
+	}
+	return digests, errors.Join(problems...)
+}
+
+// readLabels reads labels.
 func readLabels(text string) (map[string]string, error) {
 	labels := map[string]string{}
 	var problems []error
@@ -362,9 +392,6 @@ func readLabels(text string) (map[string]string, error) {
 		if faults := validation.IsValidLabelValue(value); len(faults) > 0 {
 			problems = append(problems, fmt.Errorf("%q is not the value of a label: %s", value, strings.Join(faults, "; ")))
 		}
-	}
-	if len(labels) == 0 {
-		return nil, errors.New("is empty, and the endpoint would be armed from the start: write for example host-endpoint=ingress")
 	}
 	return labels, errors.Join(problems...)
 }

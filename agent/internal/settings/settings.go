@@ -29,16 +29,18 @@ type Settings struct {
 	NodeName string
 	// Release is the id that all objects of the release are labelled with.
 	Release string
-	// Policies are the names of all GlobalNetworkPolicies of the release.
-	Policies []string
-	// PolicyRevision is the revision that all policies must have before the node is armed.
-	PolicyRevision string
+	// Namespace is the namespace of the release.
+	Namespace string
+	// Set is the revision of the policies that nodes are armed with, and Policies are the
+	// digests of their specs by their names.
+	Set      string
+	Policies map[string]string
 	// Mode is ModeEnforce, ModeAudit or ModeOff.
 	Mode string
 	// APIGroup is the group and version to reach Calico by; empty: find it.
 	APIGroup string
-	// ArmingLabels are the labels that the policies select endpoints by.
-	ArmingLabels map[string]string
+	// EndpointLabels are what an armed endpoint carries for policies of the user's own.
+	EndpointLabels map[string]string
 	// Interfaces are "*", names and globs of the interfaces that get an endpoint.
 	Interfaces []string
 	// NodeLabels are keys, or with a * at the end beginnings of keys, of the labels
@@ -53,8 +55,8 @@ type Settings struct {
 	SSHPorts []uint16
 	// NarrowFailsafe makes Felix's failsafe hold SSH open to SSHCIDRs only.
 	NarrowFailsafe bool
-	// AwaitNodes delays the first arming until no Ready node would be shut out.
-	AwaitNodes bool
+	// TrustNodes lets every node in to every other one.
+	TrustNodes bool
 	// APIServerPorts are the TCP ports that the policies let everybody in to.
 	APIServerPorts []uint16
 	// ClusterCIDRs are the networks that the policies trust anyway.
@@ -163,7 +165,7 @@ func parseFlags(options []option, args []string) (told map[string]string, proble
 // Help returns the text for a person who asks for help.
 func Help(program string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, `%[1]s keeps the Calico HostEndpoints of one node and arms them once all policies of its release are there.
+	fmt.Fprintf(&b, `%[1]s keeps the Calico HostEndpoints of one node and arms them when the controller of its release gives clearance.
 
 Usage:
   %[1]s [--name=value ...]   keep the endpoints, until SIGTERM

@@ -140,12 +140,11 @@ func (w Want) lack(agent Agent, row node, endpoints []*v3.HostEndpoint) string {
 
 // lackOf says what is wrong with the endpoints of a node; empty: nothing.
 func (w Want) lackOf(endpoints []*v3.HostEndpoint) string {
-	shape := endpoint.Shape{Release: w.Release, ArmingLabels: w.ArmingLabels}
 	if len(endpoints) == 0 && !w.Off {
 		return "it has no endpoint"
 	}
 	for _, hep := range endpoints {
-		switch armed := shape.Armed(hep); {
+		switch armed := endpoint.SetOf(hep) != ""; {
 		case armed && w.Off:
 			return fmt.Sprintf("HostEndpoint %s is armed, although mode is off", hep.Name)
 		case !armed && !w.Off:

@@ -6,59 +6,8 @@ import (
 	"slices"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/util/wait"
-
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
-
-const (
-	// After a failure the loop waits, at first so briefly that losing a race
-	// against the cache costs nothing.
-	retryFirst = 5 * time.Millisecond
-	retryMost  = 30 * time.Second
-	// lostRaces is how often in a row a write may find the cache behind before
-	// that is worth telling.
-	lostRaces = 5
-
-	// jitter spreads the retries of many agents by up to this part of the delay.
-	jitter = 0.2
-)
-
-// hold keeps one kind of work back after failures.
-type hold struct {
-	failures int
-	until    time.Time
-	err      error // the last one
-}
-
-// left returns how long the work is still kept back.
-func (h *hold) left(now time.Time) time.Duration { return max(h.until.Sub(now), 0) }
-
-// failed notes a failure and returns when to try again. A lost race keeps nothing
-// back: the event that brings the cache forward may come sooner.
-func (h *hold) failed(now time.Time, err error) time.Duration {
-	h.failures++
-	h.err = err
-	delay := retryMost
-	if h.failures < 20 {
-		delay = min(retryFirst<<(h.failures-1), retryMost)
-	}
-	if seconds, told := apierrors.SuggestsClientDelay(err); told {
-		delay = max(delay, time.Duration(seconds)*time.Second)
-	}
-	delay = wait.Jitter(delay, jitter)
-	h.until = time.Time{}
-	if !h.race(err) {
-		h.until = now.Add(delay)
-	}
-	return delay
-}
-
-// race tells whether a failure only means that the cache was behind.
-func (h *hold) race(err error) bool {
-	return h.failures <= lostRaces && (apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err))
-}
 
 const (
 	// freeRepairs is how often a field is set back at once.

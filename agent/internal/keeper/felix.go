@@ -1,0 +1,174 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+)
+
+const (
+	// writesAtOnce are those of a FelixConfiguration: the list, what the API server fills in, and
+	// which of that does not change.
+	writesAtOnce = 3
+
+	// cacheDelay is how long a cache may take to show what was written.
+	cacheDelay = 5 * time.Second
+
+	// narrowWithin is how long after it is armed a node waits at most before its failsafe is
+	// narrowed: Felix restarts for that, and thousands of them shall not at once.
+	narrowWithin = 5 * time.Second
+
+	narrowWork = "narrow"
+)
+
+// felixWrote is the last change of the node's FelixConfiguration: when it was made, of
+// which version, and to which; empty: of none, to none.
+type felixWrote struct {
+	at     time.Time
+	of, to string
+}
+
+// isAhead tells whether a cache that has this version has not shown the change yet.
+func (w felixWrote) isAhead(version string) bool {
+	return version == w.of || version != "" && w.to != "" && version != w.to && clearance.Newer(w.to, version)
+}
+
+// writeFelix narrows the failsafe once the node is armed, or takes back what was
+// narrowed before when it is not wanted any more.
+func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *Status) {
+	if f.said != nil && f.said.Paused {
+		return
+	}
+	var err error
+	switch narrow := k.config.narrows() && !d.remove; {
+	case narrow && d.set == k.config.Set && status.Set == k.config.Set:
+		k.felixClean = false
+		err = k.narrowFelix(ctx, f)
+	case !narrow && !k.felixClean:
+		err = k.widenFelix(ctx, f)
+	}
+	if err != nil {
+		status.Ready = false
+		status.Reason = "SSH's failsafe is not as it should be: " + err.Error()
+	}
+}
+
+// narrowFelix follows the FelixConfigurations and keeps the failsafe narrow. The
+// error is worth telling.
+func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
+	k.agenda.notAfter(narrowWork, f.now.Add(spread(narrowWithin)))
+	k.api.FollowFelix()
+	own, forAll, problem := k.api.Felix()
+	if problem != "" {
+		return errors.New(problem)
+	}
+	if until := k.felixWrote.at.Add(cacheDelay); f.now.Before(until) && k.felixWrote.isAhead(versionOf(own)) {
+		k.agenda.set("cache of failsafe", until)
+		return nil
+	}
+	want := &failsafe.Want{Ports: k.config.Failsafe.Ports, CIDRs: k.config.Failsafe.CIDRs, Node: f.node.UID}
+	of := versionOf(own)
+	var filled map[string]any
+	// What comes back is noted at once, or it would look like somebody else's.
+	for range writesAtOnce {
+		change, err := failsafe.Plan(own, forAll, k.config.Node, k.config.Release, want, filled)
+		if err != nil {
+			return err
+		}
+		if change.None() {
+			k.agenda.done(failsafeWork)
+			return nil
+		}
+		if k.agenda.waits(narrowWork) {
+			return errors.New("it is narrowed in a moment")
+		}
+		stored, err := k.changeFelix(ctx, f, own, change)
+		if stored != nil {
+			k.felixWrote.of = of
+		}
+		if filled = failsafe.Filled(own, change, stored); err != nil || len(filled) == 0 {
+			return err
+		}
+		own = stored
+	}
+	return nil
+}
+
+// widenFelix looks once whether anything of ours is left, and takes that back.
+func (k *Keeper) widenFelix(ctx context.Context, f facts) error {
+	if k.agenda.waits(failsafeWork) {
+		return k.failsafeFailure()
+	}
+	own, err := k.api.ReadFelix(ctx, failsafe.Name(k.config.Node))
+	if err != nil {
+		return k.failsafeFailed(err)
+	}
+	change, err := failsafe.Plan(own, nil, k.config.Node, k.config.Release, nil, nil)
+	if err == nil && !change.None() {
+		_, err = k.changeFelix(ctx, f, own, change)
+	}
+	k.felixClean = err == nil && !k.agenda.waits(failsafeWork)
+	return err
+}
+
+// changeFelix makes the change, unless it has to wait, and returns what is stored then.
+func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configuration, change failsafe.Change) (stored *failsafe.Configuration, err error) {
+	if k.agenda.waits(failsafeWork) {
+		return nil, k.failsafeFailure()
+	}
+	name := failsafe.Name(k.config.Node)
+	fields := []string{"FelixConfiguration " + name}
+	if change.Patch != nil {
+		fields = fieldsOf(fields[0], change.Patch)
+	}
+	if k.fights.left(f.now, fields) > 0 {
+		return nil, nil
+	}
+	switch {
+	case change.Create != nil:
+		stored, err = k.api.CreateFelix(ctx, change.Create)
+	case change.Delete:
+		err = k.api.DeleteFelix(ctx, own)
+	default:
+		stored, err = k.api.PatchFelix(ctx, own.Name, change.Patch)
+	}
+	if err != nil {
+		return nil, k.failsafeFailed(err)
+	}
+	k.agenda.done(failsafeWork)
+	k.felixWrote = felixWrote{at: time.Now(), of: versionOf(own), to: versionOf(stored)}
+	k.fights.set(f.now, fields)
+	k.log.Info("failsafe changed", "narrowed", k.config.narrows(), "object", name)
+	return stored, nil
+}
+
+// failsafeFailed puts work on the failsafe off. The error that comes back is worth telling.
+func (k *Keeper) failsafeFailed(err error) error {
+	delay := k.agenda.failed(failsafeWork, time.Now(), err)
+	k.told[failsafeWork] = ""
+	if race := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err); !race || delay >= tellAfter {
+		k.told[failsafeWork] = err.Error()
+	}
+	return k.failsafeFailure()
+}
+
+// failsafeFailure is why that work was put off, nil when it is not worth telling.
+func (k *Keeper) failsafeFailure() error {
+	if text := k.told[failsafeWork]; text != "" {
+		return errors.New(text)
+	}
+	return nil
+}
+
+// versionOf returns the version of an object, empty when there is none.
+func versionOf(configuration *failsafe.Configuration) string {
+	if configuration == nil {
+		return ""
+	}
+	return configuration.ResourceVersion
+}
