@@ -83,7 +83,7 @@ type rendered struct {
 	manifest string
 	notes    string
 
-	// kinds in the order in which Helm writes them, without what helm test and the uninstall hook need.
+	// kinds in the order in which Helm writes them, without what the controller, helm test and the uninstall hook need.
 	kinds               []string
 	objects             []runtime.Object
 	serviceAccounts     []corev1.ServiceAccount
@@ -98,8 +98,9 @@ type rendered struct {
 	flowSchemas         []flowcontrolv1.FlowSchema
 	priorityLevels      []flowcontrolv1.PriorityLevelConfiguration
 	podMonitors         []monitoring.PodMonitor
-	// testing are the objects that helm test needs, but for its Pod, and cleaning those that the uninstall hook needs, but for its Job.
-	testing, cleaning []runtime.Object
+	// controlling are the objects of the controller, testing those that helm test needs, but for its Pod, and cleaning those that the
+	// uninstall hook needs, but for its Job.
+	controlling, testing, cleaning []runtime.Object
 
 	// hooks of the uninstall, and those of helm test.
 	hooks     []hook
@@ -193,6 +194,9 @@ func (r *rendered) decode(t testing.TB) {
 		kind := object.GetObjectKind().GroupVersionKind()
 		r.objects = append(r.objects, object)
 		switch name := object.(metav1.Object).GetName(); {
+		case strings.HasSuffix(name, "-controller") || strings.HasSuffix(name, "-controller-endpointslices"):
+			r.controlling = append(r.controlling, object)
+			continue
 		case strings.HasSuffix(name, "-test"):
 			r.testing = append(r.testing, object)
 			continue
@@ -301,10 +305,29 @@ func (r *rendered) all() []runtime.Object {
 	return objects
 }
 
-// pods that the release runs: the agent's, and those of its hooks.
+// deployment is that of the controller.
+func (r *rendered) deployment(t testing.TB) *appsv1.Deployment {
+	t.Helper()
+	return controlling[*appsv1.Deployment](t, r)
+}
+
+// controlling returns the controller's object of a kind that it has one of.
+func controlling[T runtime.Object](t testing.TB, r *rendered) T {
+	t.Helper()
+	var found []T
+	for _, object := range r.controlling {
+		if of, is := object.(T); is {
+			found = append(found, of)
+		}
+	}
+	require.Len(t, found, 1)
+	return found[0]
+}
+
+// pods that the release runs: the agent's, the controller's, and those of its hooks.
 func (r *rendered) pods(t testing.TB) []corev1.PodSpec {
 	t.Helper()
-	pods := []corev1.PodSpec{r.daemonSet(t).Spec.Template.Spec}
+	pods := []corev1.PodSpec{r.daemonSet(t).Spec.Template.Spec, r.deployment(t).Spec.Template.Spec}
 	for _, object := range r.all() {
 		switch o := object.(type) {
 		case *batchv1.Job:
@@ -313,7 +336,7 @@ func (r *rendered) pods(t testing.TB) []corev1.PodSpec {
 			pods = append(pods, o.Spec)
 		}
 	}
-	require.Len(t, pods, 3)
+	require.Len(t, pods, 4)
 	return pods
 }
 
@@ -325,15 +348,15 @@ func (r *rendered) policyNames() []string {
 	return names
 }
 
-// policy finds a policy by the end of its name, such as "allow-ssh".
-func (r *rendered) policy(t testing.TB, suffix string) projectcalico.GlobalNetworkPolicy {
+// policy finds a policy by its purpose, such as "allow-ssh".
+func (r *rendered) policy(t testing.TB, purpose string) projectcalico.GlobalNetworkPolicy {
 	t.Helper()
 	for _, policy := range r.policies {
-		if strings.HasSuffix(policy.Name, "-"+suffix) {
+		if strings.Contains(policy.Name, "-"+purpose+"-") {
 			return policy
 		}
 	}
-	t.Fatalf("no policy %s among %v", suffix, r.policyNames())
+	t.Fatalf("no policy %s among %v", purpose, r.policyNames())
 	return projectcalico.GlobalNetworkPolicy{}
 }
 

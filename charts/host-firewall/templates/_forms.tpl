@@ -21,10 +21,6 @@ agent.image.registry: registry or nothing
 agent.image.repository: repository
 agent.image.tag: tag or nothing
 agent.image.digest: digest or nothing
-agent.nodeSelector: label
-agent.priorityClassName: object or nothing
-agent.podLabels: label
-agent.podAnnotations: annotation
 agent.kubernetesService.host: server or nothing
 agent.metrics.address: node address or nothing
 agent.resync: time
@@ -36,9 +32,15 @@ podMonitor.scrapeTimeout: interval or nothing
 commonLabels: label
 commonAnnotations: annotation
 agent.updateStrategy.rollingUpdate.maxUnavailable: percentage
+{{- range $of := list "agent" "controller" }}
+{{ $of }}.nodeSelector: label
+{{ $of }}.podLabels: label
+{{ $of }}.podAnnotations: annotation
+{{ $of }}.priorityClassName: object or nothing
 {{- range $amounts := list "limits" "requests" }}
 {{- range list "cpu" "memory" "ephemeral-storage" }}
-agent.resources.{{ $amounts }}.{{ . }}: quantity
+{{ $of }}.resources.{{ $amounts }}.{{ . }}: quantity
+{{- end }}
 {{- end }}
 {{- end }}
 {{- range $i, $entry := .Values.agent.extraEnv }}
@@ -51,8 +53,8 @@ agent.extraEnv[{{ $i }}].valueFrom.{{ . }}.name: object
 agent.extraEnv[{{ $i }}].valueFrom.{{ . }}.key: data key
 {{- end }}
 {{- end }}
-{{- range $of, $tolerations := dict "agent" .Values.agent.tolerations "cleanup" .Values.cleanup.tolerations }}
-{{- range $i, $toleration := $tolerations }}
+{{- range $of := list "agent" "cleanup" "controller" }}
+{{- range $i, $toleration := dig "tolerations" list (index $.Values $of | default dict) }}
 {{ $of }}.tolerations[{{ $i }}].key: label key{{ eq (toString $toleration.operator) "Exists" | ternary " or nothing" "" }}
 {{ $of }}.tolerations[{{ $i }}].value: label
 {{- end }}
@@ -91,7 +93,7 @@ For each form a regular expression, what it is called, and what to write; and fo
   "policy" (list (printf `\*|%s` $object) "the name of a policy" "the whole name, or * for all")
   "object" (list $object "the name of an object" "lower-case letters, digits, dashes and dots")
   "name" (list `[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?` "a name" "at most 63 lower-case letters, digits and dashes")
-  "id" (list `[a-z0-9]([-a-z0-9]{0,45}[a-z0-9])?` "a name that leaves room for -allow-essential" "at most 47 lower-case letters, digits and dashes")
+  "id" (list `[a-z0-9]([-a-z0-9]{0,36}[a-z0-9])?` "a name that leaves room for those of the policies" "at most 38 lower-case letters, digits and dashes")
   "label" (list (printf `(%s)?` $name) "the value of a label" "at most 63 letters, digits, dashes, dots and underscores")
   "label key" (list (printf `(%s/)?%s` $object $name) "the key of a label" "for example zone or example.org/zone")
   "annotation" (list `(?s).*` "" "")
@@ -186,8 +188,8 @@ All texts that have a form. A list of thousands is looked at in one go, and item
 {{- range $i, $entry := .Values.ingress -}}
 {{- $_ := set $values (printf "ingress[%d]" $i) $entry -}}
 {{- end -}}
-{{- range $path := list "agent.extraEnv" "agent.tolerations" "cleanup.tolerations" -}}
-{{- $parent := splitList "." $path | first | get $values -}}
+{{- range $path := list "agent.extraEnv" "agent.tolerations" "cleanup.tolerations" "controller.tolerations" -}}
+{{- $parent := splitList "." $path | first | get $values | default dict -}}
 {{- $name := splitList "." $path | last -}}
 {{- range $i, $entry := get $parent $name | default list -}}
 {{- $_ := set $parent (printf "%s[%d]" $name $i) $entry -}}

@@ -39,10 +39,10 @@ Refuses the values, with the words it is given, on a line of their own behind wh
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- /* Each list is one argument of the agent, for which Linux has 128 KiB; that of SSH is one annotation, too, for which Kubernetes has 256. */ -}}
+{{- /* Each list is one argument, for which Linux has 128 KiB; that of SSH is one annotation, too, for which Kubernetes has 256. */ -}}
 {{- range $path, $cidrs := dict "ssh.cidrs" (.Values.ssh.cidrs | default list) "cluster.cidrs" (.Values.cluster.cidrs | default list) -}}
 {{- if or (gt (len $cidrs) 4000) (gt (join "," $cidrs | len) 120000) -}}
-{{- include "host-firewall.refuse" (printf "%s has %d networks, more than an agent can be given: at most 4000, and 120,000 characters. Write fewer and larger ones." $path (len $cidrs)) -}}
+{{- include "host-firewall.refuse" (printf "%s has %d networks, more than a program can be given: at most 4000, and 120,000 characters. Write fewer and larger ones." $path (len $cidrs)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -144,11 +144,8 @@ The entries of ingress, each of which Calico has to take: only TCP, UDP and SCTP
 {{- end -}}
 {{- range $i, $key := .Values.hostEndpoint.nodeLabels -}}
 {{- if or (hasPrefix "host-firewall.io/" $key) (hasKey ($.Values.hostEndpoint.labels | default dict) $key) -}}
-{{- include "host-firewall.refuse" (printf "hostEndpoint.nodeLabels[%d] is %s: that label says which release an endpoint is of, or arms it, and whoever can label a Node must not decide that. Write another label." $i $key) -}}
+{{- include "host-firewall.refuse" (printf "hostEndpoint.nodeLabels[%d] is %s: that label says which release an endpoint is of, or that it is armed, and whoever can label a Node must not decide that. Write another label." $i $key) -}}
 {{- end -}}
-{{- end -}}
-{{- if not .Values.hostEndpoint.labels -}}
-{{- include "host-firewall.refuse" "hostEndpoint.labels is empty: endpoints would be armed the moment they are created, before everything that must stay open is in place. Write at least one label, for example hostEndpoint.labels: {host-endpoint: ingress}." -}}
 {{- end -}}
 {{- range $key, $value := .Values.hostEndpoint.labels -}}
 {{- if regexMatch "^(host-firewall\\.io|([a-z0-9.-]+\\.)?projectcalico\\.org)/" $key -}}
@@ -195,8 +192,12 @@ before it.
 {{- if eq (toString .Values.agent.runAsUser) "0" -}}
 {{- include "host-firewall.refuse" "agent.runAsUser is 0: the agent needs no rights on the node, and its pod would not start as root. Write any other number, such as agent.runAsUser: 65532." -}}
 {{- end -}}
-{{- if and .Values.agent.metrics.enabled (eq (int .Values.agent.metrics.port) (int .Values.agent.health.port)) -}}
-{{- include "host-firewall.refuse" (printf "agent.metrics.port and agent.health.port are both %d: only one of them could be served. Write two different ports." (int .Values.agent.health.port)) -}}
+{{- $ports := dict -}}
+{{- range $path, $port := include "host-firewall.hostPorts" . | fromYaml -}}
+{{- with get $ports (toString $port) -}}
+{{- include "host-firewall.refuse" (printf "%s and %s are both %v: where agent and controller run on one node, only one of them could be served. Write two different ports." . $path $port) -}}
+{{- end -}}
+{{- $_ := set $ports (toString $port) $path -}}
 {{- end -}}
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
 {{- include "host-firewall.refuse" "serviceAccount.create is false and serviceAccount.name is empty: the agent would run with an account that nobody made for it. Write the name of the account in serviceAccount.name, or serviceAccount.create: true." -}}
@@ -204,15 +205,17 @@ before it.
 {{- if and .Values.serviceAccount.create (eq .Values.serviceAccount.name "default") -}}
 {{- include "host-firewall.refuse" "serviceAccount.name is default, an account that each namespace has already, and serviceAccount.create is true. Write another name, or serviceAccount.create: false." -}}
 {{- end -}}
-{{- if has (include "host-firewall.serviceAccountName" .) (list (include "host-firewall.cleanupName" .) (include "host-firewall.testName" .)) -}}
+{{- if has (include "host-firewall.serviceAccountName" .) (list (include "host-firewall.controllerName" .) (include "host-firewall.cleanupName" .) (include "host-firewall.testName" .)) -}}
 {{- include "host-firewall.refuse" (printf "serviceAccount.name is %s, the name of an account of this release that has other rights than the agents. Write another name." .Values.serviceAccount.name) -}}
 {{- end -}}
-{{- $resources := include "host-firewall.resources" . | fromYaml -}}
+{{- range $of := list "agent" "controller" -}}
+{{- $resources := dig "resources" dict (index $.Values $of | default dict) | include "host-firewall.resources" | fromYaml -}}
 {{- range $resource, $request := $resources.requests -}}
 {{- $limit := dig "limits" $resource "none" $resources -}}
 {{- if ne (toString $limit) "none" -}}
 {{- if gt (include "host-firewall.quantity" $request | float64) (include "host-firewall.quantity" $limit | float64) -}}
-{{- include "host-firewall.refuse" (printf "agent.resources.requests.%s is %v and agent.resources.limits.%s is %v: no pod may ask for more than its limit. Write a limit that is not below the request." $resource $request $resource $limit) -}}
+{{- include "host-firewall.refuse" (printf "%s.resources.requests.%s is %v and %s.resources.limits.%s is %v: no pod may ask for more than its limit. Write a limit that is not below the request." $of $resource $request $of $resource $limit) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -223,7 +226,7 @@ before it.
 {{- end -}}
 {{- $_ := set $variables $env.name $i -}}
 {{- if regexMatch "^(HOST_FIREWALL|KUBERNETES_SERVICE)_" $env.name -}}
-{{- include "host-firewall.refuse" (printf "agent.extraEnv[%d] is %s: the agent's settings come from values of their own (cluster, hostEndpoint, agent.log, agent.health, agent.metrics, agent.resync, agent.kubernetesService), and this would fight with them or be without effect. Write the value instead." $i $env.name) -}}
+{{- include "host-firewall.refuse" (printf "agent.extraEnv[%d] is %s: settings come from values of their own (cluster, hostEndpoint, agent.log, agent.health, agent.metrics, agent.resync, agent.kubernetesService), and this would fight with them or be without effect. Write the value instead." $i $env.name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -252,11 +255,12 @@ An amount of a resource as a number: 100m is 0.1, 64Mi is 67108864, 1e9 is what 
 {{- end -}}
 
 {{- define "host-firewall.guardMetadata" -}}
-{{- $lists := dict "commonLabels" .Values.commonLabels "agent.podLabels" .Values.agent.podLabels "podMonitor.labels" .Values.podMonitor.labels "commonAnnotations" .Values.commonAnnotations "agent.podAnnotations" .Values.agent.podAnnotations "serviceAccount.annotations" .Values.serviceAccount.annotations -}}
+{{- $controller := .Values.controller | default dict -}}
+{{- $lists := dict "commonLabels" .Values.commonLabels "agent.podLabels" .Values.agent.podLabels "podMonitor.labels" .Values.podMonitor.labels "commonAnnotations" .Values.commonAnnotations "controller.podLabels" (dig "podLabels" dict $controller) "controller.podAnnotations" (dig "podAnnotations" dict $controller) "agent.podAnnotations" .Values.agent.podAnnotations "serviceAccount.annotations" .Values.serviceAccount.annotations -}}
 {{- range $path, $map := $lists -}}
 {{- range $key, $value := $map -}}
-{{- if regexMatch "^(host-firewall\\.io/|helm\\.sh/(chart$|hook)|app\\.kubernetes\\.io/(name|instance|version|managed-by)$)" $key -}}
-{{- include "host-firewall.refuse" (printf "%s has %s, which this chart writes itself: agents and selectors would no longer find what they look for. Write another key." $path $key) -}}
+{{- if or (eq (print $path "/" $key) "controller.podLabels/app.kubernetes.io/component") (regexMatch "^(host-firewall\\.io/|helm\\.sh/(chart$|hook)|app\\.kubernetes\\.io/(name|instance|version|managed-by)$)" $key) -}}
+{{- include "host-firewall.refuse" (printf "%s has %s, which this chart writes itself: programs and selectors would no longer find what they look for. Write another key." $path $key) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

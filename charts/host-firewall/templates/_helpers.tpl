@@ -8,7 +8,7 @@ Names, labels and the image. All names are quoted where they are used: a release
 
 {{/*
 The release id: the name of every object, and the value of the label host-firewall.io/release. Calico reads what stands before
-a dot in a policy's name as a tier, so there is none. 47 characters leave room for the longest suffix, -allow-essential.
+a dot in a policy's name as a tier, so there is none. 38 characters leave room for the longest suffix, -allow-essential and a revision.
 */}}
 {{- define "host-firewall.fullname" -}}
 {{- if .Values.fullnameOverride -}}
@@ -16,7 +16,7 @@ a dot in a policy's name as a tier, so there is none. 47 characters leave room f
 {{- else -}}
 {{- $name := include "host-firewall.name" . -}}
 {{- $fullname := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
-{{- $fullname | replace "." "-" | trunc 47 | trimAll "-" -}}
+{{- $fullname | replace "." "-" | trunc 38 | trimAll "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -87,9 +87,9 @@ imagePullSecrets:
 {{- end -}}
 
 {{/*
-The labels that arm an endpoint as sorted key=value pairs, for the agent.
+The labels that an armed endpoint carries beside that of its set, as sorted key=value pairs.
 */}}
-{{- define "host-firewall.armingLabels" -}}
+{{- define "host-firewall.endpointLabels" -}}
 {{- $pairs := list -}}
 {{- range $key, $value := .Values.hostEndpoint.labels -}}
 {{- $pairs = append $pairs (printf "%s=%s" $key $value) -}}
@@ -127,7 +127,7 @@ true
 {{- end -}}
 
 {{/*
-Whether the admission policy is rendered: true, or nothing. Before Kubernetes 1.30 a token does not name the node that it is bound to.
+Whether the admission policies are rendered: true, or nothing. Before Kubernetes 1.30 a token does not name the node that it is bound to.
 */}}
 {{- define "host-firewall.admission" -}}
 {{- if .Values.admissionPolicy.enabled -}}
@@ -149,7 +149,7 @@ Whether NetworkSets are held to what they are, see networksets: true, or nothing
 {{- end -}}
 
 {{/*
-Whether the agents' requests get a queue of their own: true, or nothing.
+Whether the requests of agents and controller get a queue of their own: true, or nothing.
 */}}
 {{- define "host-firewall.fairness" -}}
 {{- if .Values.priorityAndFairness.enabled -}}
@@ -158,7 +158,7 @@ Whether the agents' requests get a queue of their own: true, or nothing.
 {{- end -}}
 
 {{/*
-Environment variables of the agent and of the cleanup beside their own settings; nothing where there are none.
+Environment variables of all containers beside their own settings; nothing where there are none.
 */}}
 {{- define "host-firewall.environment" -}}
 {{- with .Values.agent.kubernetesService -}}
@@ -175,20 +175,52 @@ Environment variables of the agent and of the cleanup beside their own settings;
 {{- end -}}
 
 {{/*
-What the agents and the test are told alike, as items of a list of arguments.
+What agents, controller and test are told alike, as items of a list of arguments.
 */}}
 {{- define "host-firewall.wantedArguments" -}}
 {{- include "host-firewall.policySet" . -}}
-{{- $policies := list -}}
-{{- range .policySet.policies -}}
-{{- $policies = append $policies .name -}}
-{{- end -}}
 - {{ printf "--release=%s" (include "host-firewall.fullname" .) | quote }}
+- {{ printf "--namespace=%s" .Release.Namespace | quote }}
 - {{ printf "--mode=%s" (include "host-firewall.mode" .) | quote }}
-- {{ printf "--policies=%s" (join "," $policies) | quote }}
-- {{ printf "--policy-revision=%s" .policySet.revision | quote }}
 - {{ printf "--api-group=%s" (include "host-firewall.apiGroup" .) | quote }}
-- {{ printf "--arming-labels=%s" (include "host-firewall.armingLabels" .) | quote }}
+- {{ printf "--set=%s" .policySet.revision | quote }}
+{{- end -}}
+
+{{/*
+What agents and controller are told alike beside that: what endpoints are to be, and how to run. Takes a dict of root and ports, a dict
+of health and metrics.
+*/}}
+{{- define "host-firewall.loopArguments" -}}
+{{- $values := .root.Values -}}
+- {{ printf "--endpoint-labels=%s" (include "host-firewall.endpointLabels" .root) | quote }}
+- {{ printf "--interfaces=%s" (join "," $values.hostEndpoint.interfaces) | quote }}
+{{- with $values.hostEndpoint.nodeLabels }}
+- {{ printf "--node-labels=%s" (join "," .) | quote }}
+{{- end }}
+{{- if $values.hostEndpoint.adopt }}
+- "--adopt=true"
+{{- end }}
+- {{ printf "--health-port=%d" (int .ports.health) | quote }}
+{{- with $values.agent.metrics }}
+{{- if .enabled }}
+- {{ printf "--metrics-address=%s:%d" (contains ":" .address | ternary (printf "[%s]" .address) .address) (int $.ports.metrics) | quote }}
+{{- end }}
+{{- end }}
+- {{ printf "--resync=%s" $values.agent.resync | quote }}
+- {{ printf "--log-level=%s" $values.agent.log.level | quote }}
+- {{ printf "--log-format=%s" $values.agent.log.format | quote }}
+{{- end -}}
+
+{{/*
+The ports on the host of agents and controller, as a YAML map by their paths in the values. Both may run on one node.
+*/}}
+{{- define "host-firewall.hostPorts" -}}
+agent.health.port: {{ .Values.agent.health.port }}
+controller.health.port: {{ dig "health" "port" 9095 (.Values.controller | default dict) }}
+{{- if .Values.agent.metrics.enabled }}
+agent.metrics.port: {{ .Values.agent.metrics.port }}
+controller.metrics.port: {{ dig "metrics" "port" 9094 (.Values.controller | default dict) }}
+{{- end }}
 {{- end -}}
 
 {{/*
@@ -205,11 +237,42 @@ seccompProfile:
 {{- end -}}
 
 {{/*
-The resources of each container without those that are null, of which Kubernetes would make 0; nothing where there are none.
+What each container is kept from, which needs no right on its node.
+*/}}
+{{- define "host-firewall.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop:
+    - ALL
+{{- end -}}
+
+{{/*
+The probes of agents and controller, by the kubelet of the same node over loopback, which is never closed. Takes the port.
+*/}}
+{{- define "host-firewall.probes" -}}
+livenessProbe:
+  httpGet:
+    host: 127.0.0.1
+    port: {{ int . }}
+    path: /livez
+  periodSeconds: 10
+  timeoutSeconds: 5
+readinessProbe:
+  httpGet:
+    host: 127.0.0.1
+    port: {{ int . }}
+    path: /readyz
+  periodSeconds: 2
+  timeoutSeconds: 5
+{{- end -}}
+
+{{/*
+Resources of a container without those that are null, of which Kubernetes would make 0; nothing where there are none.
 */}}
 {{- define "host-firewall.resources" -}}
 {{- $resources := dict -}}
-{{- range $of, $amounts := .Values.agent.resources -}}
+{{- range $of, $amounts := . -}}
 {{- range $resource, $amount := $amounts -}}
 {{- if not (kindIs "invalid" $amount) -}}
 {{- $_ := set $resources $of (get $resources $of | default dict | merge (dict $resource $amount)) -}}
@@ -260,7 +323,6 @@ containers:
     args:
       - {{ .command }}
       {{- .arguments | nindent 6 }}
-      - {{ printf "--namespace=%s" .root.Release.Namespace | quote }}
       - {{ printf "--daemonset=%s" (include "host-firewall.fullname" .root) | quote }}
       - {{ printf "--log-level=%s" $agent.log.level | quote }}
       - {{ printf "--log-format=%s" $agent.log.format | quote }}
@@ -268,24 +330,45 @@ containers:
     env:
       {{- nindent 6 . }}
     {{- end }}
-    {{- with include "host-firewall.resources" .root }}
+    {{- with include "host-firewall.resources" $agent.resources }}
     resources:
       {{- nindent 6 . }}
     {{- end }}
     securityContext:
-      allowPrivilegeEscalation: false
-      readOnlyRootFilesystem: true
-      capabilities:
-        drop:
-          - ALL
+      {{- include "host-firewall.containerSecurity" . | nindent 6 }}
 {{- end -}}
 
 {{/*
-Labels of such a pod: not those that the DaemonSet selects its pods by, and its own before commonLabels. Takes a dict of root and command.
+Labels of such a pod and of the controller's: not those that the DaemonSet selects its pods by, and its own before commonLabels. Takes a dict of root and command.
 */}}
 {{- define "host-firewall.commandLabels" -}}
 {{- $own := dict "app.kubernetes.io/instance" .root.Release.Name "app.kubernetes.io/component" .command -}}
 {{- merge $own (.root.Values.commonLabels | default dict) | toYaml -}}
+{{- end -}}
+
+{{/*
+The name of everything that belongs to the controller.
+*/}}
+{{- define "host-firewall.controllerName" -}}
+{{- include "host-firewall.fullname" . -}}-controller
+{{- end -}}
+
+{{/*
+What the controller's pod is known by: no pod of anybody else has the release id.
+*/}}
+{{- define "host-firewall.controllerSelector" -}}
+app.kubernetes.io/component: controller
+host-firewall.io/release: {{ include "host-firewall.fullname" . | quote }}
+{{- end -}}
+
+{{/*
+Where the controller runs: where its affinity says, or that of the agents, and best on a control plane node, which lives as long as the
+API server does.
+*/}}
+{{- define "host-firewall.controllerAffinity" -}}
+{{- $first := dict "weight" 100 "preference" (dict "matchExpressions" (list (dict "key" "node-role.kubernetes.io/control-plane" "operator" "Exists"))) -}}
+{{- $preferred := dict "nodeAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" (list $first)) -}}
+{{- dig "affinity" dict (.Values.controller | default dict) | default .Values.agent.affinity | default dict | deepCopy | merge $preferred | toYaml -}}
 {{- end -}}
 
 {{/*
@@ -308,4 +391,25 @@ pulled.
 */}}
 {{- define "host-firewall.cleanupDeadline" -}}
 {{- add (int .Values.cleanup.timeoutSeconds) 45 -}}
+{{- end -}}
+
+{{/*
+What Prometheus scrapes, as an item of a list. Takes a dict of values, those of podMonitor, and relabelings of the chart's own.
+*/}}
+{{- define "host-firewall.podMetricsEndpoint" -}}
+- port: metrics
+  {{- with .values.interval }}
+  interval: {{ . }}
+  {{- end }}
+  {{- with .values.scrapeTimeout }}
+  scrapeTimeout: {{ . }}
+  {{- end }}
+  {{- with concat (.relabelings | default list) (.values.relabelings | default list) }}
+  relabelings:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .values.metricRelabelings }}
+  metricRelabelings:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- end -}}

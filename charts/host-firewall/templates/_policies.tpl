@@ -1,21 +1,13 @@
 {{/*
-The policies: what may pass. They are rendered once, by host-firewall.policySet, as a list of name and spec; everything else (the
-objects, the agent's arguments) reads that list. Every policy has `types`, for on
+The policies: what may pass. They are rendered once, by host-firewall.policySet, as a list of name, spec and digest; everything else (the
+objects, the arguments of controller, agents and test) reads that list. Every policy has `types`, for on
 crd.projectcalico.org/v1 nothing is defaulted and a policy without them governs both directions; none has a `tier`, which
-older Calico does not know.
+older Calico does not know. No field is null, false or empty: those are what Calico's APIs add and take away, and digests leave them out.
 */}}
 
 {{/*
-Endpoints of this release, and of them those that the agent has armed.
+What every endpoint of this release is selected by, armed or not.
 */}}
-{{- define "host-firewall.selector" -}}
-{{- $terms := list (include "host-firewall.releaseSelector" .) -}}
-{{- range $key, $value := .Values.hostEndpoint.labels -}}
-{{- $terms = append $terms (printf "%s == '%s'" $key $value) -}}
-{{- end -}}
-{{- join " && " $terms -}}
-{{- end -}}
-
 {{- define "host-firewall.releaseSelector" -}}
 host-firewall.io/release == '{{ include "host-firewall.fullname" . }}'
 {{- end -}}
@@ -90,15 +82,15 @@ The ports of the API server, each once, joined by commas.
 {{- end -}}
 
 {{/*
-Rules that let the cluster in. The nodes are known by the addresses on the endpoints of this release, armed or not: a node
-that is not armed yet must reach those that are. global() keeps out a pod that borrows the label. all() is every pod, and every
+Rules that let the cluster in. The nodes are known by the GlobalNetworkSets that the controller writes, one for each. global() keeps out
+a pod that borrows their labels. all() is every pod, and every
 NetworkSet of every namespace, with whatever addresses somebody has put into it: Calico itself puts the orchestrator's label on each pod.
 */}}
 {{- define "host-firewall.clusterRules" -}}
 {{- if .Values.cluster.trustNodes }}
 - action: Allow
   source:
-    selector: {{ include "host-firewall.releaseSelector" . | quote }}
+    selector: {{ include "host-firewall.releaseSelector" . | printf "%s && host-firewall.io/trust == 'node'" | quote }}
     namespaceSelector: global()
 {{- end }}
 {{- if .Values.cluster.trustPods }}
@@ -129,10 +121,16 @@ NetworkSet of every namespace, with whatever addresses somebody has put into it:
 
 {{/*
 Rules that let networks in, one for each family that is there; none without networks. Takes a dict of cidrs and, where it is not
-everything, protocol and ports. A name is left on the rules, for whoever reads them.
+everything, protocol and ports. A name is left on the rules, for whoever reads them. A range of one port is that port, as Calico
+would write it.
 */}}
 {{- define "host-firewall.allowFrom" -}}
 {{- $from := . -}}
+{{- $ports := list -}}
+{{- range .ports -}}
+{{- $ends := toString . | splitList ":" | uniq -}}
+{{- $ports = append $ports (eq (len $ends) 1 | ternary (first $ends | int) .) -}}
+{{- end -}}
 {{- range list 4 6 -}}
 {{- with include "host-firewall.family" (dict "cidrs" $from.cidrs "family" .) | fromJsonArray }}
 - action: Allow
@@ -146,7 +144,7 @@ everything, protocol and ports. A name is left on the rules, for whoever reads t
   {{- end }}
   source:
     nets: {{ toJson . }}
-  {{- with $from.ports }}
+  {{- with $ports }}
   destination:
     ports: {{ uniq . | toJson }}
   {{- end }}
@@ -155,104 +153,75 @@ everything, protocol and ports. A name is left on the rules, for whoever reads t
 {{- end -}}
 
 {{/*
-A policy for what comes in. Takes a dict of name, selector, settings (order, preDNAT, applyOnForward) and rules.
-*/}}
-{{- define "host-firewall.ingressPolicy" -}}
-- name: {{ .name | quote }}
-  spec:
-    order: {{ toJson .settings.order }}
-    selector: {{ .selector | quote }}
-    types: [Ingress]
-    {{- if .settings.preDNAT }}
-    preDNAT: true
-    {{- end }}
-    {{- if .settings.applyOnForward }}
-    applyOnForward: true
-    {{- end }}
-    ingress:
-      {{- .rules | nindent 6 }}
-{{- end -}}
-
-{{/*
-The policies that let something in, as a YAML map from their key in .Values.policies to name and rules. A policy that has nothing
-to say is not there.
+The rules that let something in, as a YAML map by their policy's key in .Values.policies. A policy that has nothing to say is not there.
 */}}
 {{- define "host-firewall.allowing" -}}
-{{- $id := include "host-firewall.fullname" . -}}
-allowEssential:
-  name: {{ printf "%s-allow-essential" $id | quote }}
-  rules:
-    {{- include "host-firewall.essentialRules" . | trim | nindent 4 }}
-{{- with include "host-firewall.clusterRules" . | trim }}
-allowCluster:
-  name: {{ printf "%s-allow-cluster" $id | quote }}
-  rules:
-    {{- nindent 4 . }}
+{{- range $key := list "essential" "cluster" "SSH" "ingress" -}}
+{{- with include (printf "host-firewall.%sRules" (lower $key)) $ | trim }}
+allow{{ title $key }}:
+  {{- nindent 2 . }}
 {{- end }}
-{{- with include "host-firewall.sshRules" . | trim }}
-allowSSH:
-  name: {{ printf "%s-allow-ssh" $id | quote }}
-  rules:
-    {{- nindent 4 . }}
-{{- end }}
-{{- with include "host-firewall.ingressRules" . | trim }}
-allowIngress:
-  name: {{ printf "%s-allow-ingress" $id | quote }}
-  rules:
-    {{- nindent 4 . }}
-{{- end }}
+{{- end -}}
 {{- end -}}
 
 {{/*
-What becomes of what nothing allows. preDNAT policies have no drop at their end, so one that only logs lets everything pass. A normal
-policy that only logs would drop: audit without preDNAT is refused.
+The specs of all policies, as a YAML map by their key in .Values.policies, and without the set that they belong to, which their content
+decides. What nothing allows the last one drops, or logs: preDNAT policies have no drop at their end, so one that only logs lets everything
+pass. A normal policy that only logs would drop: audit without preDNAT is refused.
 */}}
-{{- define "host-firewall.otherRules" -}}
-- action: {{ eq (include "host-firewall.mode" .) "audit" | ternary "Log" "Deny" }}
-{{- end -}}
-
-{{/*
-All policies of the release, in the order in which Helm is to write them in an upgrade. What lets in comes before what drops, so
-that a drop that somebody deleted does not come back before the rest. The other way round where the drop is no preDNAT policy: an
-upgrade that leaves preDNAT behind must take the drop out of it first, or the drop is asked before the others for a moment.
-*/}}
-{{- define "host-firewall.policies" -}}
-{{- $settings := .Values.policies -}}
-{{- $id := include "host-firewall.fullname" . -}}
-{{- $selector := include "host-firewall.selector" . -}}
-{{- $drop := dict "name" (printf "%s-drop-other" $id) "selector" $selector "settings" $settings.dropOther "rules" (include "host-firewall.otherRules" .) -}}
-{{- if not $settings.dropOther.preDNAT }}
-{{ include "host-firewall.ingressPolicy" $drop }}
+{{- define "host-firewall.specs" -}}
+{{- $selector := include "host-firewall.releaseSelector" . | quote -}}
+{{- $rules := include "host-firewall.allowing" . | fromYaml -}}
+{{- $_ := set $rules "dropOther" (list (dict "action" (eq (include "host-firewall.mode" .) "audit" | ternary "Log" "Deny"))) -}}
+{{- with .Values.policies.allowOutbound }}
+{{- if .enabled }}
+allowOutbound:
+  order: {{ toJson .order }}
+  selector: {{ $selector }}
+  types: [Egress]
+  egress:
+    - action: Allow
 {{- end }}
-{{- if $settings.allowOutbound.enabled }}
-- name: {{ printf "%s-allow-outbound" $id | quote }}
-  spec:
-    order: {{ toJson $settings.allowOutbound.order }}
-    selector: {{ $selector | quote }}
-    types: [Egress]
-    egress:
-      - action: Allow
 {{- end }}
-{{- range $key, $policy := include "host-firewall.allowing" . | fromYaml }}
-{{ include "host-firewall.ingressPolicy" (dict "name" $policy.name "selector" $selector "settings" (get $settings $key) "rules" (toYaml $policy.rules)) }}
+{{- range $key, $ingress := $rules }}
+{{- with get $.Values.policies $key }}
+{{ $key }}:
+  order: {{ toJson .order }}
+  selector: {{ $selector }}
+  types: [Ingress]
+  {{- if .preDNAT }}
+  preDNAT: true
+  {{- end }}
+  {{- if .applyOnForward }}
+  applyOnForward: true
+  {{- end }}
+  ingress:
+    {{- toYaml $ingress | nindent 4 }}
 {{- end }}
-{{- if $settings.dropOther.preDNAT }}
-{{ include "host-firewall.ingressPolicy" $drop }}
 {{- end }}
 {{- end -}}
 
 {{/*
 Checks the values and renders the policies, once: all templates get the same root, and there the outcome is left for whoever asks
-next, as .policySet with policies and revision. Gives nothing.
+next, as .policySet with policies, revision, and digests, which are those of the specs by the names. Gives nothing.
 
-The agents of this rollout arm a node only when every policy carries the revision. It covers the API group, the names and the specs; labels
-and annotations change nothing in what may pass.
+The policies of a revision are a set of their own beside those of any other: they select the endpoints that carry it, and nothing of
+them is ever changed. It covers the API group and the specs; labels and annotations change nothing in what may pass.
 */}}
 {{- define "host-firewall.policySet" -}}
 {{- if not (hasKey . "policySet") -}}
 {{- include "host-firewall.guards" . -}}
-{{- $policies := include "host-firewall.policies" . | fromYamlArray -}}
-{{- $revision := list (include "host-firewall.apiGroup" .) $policies | toJson | sha256sum | trunc 16 -}}
-{{- $_ := set . "policySet" (dict "policies" $policies "revision" $revision) -}}
+{{- $id := include "host-firewall.fullname" . -}}
+{{- $specs := include "host-firewall.specs" . | fromYaml -}}
+{{- $revision := list (include "host-firewall.apiGroup" .) $specs | toJson | sha256sum | trunc 8 -}}
+{{- $policies := list -}}
+{{- $digests := list -}}
+{{- range $key, $spec := $specs -}}
+{{- $_ := set $spec "selector" (printf "%s && host-firewall.io/set == '%s'" $spec.selector $revision) -}}
+{{- $name := printf "%s-%s-%s" $id (kebabcase $key) $revision -}}
+{{- $policies = append $policies (dict "name" $name "spec" $spec) -}}
+{{- $digests = toJson $spec | sha256sum | trunc 16 | printf "%s=%s" $name | append $digests -}}
+{{- end -}}
+{{- $_ := set . "policySet" (dict "policies" $policies "revision" $revision "digests" (join "," $digests)) -}}
 {{- end -}}
 {{- end -}}
