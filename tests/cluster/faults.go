@@ -13,6 +13,7 @@ const (
 	APIServerProgram  = "kube-apiserver"
 	ControllerManager = "kube-controller-manager"
 	Scheduler         = "kube-scheduler"
+	Kubelet           = "kubelet"
 	Felix             = "felix"
 )
 

@@ -116,7 +116,7 @@ func podOn(t *testing.T, node string) *authenticationv1.BoundObjectReference {
 	client, err := nodes.Client()
 	require.NoError(t, err)
 	pods, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{
-		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String(), LabelSelector: "app.kubernetes.io/name=host-firewall",
+		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String(), LabelSelector: ofAgents,
 	})
 	require.NoError(t, err)
 	require.Len(t, pods.Items, 1)

@@ -1,63 +1,119 @@
 package kind
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"helm.sh/helm/v3/pkg/chartutil"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
+	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
-// everyUpgrade is the variable that with "all" makes TestEveryValuesFile walk every pair of files: make upgrades.
-const everyUpgrade = "UPGRADES"
+// everyPairIsWalked tells whether tests of upgrades go on for long, and TestEveryValuesFile walks every pair of files: make upgrades.
+func everyPairIsWalked() bool { return os.Getenv("UPGRADES") == "all" }
 
-// One release goes from each values file to the next, and is looked at wherever it comes to. What it leaves in the end is what all of
-// them have made.
+// One release goes from each values file to the next, and is watched all the way: what both files hold open never fails, and what both close
+// never opens. What it leaves in the end is what all of them have made.
 func TestEveryValuesFileIsUpgradedToPassesItsTestAndLeavesNothing(t *testing.T) {
 	r := prepare(t)
 	files := ciFiles(t)
 	walk := circle(len(files))
-	if os.Getenv(everyUpgrade) == "all" {
+	if everyPairIsWalked() {
 		walk = everyPair(len(files))
 	}
 	_, err := r.Install(t.Context(), files[walk[0]].values)
 	require.NoError(t, err)
-	requireAsAskedFor(t, r, files[walk[0]].values)
+	requireSettled(t, r, files[walk[0]])
 	tested := map[string]bool{}
 	for i := range walk[1:] {
 		from, to := files[walk[i]], files[walk[i+1]]
 		t.Run(from.name+" to "+to.name, func(t *testing.T) {
+			stop := between(t, from.open, to.open)
+			if everyPairIsWalked() {
+				requireFailsAndGoesBack(t, r, from, to)
+			}
 			_, err := r.Upgrade(t.Context(), to.values)
 			require.NoError(t, err)
-			requireAsAskedFor(t, r, to.values)
+			requireSettled(t, r, to)
+			if everyPairIsWalked() {
+				require.NoError(t, r.Rollback(0))
+				requireSettled(t, r, from)
+				_, err := r.Upgrade(t.Context(), to.values)
+				require.NoError(t, err)
+				requireSettled(t, r, to)
+			}
 			if !tested[to.name] {
 				requireTestPasses(t, r)
 			}
 			tested[to.name] = true
+			stop()
 		})
 	}
 	last := files[walk[len(walk)-2]]
 	t.Run("back to "+last.name, func(t *testing.T) {
 		require.NoError(t, r.Rollback(0))
-		requireAsAskedFor(t, r, last.values)
+		requireSettled(t, r, last)
 		requireTestPasses(t, r)
 	})
+	if everyPairIsWalked() {
+		t.Run("sets that nobody needs any more are gone", requireNoUnusedSet)
+	}
 	t.Run("uninstall", func(t *testing.T) { uninstallWhole(t, r, last.values) })
 	for _, file := range withHooksOfTheirOwn(t, r, files, last) {
 		t.Run("install and uninstall "+file.name, func(t *testing.T) {
 			_, err := r.Install(t.Context(), file.values)
 			require.NoError(t, err)
-			requireAsAskedFor(t, r, file.values)
+			requireSettled(t, r, file)
 			uninstallWhole(t, r, file.values)
 		})
 	}
+}
+
+// requireSettled waits until the release is as a values file asks for, and the packets meet what it says.
+func requireSettled(t *testing.T, r *release.Release, file ciFile) {
+	t.Helper()
+	requireAsAskedFor(t, r, file.values)
+	requireTable(t, file.open, file.name)
+}
+
+// requireFailsAndGoesBack upgrades to what no node has the image of, which Helm waits for in vain, and then goes back.
+func requireFailsAndGoesBack(t *testing.T, r *release.Release, from, to ciFile) {
+	t.Helper()
+	missing := chartutil.CoalesceTables(map[string]any{"agent": map[string]any{"image": map[string]any{"tag": "missing"}}}, to.values)
+	require.Error(t, r.UpgradeWaiting(t.Context(), missing, 3*time.Second))
+	_, err := r.Upgrade(t.Context(), from.values)
+	require.NoError(t, err)
+	requireSettled(t, r, from)
+}
+
+// requireNoUnusedSet waits until the controller, which waits for five minutes, has removed all sets but that in force and the one before.
+func requireNoUnusedSet(t *testing.T) {
+	set := setInForce(t)
+	require.NoError(t, cluster.Poll(t.Context(), 6*time.Minute, "unused sets to be gone", func(ctx context.Context) error {
+		list, err := calico(t, "globalnetworkpolicies").List(ctx, metav1.ListOptions{LabelSelector: release.SetLabel})
+		if err != nil {
+			return err
+		}
+		sets := map[string]bool{}
+		for _, p := range list.Items {
+			sets[p.GetLabels()[release.SetLabel]] = true
+		}
+		if !sets[set] || len(sets) > 2 {
+			return fmt.Errorf("there are %v", sets)
+		}
+		return nil
+	}))
 }
 
 // requireTestPasses wants helm test to pass, and to tell of every node.
@@ -132,10 +188,19 @@ func TestEveryPairIsWalkedOnce(t *testing.T) {
 	assert.Len(t, walk, n*(n-1)+1)
 }
 
-// ciFile is a values file of the chart as it is to be installed here.
+// ciFile is a values file of the chart as it is to be installed here, and what it leaves open.
 type ciFile struct {
 	name   string
 	values map[string]any
+	open   scene.Expectation
+}
+
+// leftOpen is what a file leaves open that is more or less than without any values. Nobody here is in the networks that they name.
+var leftOpen = map[string]scene.Expectation{
+	"audit":           scene.Everything,
+	"off":             scene.Everything,
+	"ssh":             scene.ProtectedFromAll,
+	"host-ports-only": scene.HostPorts(scene.ProtectedFromAll),
 }
 
 // ciFiles are all of them, by name. This cluster's own networks and image are laid over what they say. Where they don't speak of
@@ -158,10 +223,11 @@ func ciFiles(t *testing.T) (files []ciFile) {
 			}
 			trusted["cidrs"] = cidrs
 		}
-		files = append(files, ciFile{
-			name:   strings.TrimSuffix(filepath.Base(path), "-values.yaml"),
-			values: atOnce(release.Values(values)),
-		})
+		file := ciFile{name: strings.TrimSuffix(filepath.Base(path), "-values.yaml"), values: atOnce(release.Values(values)), open: scene.ProtectedButSSH}
+		if open, ok := leftOpen[file.name]; ok {
+			file.open = open
+		}
+		files = append(files, file)
 	}
 	return files
 }
@@ -194,7 +260,11 @@ func uninstallWhole(t *testing.T, r *release.Release, values map[string]any) {
 	effective, err := r.Effective(values)
 	require.NoError(t, err)
 	if cleanup, ok := effective["cleanup"].(map[string]any); !ok || cleanup["enabled"] != true {
-		_, err = kubectl(t.Context(), "", "delete", "hostendpoints."+nodes.CalicoGroup().Group, "--selector", "host-firewall.io/release="+name)
+		for _, resource := range []string{"hostendpoints", "globalnetworkpolicies", "globalnetworksets"} {
+			_, err = kubectl(t.Context(), "", "delete", resource+"."+nodes.CalicoGroup().Group, "--selector", release.Label+"="+name)
+			require.NoError(t, err)
+		}
+		_, err = kubectl(t.Context(), "", "delete", "configmap", name, "--namespace", namespace)
 		require.NoError(t, err)
 	}
 	requireNothingLeft(t)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
@@ -29,7 +29,7 @@ func TestSSHIsClosedToStrangersAndOpenToAdminsWhateverThePoliciesSay(t *testing.
 		{"action":"Allow","protocol":"TCP","destination":{"ports":[%d]}}
 	]}}`, cluster.SSHPort, cluster.OrdinaryPort)
 	policies := calico(t, "globalnetworkpolicies")
-	right, err := policies.Get(t.Context(), name+"-allow-ssh", metav1.GetOptions{})
+	right, err := policies.Get(t.Context(), policyName("allow-ssh", setInForce(t)), metav1.GetOptions{})
 	require.NoError(t, err)
 	now, err := policies.Patch(t.Context(), right.GetName(), types.MergePatchType, []byte(wrong), metav1.PatchOptions{})
 	require.NoError(t, err)
@@ -38,10 +38,11 @@ func TestSSHIsClosedToStrangersAndOpenToAdminsWhateverThePoliciesSay(t *testing.
 	right.SetResourceVersion(now.GetResourceVersion())
 	_, err = policies.Update(t.Context(), right, metav1.UpdateOptions{})
 	require.NoError(t, err)
+	requireArmed(t)
 }
 
 // The API server is the way back. Whoever has narrowed Calico's failsafe, or has the API server on a port that never was in it, keeps it by
-// essential.apiServerPorts; a node that would lose it is not armed.
+// essential.apiServerPorts; a node that would lose it by a new set stays with the old one.
 func TestAPIServerStaysOpenWhateverTheFailsafeSays(t *testing.T) {
 	r := install(t)
 	failsafe := func(ports ...int64) (list []any) {
@@ -51,29 +52,25 @@ func TestAPIServerStaysOpenWhateverTheFailsafeSays(t *testing.T) {
 		return append(list, map[string]any{"protocol": "UDP", "port": int64(68)})
 	}
 	felixForAll(t, map[string]any{"failsafeInboundHostPorts": failsafe(22, 179, 2379, 2380, 5473, 6666, 6667)})
-	// With other labels no node is armed at first.
-	_, err := r.Upgrade(t.Context(), with(map[string]any{
-		"essential":    map[string]any{"apiServerPorts": []int{443}},
-		"hostEndpoint": map[string]any{"labels": map[string]any{"host-endpoint": "elsewhere"}},
-	}))
+	old, control := setInForce(t), controlPlane(t).Name
+	stop := protected(t)
+	_, err := r.Upgrade(t.Context(), with(map[string]any{"essential": map[string]any{"apiServerPorts": []int{443}}}))
 	require.NoError(t, err)
 	for _, m := range nodes.Nodes() {
-		eventually(t, "the agent on "+m.Name, func(ctx context.Context) error {
-			agent, err := agentOn(ctx, m.Name)
-			if err != nil {
-				return err
-			}
-			waits := agent.State == "Waiting" && strings.Contains(agent.Reason, "tcp 6443") && strings.Contains(agent.Reason, "essential.apiServerPorts: [443, 6443]")
-			if m.Role == cluster.ControlPlane != waits || m.Role == cluster.Worker && !agent.Ready {
-				return fmt.Errorf("%s: %s", agent.State, agent.Reason)
-			}
-			return nil
-		})
+		want := report{State: "Armed", Ready: true}
+		if m.Name == control {
+			want = report{State: "Waiting", Reason: "essential.apiServerPorts: [443, 6443]"}
+		}
+		requireAgent(t, m.Name, want)
 	}
+	hep, err := endpointOf(t.Context(), t, control)
+	require.NoError(t, err)
+	require.Equal(t, old, hep.Labels[release.SetLabel])
 	_, err = r.Upgrade(t.Context(), values())
 	require.NoError(t, err)
 	requireArmed(t)
 	requireProtected(t, "with an API server that is behind no failsafe")
+	stop()
 }
 
 // felixForAll sets fields of the FelixConfiguration for all nodes, until the test ends.

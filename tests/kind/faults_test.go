@@ -28,12 +28,15 @@ func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
 	install(t)
 
 	t.Run("agents, Felix and etcd end", func(t *testing.T) {
-		stop := protected(t, nothing)
+		stop := protected(t)
 		armed := stayArmed(t)
-		_, err := kubectl(t.Context(), "", "delete", "pods", "--namespace", namespace, "--selector", "app.kubernetes.io/name=host-firewall")
+		_, err := kubectl(t.Context(), "", "delete", "pods", "--namespace", namespace, "--selector", ofAgents)
 		require.NoError(t, err)
 		requireArmed(t)
 		crashAgent(t, worker(t, 1))
+		controller, err := processOf(t.Context(), ofController, "")
+		require.NoError(t, err)
+		require.NoError(t, unix.Kill(controller, unix.SIGKILL))
 		requireArmed(t)
 		armed()
 		for _, node := range nodeNames() {
@@ -59,11 +62,11 @@ func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
 		back := time.Now().Add(away)
 		crash(t, worker(t, 1), cluster.Felix)
 		require.NoError(t, unix.Kill(killed, unix.SIGKILL))
-		requireAgents(t, false)
+		requireReady(t, false)
 		<-time.After(time.Until(back))
 		services()
 		require.NoError(t, control.Resume(cluster.APIServerProgram))
-		requireAgents(t, true)
+		requireReady(t, true)
 		requireArmed(t)
 		requireProtected(t, "after the API server came back")
 		open()
@@ -73,9 +76,9 @@ func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
 	})
 }
 
-// requireAgents waits until every agent is ready, or says that it can't follow. An agent tries again after twenty seconds at most, and an
+// requireReady waits until every agent is ready, or says that it can't follow. An agent tries again after twenty seconds at most, and an
 // API server that has just started may not know its rights yet.
-func requireAgents(t *testing.T, ready bool) {
+func requireReady(t *testing.T, ready bool) {
 	t.Helper()
 	require.NoError(t, cluster.Poll(t.Context(), 2*time.Minute, fmt.Sprintf("every agent to be ready: %t", ready), func(ctx context.Context) error {
 		for _, node := range nodeNames() {
@@ -121,19 +124,27 @@ func crashAgent(t *testing.T, node string) {
 // agentProcess is the id, on the machine, of the agent on a node.
 func agentProcess(t *testing.T, node string) int {
 	t.Helper()
+	pid, err := processOf(t.Context(), ofAgents, "spec.nodeName="+node)
+	require.NoError(t, err)
+	return pid
+}
+
+// processOf is the id, on the machine, of what runs in one of the release's pods.
+func processOf(ctx context.Context, labels, fields string) (int, error) {
 	client, err := nodes.Client()
-	require.NoError(t, err)
-	pods, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + node, LabelSelector: "app.kubernetes.io/name=host-firewall"})
-	require.NoError(t, err)
+	if err != nil {
+		return 0, err
+	}
+	pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{FieldSelector: fields, LabelSelector: labels})
+	if err != nil {
+		return 0, err
+	}
 	for _, p := range pods.Items {
 		if p.Status.Phase == corev1.PodRunning {
-			pid, err := host.ProcessOf(p.Status.ContainerStatuses[0].ContainerID)
-			require.NoError(t, err)
-			return pid
+			return host.ProcessOf(p.Status.ContainerStatuses[0].ContainerID)
 		}
 	}
-	t.Fatalf("no agent runs on %s", node)
-	return 0
+	return 0, fmt.Errorf("no pod with %s and %s runs", labels, fields)
 }
 
 // requireRepairs deletes every node's endpoint and waits until all are back and armed.

@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
@@ -99,14 +101,13 @@ func TestEndpointsAreNotArmedBeforeAllPoliciesAreThereInTheWorstOrder(t *testing
 		}
 	}
 	// The drop first, then what lets the others in, the most needed last.
-	order := []string{"drop-other", "allow-ssh", "allow-outbound", "allow-essential", "allow-cluster"}
-	missing := []string{}
-	for _, o := range order {
-		missing = append(missing, name+"-"+o)
+	var missing []string
+	for _, purpose := range []string{"drop-other", "allow-ssh", "allow-outbound", "allow-essential", "allow-cluster"} {
+		missing = append(missing, forPurpose(t, policies, purpose).GetName())
 	}
 	waiting(missing)
 	for len(missing) > 1 {
-		apply(t, byName(t, policies, missing[0]))
+		apply(t, policies[slices.IndexFunc(policies, isNamed(missing[0]))])
 		missing = missing[1:]
 		waiting(missing)
 	}
@@ -114,13 +115,17 @@ func TestEndpointsAreNotArmedBeforeAllPoliciesAreThereInTheWorstOrder(t *testing
 	stop()
 
 	stop = undisturbed(t, scene.Protected)
-	apply(t, byName(t, policies, missing[0]))
+	apply(t, policies[slices.IndexFunc(policies, isNamed(missing[0]))])
 	requireArmed(t)
 	requireProtected(t, "with the last policy")
 
 	requireHookIsRefused(t, hook)
 	requireProtected(t, "after the uninstall hook was applied like any other object")
 	stop()
+}
+
+func isNamed(name string) func(*unstructured.Unstructured) bool {
+	return func(o *unstructured.Unstructured) bool { return o.GetName() == name }
 }
 
 // requireHookIsRefused applies the uninstall hook like any other object, as `helm template | kubectl apply` does. Here nothing of the
@@ -158,7 +163,8 @@ func TestEndpointComesBackAsItWas(t *testing.T) {
 		"deleted": func() {
 			require.NoError(t, calico(t, "hostendpoints").Delete(t.Context(), node, metav1.DeleteOptions{}))
 		},
-		"disarmed":           func() { patchEndpoint(t, node, `{"metadata":{"labels":{"host-endpoint":null}}}`) },
+		"disarmed":           func() { patchEndpoint(t, node, `{"metadata":{"labels":{"host-firewall.io/set":null}}}`) },
+		"armed with nothing": func() { patchEndpoint(t, node, `{"metadata":{"labels":{"host-firewall.io/set":"0badc0de"}}}`) },
 		"relabelled":         func() { patchEndpoint(t, node, `{"metadata":{"labels":{"host-endpoint":"x"}}}`) },
 		"without profiles":   func() { patchEndpoint(t, node, `{"spec":{"profiles":[]}}`) },
 		"of other addresses": func() { patchEndpoint(t, node, `{"spec":{"expectedIPs":["203.0.113.10"]}}`) },
@@ -186,7 +192,7 @@ func TestEndpointComesBackAsItWas(t *testing.T) {
 		})
 	}
 	t.Run("what is somebody else's stays", func(t *testing.T) {
-		patchEndpoint(t, node, `{"metadata":{"labels":{"team":"blue","host-endpoint":null},"annotations":{"note":"mine"}}}`)
+		patchEndpoint(t, node, `{"metadata":{"labels":{"team":"blue","host-firewall.io/set":null},"annotations":{"note":"mine"}}}`)
 		eventually(t, "the endpoint to be armed again", func(ctx context.Context) error {
 			now, err := endpointOf(ctx, t, node)
 			if err != nil {
@@ -210,29 +216,51 @@ func essence(hep *v3.HostEndpoint) map[string]any {
 	return map[string]any{"labels": hep.Labels, "annotations": annotations, "owners": hep.OwnerReferences, "spec": hep.Spec}
 }
 
-func TestAPolicyThatVanishesIsReportedAndOpensNothing(t *testing.T) {
+// Whoever takes a policy of the set in force away, or edits it, has changed what the packets meet. All that can be done then is to say so, and it
+// is said until it is mended: Helm's next upgrade brings back what is lost, and keeps what is edited.
+func TestAPolicyThatIsLostOrEditedIsToldAndOpensNothing(t *testing.T) {
 	r := install(t)
-	const lost = name + "-allow-ssh"
-	node := worker(t, 2)
-	require.NoError(t, calico(t, "globalnetworkpolicies").Delete(t.Context(), lost, metav1.DeleteOptions{}))
-	eventually(t, "the agent to be not ready and to name the policy", func(ctx context.Context) error {
-		got, err := agentOn(ctx, node)
-		if err != nil {
-			return err
-		}
-		if got.Ready || got.State != "Armed" || !strings.Contains(got.Reason, lost) {
-			return fmt.Errorf("%+v", got)
-		}
-		return nil
-	})
-	hep, err := endpointOf(t.Context(), t, node)
-	require.NoError(t, err)
-	require.NoError(t, release.Armed(hep))
-	requireProtected(t, "with the policy lost")
+	policies := calico(t, "globalnetworkpolicies")
+	told := func(t *testing.T, policy string) {
+		t.Helper()
+		requireAgents(t, report{State: "Armed", Reason: policy})
+		requireClearance(t, "drift", policy)
+		requireSet(t, setInForce(t))
+		requireTestFails(t, r, policy)
+	}
 
-	_, err = r.Upgrade(t.Context(), values())
-	require.NoError(t, err)
-	requireArmed(t)
+	t.Run("lost", func(t *testing.T) {
+		lost := policyName("allow-ssh", setInForce(t))
+		require.NoError(t, policies.Delete(t.Context(), lost, metav1.DeleteOptions{}))
+		told(t, lost)
+		requireProtected(t, "with the policy lost")
+		_, err := r.Upgrade(t.Context(), values())
+		require.NoError(t, err)
+		requireArmed(t)
+	})
+
+	t.Run("edited", func(t *testing.T) {
+		edited := policyName("drop-other", setInForce(t))
+		_, err := policies.Patch(t.Context(), edited, types.JSONPatchType, []byte(`[{"op":"replace","path":"/spec/ingress/0/action","value":"Allow"}]`), metav1.PatchOptions{})
+		require.NoError(t, err)
+		told(t, edited)
+		_, err = r.Upgrade(t.Context(), values())
+		require.NoError(t, err)
+		told(t, edited)
+		require.NoError(t, policies.Delete(t.Context(), edited, metav1.DeleteOptions{}))
+		_, err = r.Upgrade(t.Context(), values())
+		require.NoError(t, err)
+		requireArmed(t)
+		requireProtected(t, "mended")
+	})
+}
+
+// requireTestFails wants helm test to fail, and to say these words.
+func requireTestFails(t *testing.T, r *release.Release, words string) {
+	t.Helper()
+	log, err := r.Test()
+	require.Error(t, err, "helm test:\n%s", log)
+	require.Contains(t, log, words)
 }
 
 func TestClusterThatRunsIsNotStartedTwice(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/probe"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
@@ -31,11 +30,7 @@ func situations() []situation {
 		{"article", "enforce", map[string]any{
 			"cluster": map[string]any{"cidrs": nodes.ClusterCIDRs(), "trustNodes": false, "trustPods": false},
 		}, scene.ProtectedButSSH},
-		{"ingress list", "enforce", map[string]any{"ssh": ssh, "ingress": []any{
-			listed("web", "TCP", cluster.OrdinaryPort, "0.0.0.0/0", "::/0"),
-			listed("dns", "UDP", cluster.OrdinaryPort, nodes.StrangerCIDRs()...),
-			listed("node-ports", "TCP", "30000:32767", nodes.StrangerCIDRs()[0]),
-		}}, scene.Ingress},
+		{"ingress list", "enforce", openToMore(), scene.Ingress},
 		{"host ports only", "enforce", map[string]any{"ssh": ssh, "policies": withoutPreDNAT()}, scene.HostPorts(scene.Protected)},
 		{"audit", "audit", map[string]any{"ssh": ssh}, scene.Everything},
 		{"named interfaces", "enforce", map[string]any{"ssh": ssh, "hostEndpoint": map[string]any{"interfaces": []any{"eth*"}}}, scene.Protected},

@@ -102,11 +102,11 @@ func felixOf(ctx context.Context, t *testing.T, node string) (*unstructured.Unst
 	return calico(t, "felixconfigurations").Get(ctx, "node."+node, metav1.GetOptions{})
 }
 
-// requireCollected waits until what the agent made for a Node is gone with it, but for what belongs to the Node of the same
+// requireCollected waits until what was made for a Node is gone with it, but for what belongs to the Node of the same
 // name with this id, if any.
 func requireCollected(t *testing.T, node string, now types.UID) {
 	t.Helper()
-	for resource, object := range map[string]string{"hostendpoints": node, "felixconfigurations": "node." + node} {
+	for resource, object := range map[string]string{"hostendpoints": node, "felixconfigurations": "node." + node, "globalnetworksets": name + "-node-" + node} {
 		eventually(t, resource+" "+object+" to be the Node's that is there", func(ctx context.Context) error {
 			o, err := calico(t, resource).Get(ctx, object, metav1.GetOptions{})
 			switch {

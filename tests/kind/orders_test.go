@@ -3,7 +3,6 @@ package kind
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 
@@ -22,7 +21,7 @@ import (
 // definitions are Calico's, of what a release is made of.
 func definitions() []string {
 	group := nodes.StorageGroup().Group
-	return []string{"hostendpoints." + group, "globalnetworkpolicies." + group}
+	return []string{"hostendpoints." + group, "globalnetworkpolicies." + group, "globalnetworksets." + group}
 }
 
 func TestReleaseWaitsForItsRights(t *testing.T) {
@@ -44,7 +43,7 @@ func TestReleaseWaitsForItsRights(t *testing.T) {
 	}
 	require.NotEmpty(t, rights)
 	apply(t, others...)
-	requireWaiting(t, "lacks the right")
+	requireAgents(t, report{State: "Waiting", Reason: "lacks the right"})
 	requireOpen(t, "without rights")
 	apply(t, rights...)
 	requireClosesInTime(t)
@@ -65,31 +64,14 @@ func TestReleaseWaitsForCalico(t *testing.T) {
 	_, err = next.Install(t.Context(), values())
 	require.ErrorContains(t, err, "Calico is not installed")
 	apply(t, rest...)
-	requireWaiting(t, "Calico")
+	requireAgents(t, report{State: "Waiting", Reason: "Calico"})
 	requireOpen(t, "without Calico's definitions")
 	comeBack()
-	requireWaiting(t, name+"-drop-other")
+	requireAgents(t, report{State: "Waiting", Reason: forPurpose(t, policies, "drop-other").GetName()})
 	apply(t, policies...)
 	requireArmed(t)
 	requireProtected(t, "with Calico's definitions")
 	open()
-}
-
-// requireWaiting waits until every agent waits, and says these words.
-func requireWaiting(t *testing.T, because string) {
-	t.Helper()
-	for _, node := range nodeNames() {
-		eventually(t, "the agent on "+node+" to wait because of "+because, func(ctx context.Context) error {
-			got, err := agentOn(ctx, node)
-			if err != nil {
-				return err
-			}
-			if got.State != "Waiting" || got.Ready || !strings.Contains(got.Reason, because) {
-				return fmt.Errorf("%+v", got)
-			}
-			return nil
-		})
-	}
 }
 
 func createNamespace(t *testing.T) {

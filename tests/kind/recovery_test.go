@@ -26,7 +26,9 @@ import (
 
 // The headings of docs/recovery.md.
 const (
-	deleteEndpoints = "Delete the endpoints"
+	annotate        = "Open them"
+	closeAgain      = "Protect them again"
+	deleteEndpoints = "When agents can't: delete the endpoints"
 	correction      = "The admins' networks are wrong"
 	switchOff       = "Switch it off"
 	emptyRules      = "Empty the rules"
@@ -79,6 +81,15 @@ func TestEveryWayOfTheRecoveryPageOpensLockedNodesSoon(t *testing.T) {
 			open(t, commands)
 		})
 	}
+	goBack := ways[closeAgain]
+	delete(ways, closeAgain)
+	locked(annotate, lockWithAnothersPolicy, func(t *testing.T, commands string) {
+		requireOpenedBy(t, commands, admin, scene.Everything)
+		require.NoError(t, calico(t, "globalnetworkpolicies").Delete(t.Context(), anothersPolicy, metav1.DeleteOptions{}))
+		require.NoError(t, admin(t.Context(), goBack))
+		requireArmed(t)
+		requireTable(t, scene.ProtectedFromAll, "without the policy")
+	})
 	locked(deleteEndpoints, lockWithAnothersPolicy, func(t *testing.T, commands string) {
 		requireOpenedBy(t, commands, admin.inSpite, scene.Everything)
 		require.NoError(t, calico(t, "globalnetworkpolicies").Delete(t.Context(), anothersPolicy, metav1.DeleteOptions{}))
@@ -110,6 +121,41 @@ func TestEveryWayOfTheRecoveryPageOpensLockedNodesSoon(t *testing.T) {
 	})
 	delete(ways, hookIsAway) // TestUninstallWithoutItsImageChangesNothingAndCanBeRepeated
 	require.Empty(t, ways, "without a test")
+}
+
+// The way out takes nothing that works away from anybody, and whatever comes meanwhile, an upgrade too, makes nothing until it is taken back.
+func TestEveryNodeOpensAndClosesByOneAnnotation(t *testing.T) {
+	admin, ways := adminsShell(t), waysBack(t)
+	r := install(t)
+	stop := undisturbed(t, scene.Protected)
+	requireOpenedBy(t, ways[annotate], admin, scene.Everything)
+	requireNoEndpoint := func() {
+		t.Helper()
+		eventually(t, "endpoints and failsafes to be gone", func(ctx context.Context) error {
+			for _, resource := range []string{"hostendpoints", "felixconfigurations"} {
+				list, err := calico(t, resource).List(ctx, metav1.ListOptions{LabelSelector: release.Label})
+				if err != nil {
+					return err
+				}
+				if len(list.Items) > 0 {
+					return fmt.Errorf("there is %s", list.Items[0].GetName())
+				}
+			}
+			return nil
+		})
+	}
+	requireNoEndpoint()
+	_, err := r.Upgrade(t.Context(), changed(openToMore(), map[string]any{"agent": values()["agent"]}))
+	require.NoError(t, err)
+	requireAgents(t, report{State: "Waiting", Reason: "host-firewall.io/open"})
+	requireNoEndpoint()
+	requireOpen(t, "after an upgrade")
+	require.NoError(t, admin(t.Context(), ways[closeAgain]))
+	requireArmed(t)
+	requireTable(t, scene.Ingress, "closed again")
+	stop()
+	_, err = r.Upgrade(t.Context(), values())
+	require.NoError(t, err)
 }
 
 // shell runs commands as a person would, somewhere.
@@ -194,12 +240,7 @@ func requireCutOff(t *testing.T) {
 // anybody's from outside do.
 func adminsShell(t *testing.T) shell {
 	t.Helper()
-	home := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-modfile="+filepath.Join("tools", "go.mod"), "-o", filepath.Join(home, "helm"), "helm.sh/helm/v3/cmd/helm")
-	build.Dir = root
-	output, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", output)
-
+	home := helm3(t).home
 	config, err := clientcmd.LoadFromFile(nodes.Kubeconfig())
 	require.NoError(t, err)
 	for _, c := range config.Clusters {

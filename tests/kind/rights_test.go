@@ -123,7 +123,7 @@ func TestAgentHasNoRightsOnItsNode(t *testing.T) {
 	install(t)
 	client, err := nodes.Client()
 	require.NoError(t, err)
-	pods, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=host-firewall"})
+	pods, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: ofAgents})
 	require.NoError(t, err)
 	require.Len(t, pods.Items, len(nodeNames()))
 	for _, p := range pods.Items {

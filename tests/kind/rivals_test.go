@@ -2,10 +2,8 @@ package kind
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -21,19 +19,12 @@ import (
 )
 
 func TestEndpointsOfOthersAreReportedAndNeverMakeUsOpenANode(t *testing.T) {
-	r := prepare(t)
-	v := values()
-	// No event tells of them.
-	v["agent"].(map[string]any)["resync"] = "1s"
-	_, err := r.Install(t.Context(), v)
-	require.NoError(t, err)
-	requireArmed(t)
-	requireProtected(t, "before")
+	install(t)
 	node := worker(t, 1)
 
 	t.Run("one that ours wins over", func(t *testing.T) {
-		stop := protected(t, nothing)
-		remove := createEndpoint(t, node+"-other", node)
+		stop := protected(t)
+		remove := createEndpoint(t, node+"-other", node, "*")
 		requireConflict(t, node, node+"-other")
 		requireProtected(t, "beside it")
 		remove()
@@ -42,7 +33,7 @@ func TestEndpointsOfOthersAreReportedAndNeverMakeUsOpenANode(t *testing.T) {
 	})
 
 	t.Run("Calico's own", func(t *testing.T) {
-		stop := protected(t, nothing)
+		stop := protected(t)
 		remove := startKubeControllers(t)
 		for _, node := range nodeNames() {
 			requireConflict(t, node, node+"-auto-hep")
@@ -55,41 +46,37 @@ func TestEndpointsOfOthersAreReportedAndNeverMakeUsOpenANode(t *testing.T) {
 		requireArmed(t)
 	})
 
-	// Calico takes the one whose name comes first. That opens the node, and nobody but its owner may take it away.
-	t.Run("one that wins over ours", func(t *testing.T) {
-		open := undisturbed(t, scene.Protected)
-		remove := createEndpoint(t, "a-"+node, node)
-		requireConflict(t, node, "a-"+node)
-		remove()
-		requireArmed(t)
-		requireProtected(t, "without it")
-		open()
-	})
+	// Calico takes the one whose name comes first, and one of an interface before that of all. That opens the node, and nobody but its owner may
+	// take it away.
+	for what, rival := range map[string][2]string{
+		"one that wins by its name":      {"a-" + node, "*"},
+		"one that wins by its interface": {"z-" + node, "eth0"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			open := undisturbed(t, scene.Protected)
+			remove := createEndpoint(t, rival[0], node, rival[1])
+			requireConflict(t, node, rival[0])
+			remove()
+			requireArmed(t)
+			requireProtected(t, "without it")
+			open()
+		})
+	}
 }
 
-// requireConflict waits until the agent says whose endpoint is in the way, and that its node stays armed.
+// requireConflict waits until the agent says whose endpoint is in the way, and wants its node to stay armed.
 func requireConflict(t *testing.T, node, rival string) {
 	t.Helper()
-	eventually(t, "the agent on "+node+" to report "+rival, func(ctx context.Context) error {
-		got, err := agentOn(ctx, node)
-		if err != nil {
-			return err
-		}
-		if got.Ready || got.State != "Conflict" || !strings.Contains(got.Reason, rival) {
-			return fmt.Errorf("%+v", got)
-		}
-		hep, err := endpointOf(ctx, t, node)
-		if err != nil {
-			return err
-		}
-		return release.Armed(hep)
-	})
+	requireAgent(t, node, report{State: "Conflict", Reason: rival})
+	hep, err := endpointOf(t.Context(), t, node)
+	require.NoError(t, err)
+	require.NoError(t, release.Armed(hep))
 }
 
 // createEndpoint makes an endpoint of somebody else, that no policy applies to, until remove is called or the test ends.
-func createEndpoint(t *testing.T, endpoint, node string) (remove func()) {
+func createEndpoint(t *testing.T, endpoint, node, iface string) (remove func()) {
 	t.Helper()
-	putEndpoint(t, endpoint, node, "*", nil)
+	putEndpoint(t, endpoint, node, iface, nil)
 	remove = func() {
 		err := calico(t, "hostendpoints").Delete(context.WithoutCancel(t.Context()), endpoint, metav1.DeleteOptions{})
 		require.True(t, err == nil || apierrors.IsNotFound(err), "%v", err)

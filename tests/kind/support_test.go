@@ -53,7 +53,7 @@ const (
 var (
 	// soon is how long anything may take that should follow by itself.
 	soon = shared(30 * time.Second)
-	// closing is how long packets may still come through once an endpoint carries the arming label, or the agent of a new node runs.
+	// closing is how long packets may still come through once an endpoint is armed, or the agent of a new node runs.
 	closing = shared(5 * time.Second)
 	// recoveryTime is what docs/recovery.md promises of each of its commands.
 	recoveryTime = shared(10 * time.Second)
@@ -269,6 +269,51 @@ func agentOn(ctx context.Context, node string) (report, error) {
 	return r, json.NewDecoder(response.Body).Decode(&r)
 }
 
+// requireAgent waits until the agent on a node says so: its state, whether it is ready, and words of its reason.
+func requireAgent(t *testing.T, node string, want report) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("the agent on %s to be %+v", node, want), func(ctx context.Context) error {
+		got, err := agentOn(ctx, node)
+		if err == nil && (got.State != want.State || got.Ready != want.Ready || !strings.Contains(got.Reason, want.Reason)) {
+			err = fmt.Errorf("it is %+v", got)
+		}
+		return err
+	})
+}
+
+// requireAgents waits until every agent says so.
+func requireAgents(t *testing.T, want report) {
+	t.Helper()
+	for _, node := range nodeNames() {
+		requireAgent(t, node, want)
+	}
+}
+
+// setInForce is the set of policies that the release was rolled out with last.
+func setInForce(t *testing.T) string {
+	t.Helper()
+	client, err := nodes.Client()
+	require.NoError(t, err)
+	ds, err := client.AppsV1().DaemonSets(namespace).Get(t.Context(), name, metav1.GetOptions{})
+	require.NoError(t, err)
+	set := release.SetOf(ds.Spec.Template.Spec.Containers[0].Args)
+	require.NotEmpty(t, set, "%v", ds.Spec.Template.Spec.Containers[0].Args)
+	return set
+}
+
+// policyName is the name of the policy for one purpose in a set.
+func policyName(purpose, set string) string { return name + "-" + purpose + "-" + set }
+
+// requireSet wants the endpoint of every node to be armed with a set now; empty: not to be armed.
+func requireSet(t *testing.T, set string) {
+	t.Helper()
+	for _, node := range nodeNames() {
+		hep, err := endpointOf(t.Context(), t, node)
+		require.NoError(t, err)
+		require.Equal(t, set, hep.Labels[release.SetLabel], node)
+	}
+}
+
 // kubectl runs the cluster's own kubectl.
 func kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
 	cmd := cluster.Kubectl(ctx, nodes, args...)
@@ -312,6 +357,8 @@ func clean(ctx context.Context) error {
 		// The policies go last: without them an endpoint is harmless, the other way round is not asked for here.
 		remove(group.WithResource("hostendpoints"), "", everything),
 		remove(group.WithResource("globalnetworkpolicies"), "", everything),
+		remove(group.WithResource("globalnetworksets"), "", everything),
+		remove(corev1.SchemeGroupVersion.WithResource("configmaps"), namespace, metav1.ListOptions{FieldSelector: "metadata.name=" + name}),
 		remove(corev1.SchemeGroupVersion.WithResource("serviceaccounts"), namespace, ofHelm),
 		remove(rbac.WithResource("roles"), namespace, ofHelm),
 		remove(rbac.WithResource("rolebindings"), namespace, ofHelm),
@@ -332,6 +379,8 @@ func endAgents(ctx context.Context, client dynamic.Interface, remove func(schema
 	pods, everything := corev1.SchemeGroupVersion.WithResource("pods"), metav1.ListOptions{}
 	if err := errors.Join(
 		remove(appsv1.SchemeGroupVersion.WithResource("daemonsets"), namespace, everything),
+		remove(appsv1.SchemeGroupVersion.WithResource("deployments"), namespace, everything),
+		remove(appsv1.SchemeGroupVersion.WithResource("replicasets"), namespace, everything),
 		remove(batchv1.SchemeGroupVersion.WithResource("jobs"), namespace, everything),
 	); err != nil {
 		return err
@@ -374,8 +423,9 @@ func diagnose(t *testing.T) {
 	t.Logf("logs and rules: %s (%v)", dir, nodes.Collect(ctx, dir))
 	for _, args := range [][]string{
 		{"get", "nodes,pods", "--all-namespaces", "--output", "wide"},
-		{"get", "hostendpoints." + nodes.StorageGroup().Group + ",globalnetworkpolicies." + nodes.StorageGroup().Group, "--output", "yaml"},
-		{"logs", "--namespace", namespace, "--selector", "app.kubernetes.io/name=host-firewall", "--prefix", "--tail", "30"},
+		{"get", "hostendpoints." + nodes.StorageGroup().Group + ",globalnetworkpolicies." + nodes.StorageGroup().Group + ",globalnetworksets." + nodes.StorageGroup().Group, "--output", "yaml"},
+		{"get", "configmap", name, "--namespace", namespace, "--output", "yaml"},
+		{"logs", "--namespace", namespace, "--selector", "app.kubernetes.io/instance=" + name, "--prefix", "--tail", "30"},
 	} {
 		out, err := kubectl(ctx, "", args...)
 		t.Logf("kubectl %s (%v)\n%s", strings.Join(args, " "), err, out)
@@ -409,13 +459,14 @@ func apply(t *testing.T, objects ...*unstructured.Unstructured) {
 	require.NoError(t, err)
 }
 
-func byName(t *testing.T, objects []*unstructured.Unstructured, name string) *unstructured.Unstructured {
+// forPurpose is the policy for one purpose, of those that were rendered.
+func forPurpose(t *testing.T, policies []*unstructured.Unstructured, purpose string) *unstructured.Unstructured {
 	t.Helper()
-	for _, o := range objects {
-		if o.GetName() == name {
+	for _, o := range policies {
+		if strings.HasPrefix(o.GetName(), name+"-"+purpose+"-") {
 			return o
 		}
 	}
-	t.Fatalf("no %s was rendered", name)
+	t.Fatalf("no policy %s was rendered", purpose)
 	return nil
 }

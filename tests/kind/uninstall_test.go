@@ -11,36 +11,65 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
-func TestUninstallWithDeadAgentsAndASlowAPIServerLeavesNothing(t *testing.T) {
-	local(t, "stop the API server")
+// Whoever is dead can't get in the way of an uninstall: agents, the controller, a kubelet whose agent goes on and on.
+func TestUninstallWhateverIsDeadLeavesNothing(t *testing.T) {
+	local(t, "stop the API server and a kubelet")
 	r := install(t)
-	_, err := kubectl(t.Context(), "", "patch", "daemonset", name, "--namespace", namespace, "--type", "merge",
-		"--patch", `{"spec":{"template":{"spec":{"nodeSelector":{"no":"node"}}}}}`)
-	require.NoError(t, err)
-	eventually(t, "the agents to be gone", func(ctx context.Context) error {
-		out, err := kubectl(ctx, "", "get", "pods", "--namespace", namespace, "--output", "name")
-		if err == nil && strings.Contains(out, "pod/") {
-			err = fmt.Errorf("there are %s", out)
-		}
-		return err
-	})
-	requireProtected(t, "without agents")
 
-	open := reached(t, place.Select(func(c scene.Cell) bool { return scene.Protected(c) && !apiServer(c) }))
-	recover := slowAPIServer(t)
-	require.NoError(t, r.Uninstall())
-	recover()
-	requireOpen(t, "after uninstall")
-	requireNothingLeft(t)
-	require.ErrorContains(t, r.Uninstall(), "not found", "a second time")
-	requireOpen(t, "after the second uninstall")
-	open()
+	t.Run("agents and controller, and the API server is slow", func(t *testing.T) {
+		for _, workload := range []string{"daemonset/" + name, "deployment/" + name + "-controller"} {
+			_, err := kubectl(t.Context(), "", "patch", workload, "--namespace", namespace, "--type", "merge",
+				"--patch", `{"spec":{"template":{"spec":{"nodeSelector":{"no":"node"}}}}}`)
+			require.NoError(t, err)
+		}
+		eventually(t, "agents and controller to be gone", func(ctx context.Context) error {
+			out, err := kubectl(ctx, "", "get", "pods", "--namespace", namespace, "--field-selector", "status.phase=Running", "--output", "name")
+			if err == nil && strings.Contains(out, "pod/") {
+				err = fmt.Errorf("there are %s", out)
+			}
+			return err
+		})
+		requireProtected(t, "without agents")
+
+		open := reached(t, place.Select(func(c scene.Cell) bool { return scene.Protected(c) && !apiServer(c) }))
+		recover := slowAPIServer(t)
+		require.NoError(t, r.Uninstall())
+		recover()
+		requireOpen(t, "after uninstall")
+		requireNothingLeft(t)
+		require.ErrorContains(t, r.Uninstall(), "not found", "a second time")
+		requireOpen(t, "after the second uninstall")
+		open()
+	})
+
+	t.Run("a kubelet", func(t *testing.T) {
+		_, err := r.Install(t.Context(), values())
+		require.NoError(t, err)
+		requireArmed(t)
+		requireProtected(t, "installed again")
+		node := hostOf(t, worker(t, 2))
+		alive := agentProcess(t, node.Name)
+		require.NoError(t, node.Stop(cluster.Kubelet))
+		t.Cleanup(func() { require.NoError(t, node.Resume(cluster.Kubelet)) })
+		_ = r.Uninstall() // which says, of what it waits for, that a pod is not gone
+		require.NoError(t, unix.Kill(alive, 0), "its agent goes on")
+		requireTable(t, func(c scene.Cell) bool { return c.Column != scene.Kubelet }, "after uninstall")
+		left, err := release.Leftovers(t.Context(), nodes)
+		require.NoError(t, err)
+		require.Empty(t, left)
+		require.NoError(t, node.Resume(cluster.Kubelet))
+		require.NoError(t, nodes.WaitNodeReady(t.Context(), node.Name))
+		requireNothingLeft(t)
+		requireOpen(t, "with its kubelet back")
+	})
 }
 
 // slowAPIServer lets the API server work a third of the time, until recover is called or the test ends.
@@ -80,7 +109,7 @@ func TestUninstallWithoutItsImageChangesNothingAndCanBeRepeated(t *testing.T) {
 	local(t, "give an image another tag")
 	admin := adminsShell(t)
 	r := install(t)
-	stop := protected(t, nothing)
+	stop := protected(t)
 	_, err := r.Upgrade(t.Context(), ofImage("gone"))
 	require.NoError(t, err)
 	requireBrokenAgent(t)
@@ -114,14 +143,8 @@ func TestNamespaceThatIsDeletedAndReleaseIDThatIsChangedAreMendedByHelm(t *testi
 
 	_, err = r.Upgrade(t.Context(), with(map[string]any{"fullnameOverride": "other"}))
 	require.NoError(t, err)
-	requireOpen(t, "with another id")
-	eventually(t, "an agent to say that the endpoint is not its release's", func(ctx context.Context) error {
-		got, err := agentOn(ctx, worker(t, 1))
-		if err == nil && (got.State != "Conflict" || !strings.Contains(got.Reason, name)) {
-			err = fmt.Errorf("%+v", got)
-		}
-		return err
-	})
+	requireAgents(t, report{State: "Conflict", Reason: name})
+	requireProtected(t, "with another id: the policies of the old one are kept")
 	require.NoError(t, r.Rollback(0))
 	requireArmed(t)
 	requireProtected(t, "with the old id")
@@ -136,7 +159,9 @@ func requireNothingLeft(t *testing.T) {
 	left, err := release.Leftovers(t.Context(), nodes)
 	require.NoError(t, err)
 	assert.Empty(t, left)
-	for _, kind := range []string{"clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings", "daemonsets,jobs,pods,serviceaccounts,roles,rolebindings,configmaps,secrets --all-namespaces"} {
+	_, err = clearances(t).Get(t.Context(), name, metav1.GetOptions{})
+	assert.True(t, apierrors.IsNotFound(err), "the ConfigMap %s: %v", name, err)
+	for _, kind := range []string{"clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings", "daemonsets,deployments,jobs,pods,serviceaccounts,roles,rolebindings,configmaps,secrets --all-namespaces"} {
 		eventually(t, kind+" to be gone", func(ctx context.Context) error {
 			out, err := kubectl(ctx, "", append([]string{"get", "--output", "name", "--selector", "app.kubernetes.io/instance=" + name}, strings.Fields(kind)...)...)
 			if err != nil {
@@ -158,21 +183,8 @@ func TestModeOffDisarmsEveryNodeAndKeepsItsEndpoint(t *testing.T) {
 	_, err := r.Upgrade(t.Context(), off)
 	require.NoError(t, err)
 	requireOpen(t, "off")
-	for _, node := range nodeNames() {
-		eventually(t, "the agent on "+node+" to be off", func(ctx context.Context) error {
-			got, err := agentOn(ctx, node)
-			if err != nil {
-				return err
-			}
-			if got.State != "Off" || !got.Ready {
-				return fmt.Errorf("%+v", got)
-			}
-			return nil
-		})
-		hep, err := endpointOf(t.Context(), t, node)
-		require.NoError(t, err)
-		require.Error(t, release.Armed(hep))
-	}
+	requireAgents(t, report{State: "Off", Ready: true})
+	requireSet(t, "")
 	_, err = r.Upgrade(t.Context(), values())
 	require.NoError(t, err)
 	requireArmed(t)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,8 +15,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/probe"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
@@ -78,15 +81,15 @@ func TestReleaseIsInstalledChangedAndRolledBackWithoutAMomentOfWeakness(t *testi
 	tagImage(t, "next")
 	change("with another image", scene.Protected, ofImage("next"))
 
-	t.Run("an image that is not there", func(t *testing.T) {
-		_, err := r.Upgrade(t.Context(), ofImage("missing"))
+	t.Run("an image that is not there, and another set", func(t *testing.T) {
+		set, missing := setInForce(t), ofImage("missing")
+		missing["ssh"] = map[string]any{"cidrs": strangersToo(t)}
+		_, err := r.Upgrade(t.Context(), missing)
 		require.NoError(t, err)
 		broken := requireBrokenAgent(t)
 		requireProtected(t, "with an agent that can't start")
+		requireSet(t, set)
 		for _, node := range nodeNames() {
-			hep, err := endpointOf(t.Context(), t, node)
-			require.NoError(t, err)
-			require.NoError(t, release.Armed(hep))
 			if node != broken {
 				got, err := agentOn(t.Context(), node)
 				require.NoError(t, err, "the old agent goes on")
@@ -116,6 +119,157 @@ func TestReleaseIsInstalledChangedAndRolledBackWithoutAMomentOfWeakness(t *testi
 	require.NoError(t, err)
 	requireClosesInTime(t)
 	open()
+}
+
+// Two sets of policies stand side by side, and a node goes from one to the other by one label: what both allow never fails, what both close never
+// opens, on any node, with new connections all the time.
+func TestUpgradeMovesEachNodeAtOnceAndOnlyToASetThatIsWhole(t *testing.T) {
+	r := install(t)
+	old := setInForce(t)
+	policies, _, err := r.Render(t.Context(), openToMore())
+	require.NoError(t, err)
+	next := policies[0].GetLabels()[release.SetLabel]
+	require.NotEqual(t, old, next)
+
+	t.Run("there and back", func(t *testing.T) {
+		stop, armed := oftenBetween(t, scene.Protected, scene.Ingress), stayArmed(t, old, next)
+		_, err := r.Upgrade(t.Context(), openToMore())
+		require.NoError(t, err)
+		requireArmed(t)
+		requireSet(t, next)
+		requireTable(t, scene.Ingress, "upgraded")
+		require.NoError(t, r.Rollback(0))
+		requireArmed(t)
+		requireSet(t, old)
+		requireProtected(t, "rolled back")
+		armed()
+		stop()
+	})
+
+	t.Run("not to one with a policy missing, or edited", func(t *testing.T) {
+		stop, armed := protected(t), stayArmed(t, old)
+		allow := forPurpose(t, policies, "allow-cluster")
+		accept := refusePolicy(t, allow.GetName())
+		_, err := r.Upgrade(t.Context(), openToMore())
+		require.ErrorContains(t, err, allow.GetName())
+		requireOneWaits(t, allow.GetName())
+		accept()
+		emptied := allow.DeepCopy()
+		require.NoError(t, unstructured.SetNestedSlice(emptied.Object, []any{map[string]any{"action": "Allow", "source": map[string]any{"nets": []any{"203.0.113.77/32"}}}}, "spec", "ingress"))
+		apply(t, slices.DeleteFunc(slices.Clone(policies), isNamed(allow.GetName()))...)
+		apply(t, emptied)
+		requireClearance(t, "reason", allow.GetName())
+		requireOneWaits(t, allow.GetName())
+		requireProtected(t, "at the old set")
+		armed()
+		stop()
+		apply(t, allow)
+		requireArmed(t)
+		requireSet(t, next)
+		requireTable(t, scene.Ingress, "with the whole set")
+	})
+
+	_, err = r.Upgrade(t.Context(), values())
+	require.NoError(t, err)
+	requireArmed(t)
+	requireProtected(t, "back at the old set")
+}
+
+// oftenBetween is between with many more connections: of a few kinds, to every node.
+func oftenBetween(t *testing.T, from, to scene.Expectation) (stop func()) {
+	t.Helper()
+	const abreast = 10
+	kinds := func(want scene.Expectation) []probe.Path {
+		return place.Select(func(c scene.Cell) bool {
+			return want(c) && slices.Contains([]string{scene.SSH, scene.Kubelet, scene.Loopback, scene.NodePortFar}, c.Column)
+		})
+	}
+	all := between(t, from, to)
+	open := probe.Watch(t.Context(), kinds(both(from, to)), pause/abreast)
+	closed := unreachedAbreast(t, kinds(neither(from, to)), abreast)
+	return func() {
+		t.Helper()
+		requireNoFailure(t, open.Stop(), "new connections, one behind the other")
+		closed()
+		all()
+	}
+}
+
+// refusePolicy makes the API server refuse a policy, until accept is called or the test ends.
+func refusePolicy(t *testing.T, policy string) (accept func()) {
+	t.Helper()
+	const refusal = "refused-by-a-test"
+	manifest := fmt.Sprintf(`{"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": %[1]q}, "spec": {
+		"matchConstraints": {"resourceRules": [{"apiGroups": [%[2]q], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["globalnetworkpolicies"]}]},
+		"validations": [{"expression": "object.metadata.name != '%[3]s'", "message": %[1]q}]}}
+---
+{"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": %[1]q}, "spec": {"policyName": %[1]q, "validationActions": ["Deny"]}}`,
+		refusal, nodes.StorageGroup().Group, policy)
+	applyUntilEnd(t, manifest)
+	probe := fmt.Sprintf(`{"apiVersion": %q, "kind": "GlobalNetworkPolicy", "metadata": {"name": %q}, "spec": {"selector": "has(nothing)", "types": ["Ingress"]}}`, nodes.CalicoGroup(), policy)
+	refused := func(want bool) func(context.Context) error {
+		return func(ctx context.Context) error {
+			if _, err := kubectl(ctx, probe, "create", "--dry-run=server", "--filename", "-"); want != (err != nil && strings.Contains(err.Error(), refusal)) {
+				return fmt.Errorf("it says %w", err)
+			}
+			return nil
+		}
+	}
+	eventually(t, "the policy to be refused", refused(true))
+	return func() {
+		_, err := kubectl(t.Context(), manifest, "delete", "--filename", "-")
+		require.NoError(t, err)
+		eventually(t, "the policy to be accepted", refused(false))
+	}
+}
+
+// What Helm holds for deployed has differed from what was there: an upgrade to audit that failed left, after the one that went back, policies
+// which only log, under agents that said Armed.
+func TestUpgradeThatFailsAndTheOneThatGoesBackLeaveNoNodeOpen(t *testing.T) {
+	for version, helm := range map[string]func(*testing.T) helm{"Helm 3": helm3, "Helm 4": helm4} {
+		t.Run(version, func(t *testing.T) {
+			prepare(t)
+			helm := helm(t)
+			do := func(values map[string]any, args ...string) error {
+				said, err := helm.run(t, append(args, helm.with(t, values)...)...)
+				if err != nil {
+					err = fmt.Errorf("helm %s: %w: %s", args[0], err, said)
+				}
+				return err
+			}
+			asEnforced := func(when string) {
+				t.Helper()
+				requireArmed(t)
+				requireProtected(t, when)
+				log, err := helm.run(t, "test", name)
+				require.NoError(t, err, "helm test %s: %s", when, log)
+			}
+			require.NoError(t, do(values(), "install", "--create-namespace"))
+			asEnforced("installed")
+			closed := unreached(t, place.Select(neither(scene.Protected, scene.Protected)))
+			for _, strategy := range []func(map[string]any) map[string]any{atOnce, func(v map[string]any) map[string]any { return v }} {
+				audit := ofImage("missing")
+				audit["mode"] = "audit"
+				require.Error(t, do(strategy(audit), "upgrade", "--wait", "--timeout", "5s"))
+				requireProtected(t, "after the upgrade that failed")
+				require.NoError(t, do(strategy(rolling()), "upgrade"))
+				asEnforced("after the one that went back")
+			}
+			require.NoError(t, told(helm.command(t.Context(), "rollback", name, "1")))
+			asEnforced("rolled back")
+			closed()
+			audit := values()
+			audit["mode"] = "audit"
+			require.NoError(t, do(audit, "upgrade"))
+			requireArmed(t)
+			requireOpen(t, "audit")
+			require.NoError(t, do(values(), "upgrade"))
+			asEnforced("after an audit")
+			require.NoError(t, told(helm.command(t.Context(), "uninstall", name)))
+			requireOpen(t, "after uninstall")
+			requireNothingLeft(t)
+		})
+	}
 }
 
 // requireBrokenAgent waits until an agent's image is missed, and returns on which node.

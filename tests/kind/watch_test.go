@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -47,16 +48,35 @@ func requireClosesInTime(t *testing.T) {
 }
 
 // protected watches both sides until stop is called: what is to be open is reached all the time, what is to be closed never.
-// either says of which cells nothing is promised meanwhile.
-func protected(t *testing.T, either scene.Expectation) (stop func()) {
+func protected(t *testing.T) (stop func()) {
 	t.Helper()
-	open := undisturbed(t, func(c scene.Cell) bool { return scene.Protected(c) && !either(c) })
-	closed := unreached(t, place.Select(func(c scene.Cell) bool { return !scene.Protected(c) && !either(c) }))
+	return between(t, scene.Protected, scene.Protected)
+}
+
+// between watches, until stop is called, what is promised while a release goes from one to the other: what both hold open is reached all
+// the time, what neither does never.
+func between(t *testing.T, from, to scene.Expectation) (stop func()) {
+	t.Helper()
+	open := undisturbed(t, both(from, to))
+	shut := place.Select(neither(from, to))
+	if len(shut) == 0 { // neither closes anything
+		return open
+	}
+	closed := unreached(t, shut)
 	return func() { t.Helper(); open(); closed() }
 }
 
-// stayArmed watches, until stop is called, that no endpoint is deleted or disarmed for a moment.
-func stayArmed(t *testing.T) (stop func()) {
+func both(a, b scene.Expectation) scene.Expectation {
+	return func(c scene.Cell) bool { return a(c) && b(c) }
+}
+
+func neither(a, b scene.Expectation) scene.Expectation {
+	return func(c scene.Cell) bool { return !a(c) && !b(c) }
+}
+
+// stayArmed watches, until stop is called, that no endpoint is deleted or disarmed for a moment, nor armed with another one of these sets. None:
+// any will do.
+func stayArmed(t *testing.T, sets ...string) (stop func()) {
 	t.Helper()
 	heps, err := calico(t, "hostendpoints").Watch(t.Context(), metav1.ListOptions{ResourceVersion: "0"})
 	require.NoError(t, err)
@@ -75,6 +95,8 @@ func stayArmed(t *testing.T) (stop func()) {
 				lapses = append(lapses, hep.GetName()+" was deleted")
 			case release.Armed(hep) != nil:
 				lapses = append(lapses, release.Armed(hep).Error())
+			case len(sets) > 0 && !slices.Contains(sets, hep.GetLabels()[release.SetLabel]):
+				lapses = append(lapses, fmt.Sprintf("%s was armed with %s", hep.GetName(), hep.GetLabels()[release.SetLabel]))
 			}
 			seen++
 		}
@@ -89,8 +111,6 @@ func stayArmed(t *testing.T) (stop func()) {
 	}
 }
 
-func nothing(scene.Cell) bool { return false }
-
 // reached watches, until stop is called, that new connections come about along these paths all the time.
 func reached(t *testing.T, paths []probe.Path) (stop func()) {
 	t.Helper()
@@ -104,28 +124,38 @@ func reached(t *testing.T, paths []probe.Path) (stop func()) {
 // unreached watches, until stop is called, that nothing ever answers along these paths. A refused connection is an answer.
 func unreached(t *testing.T, paths []probe.Path) (stop func()) {
 	t.Helper()
+	return unreachedAbreast(t, paths, 1)
+}
+
+// unreachedAbreast is unreached with so many connections in the time of one. Each is waited for, as long as a closed port takes to be one.
+func unreachedAbreast(t *testing.T, paths []probe.Path, abreast int) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var mu sync.Mutex
 	var tries int
 	var answers []string
 	var group sync.WaitGroup
+	watch := func(p probe.Path, to probe.Address, late time.Duration) {
+		<-time.After(late)
+		tick := time.NewTicker(pause)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			start := time.Now()
+			err := probe.Connect(p.From, to)
+			mu.Lock()
+			tries++
+			if err == nil || errors.Is(err, unix.ECONNREFUSED) {
+				answers = append(answers, fmt.Sprintf("%s: %s reached %s (%s): %v", start.Format(time.TimeOnly+".000"), p.From.Name, to, p.What, err))
+			}
+			mu.Unlock()
+			<-tick.C
+		}
+	}
 	for _, p := range paths {
 		for _, to := range p.To {
-			group.Go(func() {
-				tick := time.NewTicker(pause)
-				defer tick.Stop()
-				for ctx.Err() == nil {
-					start := time.Now()
-					err := probe.Connect(p.From, to)
-					mu.Lock()
-					tries++
-					if err == nil || errors.Is(err, unix.ECONNREFUSED) {
-						answers = append(answers, fmt.Sprintf("%s: %s reached %s (%s): %v", start.Format(time.TimeOnly+".000"), p.From.Name, to, p.What, err))
-					}
-					mu.Unlock()
-					<-tick.C
-				}
-			})
+			for i := range abreast {
+				group.Go(func() { watch(p, to, pause*time.Duration(i)/time.Duration(abreast)) })
+			}
 		}
 	}
 	return func() {
@@ -134,6 +164,6 @@ func unreached(t *testing.T, paths []probe.Path) (stop func()) {
 		group.Wait()
 		require.NotZero(t, tries)
 		require.Empty(t, answers)
-		t.Logf("%d new connections that are to be closed, none answered", tries)
+		t.Logf("%d new connections of what is to be closed, none answered", tries)
 	}
 }

@@ -72,8 +72,12 @@ const (
 	unsureLimit = 90 * time.Second
 )
 
-func itself(node string) string                         { return node }
-func labelled(endpoint *unstructured.Unstructured) bool { return release.Armed(endpoint) == nil }
+func itself(node string) string { return node }
+
+// labelled tells whether an endpoint carries the label of the article, which armed ones of ours carry as well.
+func labelled(endpoint *unstructured.Unstructured) bool {
+	return endpoint.GetLabels()["host-endpoint"] == "ingress"
+}
 
 // contenders are all, in the order in which they are measured.
 func (b *bench) contenders() []*contender {

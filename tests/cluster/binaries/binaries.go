@@ -45,6 +45,7 @@ var (
 	etcd       = module{dir: "etcd", path: "go.etcd.io/etcd/server/v3", ldflags: plain}
 	containerd = module{dir: "containerd", path: "github.com/containerd/containerd/v2", tags: "no_btrfs,no_devmapper", ldflags: plain}
 	calico     = module{dir: "calico", path: "github.com/projectcalico/calico", ldflags: plain}
+	helm4      = module{dir: "helm4", path: "helm.sh/helm/v4", ldflags: plain}
 )
 
 // program is one binary of the cluster.
@@ -76,12 +77,15 @@ const (
 	KubeControllers = "calico-kube-controllers"
 	// CalicoAPIServer is Calico's aggregated API server.
 	CalicoAPIServer = "calico-apiserver"
+	// Helm4 is the helm of its version 4. That of version 3 is in the tests themselves.
+	Helm4 = "helm4"
 )
 
 // extras are no part of a cluster; they are built for those who ask for them.
 var extras = []program{
 	{KubeControllers, calico, "kube-controllers/cmd/kube-controllers"},
 	{CalicoAPIServer, calico, "apiserver/cmd/apiserver"},
+	{Helm4, helm4, "cmd/helm"},
 }
 
 // crds is the name, among the binaries, of the folder of Calico's custom resource definitions.

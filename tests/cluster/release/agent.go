@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"helm.sh/helm/v3/pkg/chartutil"
@@ -29,11 +30,16 @@ const (
 	agentTag        = "dev"
 )
 
-// Labels of a host endpoint that is armed, with the chart's own values.
-var armingLabels = map[string]string{"host-endpoint": "ingress"}
+// Labels of what belongs to a release.
+const (
+	// SetLabel is on every policy, and on an endpoint that is armed: its value is the revision of the set of policies.
+	SetLabel = "host-firewall.io/set"
+	// Label is on every endpoint, policy and network set; its value is the release's id.
+	Label = "host-firewall.io/release"
+)
 
-// releaseLabel is on every endpoint that an agent has made.
-const releaseLabel = "host-firewall.io/release"
+// armedLabels are those that an armed endpoint carries beside SetLabel, with the chart's own values.
+var armedLabels = map[string]string{"host-endpoint": "ingress"}
 
 // The FelixConfiguration that Calico's own installation makes.
 const calicosOwn = "default"
@@ -84,7 +90,7 @@ func Calico(c Cluster, resource string) (dynamic.ResourceInterface, error) {
 // Leftovers lists the objects of Calico's that a release makes and that are in the cluster.
 func Leftovers(ctx context.Context, c Cluster) ([]string, error) {
 	var left []string
-	for _, resource := range []string{"hostendpoints", "globalnetworkpolicies", "felixconfigurations"} {
+	for _, resource := range []string{"hostendpoints", "globalnetworkpolicies", "globalnetworksets", "felixconfigurations"} {
 		client, err := Calico(c, resource)
 		if err != nil {
 			return nil, err
@@ -103,64 +109,47 @@ func Leftovers(ctx context.Context, c Cluster) ([]string, error) {
 	return left, nil
 }
 
-// Armed returns nil if the endpoint carries the arming labels, else what it has instead.
-func Armed(endpoint metav1.Object) error { return armedBy(endpoint, armingLabels) }
-
-func armedBy(endpoint metav1.Object, arming map[string]string) error {
-	labels := endpoint.GetLabels()
-	for k, v := range arming {
-		if got, ok := labels[k]; !ok || got != v {
-			return fmt.Errorf("host endpoint %s is not armed: its labels are %v", endpoint.GetName(), labels)
-		}
+// Armed returns nil if the endpoint is armed, with whichever set of policies, else what labels it has instead.
+func Armed(endpoint metav1.Object) error {
+	if endpoint.GetLabels()[SetLabel] == "" {
+		return fmt.Errorf("host endpoint %s is not armed: its labels are %v", endpoint.GetName(), endpoint.GetLabels())
 	}
 	return nil
 }
 
 // WaitArmed waits until every node has a ready agent and endpoints that are armed, with the chart's own labels.
 func WaitArmed(ctx context.Context, c Cluster, namespace string) error {
-	return Wait(ctx, c, namespace, Wanted{Armed: true, Labels: armingLabels})
+	return Wait(ctx, c, namespace, Wanted{Armed: true, Labels: armedLabels})
 }
 
 // Wanted is what a release is to make of every node.
 type Wanted struct {
 	// Armed is false in mode off: then no endpoint is to be armed.
 	Armed bool
-	// Labels arm an endpoint.
+	// Labels are those that an armed endpoint carries beside SetLabel, and no other one.
 	Labels map[string]string
 }
 
-// Wait waits until every node has a ready agent, of the newest template, and endpoints that are all as wanted.
+// Wait waits until the controller and an agent on every node are ready, of the newest template, and all endpoints are as wanted: armed with
+// the set that the agents were rolled out with.
 func Wait(ctx context.Context, c Cluster, namespace string, want Wanted) error {
-	client, err := c.Client()
-	if err != nil {
-		return err
-	}
 	heps, err := Calico(c, "hostendpoints")
 	if err != nil {
 		return err
 	}
 	return cluster.Poll(ctx, time.Minute, "every node to be as wanted", func(ctx context.Context) error {
-		sets, err := client.AppsV1().DaemonSets(namespace).List(ctx, metav1.ListOptions{})
+		set, err := rolledOut(ctx, c, namespace)
 		if err != nil {
 			return err
 		}
-		for _, ds := range sets.Items {
-			nodes, s := int32(len(c.Nodes())), ds.Status
-			if s.ObservedGeneration != ds.Generation || s.UpdatedNumberScheduled != nodes || s.NumberReady != nodes {
-				return fmt.Errorf("of %d agents of %s %d are updated and %d ready", nodes, ds.Name, s.UpdatedNumberScheduled, s.NumberReady)
-			}
-		}
-		list, err := heps.List(ctx, metav1.ListOptions{LabelSelector: releaseLabel})
+		list, err := heps.List(ctx, metav1.ListOptions{LabelSelector: Label})
 		if err != nil {
 			return err
 		}
 		covered := map[string]bool{}
 		for _, e := range list.Items {
-			switch err := armedBy(&e, want.Labels); {
-			case want.Armed && err != nil:
+			if err := want.of(&e, set); err != nil {
 				return err
-			case !want.Armed && err == nil:
-				return fmt.Errorf("host endpoint %s is armed: its labels are %v", e.GetName(), e.GetLabels())
 			}
 			node, _, err := unstructured.NestedString(e.Object, "spec", "node")
 			if err != nil {
@@ -175,6 +164,65 @@ func Wait(ctx context.Context, c Cluster, namespace string, want Wanted) error {
 		}
 		return nil
 	})
+}
+
+// of returns nil if an endpoint is as wanted, of agents that were rolled out with the set.
+func (want Wanted) of(endpoint metav1.Object, set string) error {
+	if !want.Armed {
+		set = ""
+	}
+	labels := endpoint.GetLabels()
+	if got := labels[SetLabel]; got != set {
+		return fmt.Errorf("host endpoint %s is to be armed with %q: its labels are %v", endpoint.GetName(), set, labels)
+	}
+	for k, v := range want.Labels {
+		if got, ok := labels[k]; want.Armed != (ok && got == v) {
+			return fmt.Errorf("host endpoint %s is to have the label %s, %t: its labels are %v", endpoint.GetName(), k, want.Armed, labels)
+		}
+	}
+	return nil
+}
+
+// rolledOut returns the set of policies that the agents were rolled out with, once all of them and their controller are of the newest template and ready.
+func rolledOut(ctx context.Context, c Cluster, namespace string) (set string, err error) {
+	client, err := c.Client()
+	if err != nil {
+		return "", err
+	}
+	controllers, err := client.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return "", err
+	}
+	for _, d := range controllers.Items {
+		if s := d.Status; s.ObservedGeneration != d.Generation || s.Replicas != 1 || s.UpdatedReplicas != 1 || s.ReadyReplicas != 1 {
+			return "", fmt.Errorf("of %d controllers of %s %d are updated and %d ready", s.Replicas, d.Name, s.UpdatedReplicas, s.ReadyReplicas)
+		}
+	}
+	agents, err := client.AppsV1().DaemonSets(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return "", err
+	}
+	for _, ds := range agents.Items {
+		nodes, s := int32(len(c.Nodes())), ds.Status
+		if s.ObservedGeneration != ds.Generation || s.UpdatedNumberScheduled != nodes || s.NumberReady != nodes {
+			return "", fmt.Errorf("of %d agents of %s %d are updated and %d ready", nodes, ds.Name, s.UpdatedNumberScheduled, s.NumberReady)
+		}
+		set = SetOf(ds.Spec.Template.Spec.Containers[0].Args)
+	}
+	if len(controllers.Items) == 0 || set == "" {
+		return "", fmt.Errorf("there are %d controllers, and agents of the set %q", len(controllers.Items), set)
+	}
+	return set, nil
+}
+
+// SetOf returns the set of policies that an agent or a controller with these arguments looks after.
+func SetOf(args []string) string {
+	for _, arg := range args {
+		if set, ok := strings.CutPrefix(arg, "--set="); ok {
+			return set
+		}
+	}
+	return ""
 }
 
 // MeasureRepair deletes a node's endpoint and returns how long it took until it was back and armed.

@@ -9,14 +9,23 @@ import (
 
 // UpgradeAtomic does what `helm upgrade --atomic --timeout` does. Its error says that everything was rolled back.
 func (r *Release) UpgradeAtomic(ctx context.Context, values map[string]any, timeout time.Duration) error {
+	return r.upgradeWithin(ctx, values, timeout, true)
+}
+
+// UpgradeWaiting does what `helm upgrade --wait --timeout` does.
+func (r *Release) UpgradeWaiting(ctx context.Context, values map[string]any, timeout time.Duration) error {
+	return r.upgradeWithin(ctx, values, timeout, false)
+}
+
+func (r *Release) upgradeWithin(ctx context.Context, values map[string]any, timeout time.Duration, atomic bool) error {
 	upgrade := action.NewUpgrade(r.config)
-	upgrade.Namespace, upgrade.Timeout, upgrade.Atomic, upgrade.Wait = r.Namespace, timeout, true, true
+	upgrade.Namespace, upgrade.Timeout, upgrade.Atomic, upgrade.Wait = r.Namespace, timeout, atomic, true
 	values, err := asFile(values)
 	if err != nil {
 		return err
 	}
 	_, err = upgrade.RunWithContext(ctx, r.Name, r.chart, values)
-	return wrap("upgrade --atomic", err)
+	return wrap("upgrade --wait", err)
 }
 
 // Rollback does what `helm rollback` does; 0 is the revision before the last.

@@ -1,0 +1,60 @@
+package kind
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"sigs.k8s.io/yaml"
+
+	"github.com/host-firewall/host-firewall/tests/cluster/binaries"
+	"github.com/host-firewall/host-firewall/tests/cluster/host"
+)
+
+// helm is a program of Helm's, as somebody runs it on this machine: it can be killed, and there is one of each version.
+type helm struct{ program, home string }
+
+// helm3 is that of the version which the tests have in themselves.
+func helm3(t *testing.T) helm {
+	t.Helper()
+	home := t.TempDir()
+	program := filepath.Join(home, "helm")
+	build := exec.CommandContext(t.Context(), "go", "build", "-modfile="+filepath.Join("tools", "go.mod"), "-o", program, "helm.sh/helm/v3/cmd/helm")
+	build.Dir = root
+	require.NoError(t, told(build))
+	return helm{program, home}
+}
+
+// helm4 is that of the next one.
+func helm4(t *testing.T) helm {
+	t.Helper()
+	programs, err := binaries.Ensure(t.Context(), filepath.Join(root, "tests", "cluster", "modules"), t.Output(), binaries.Helm4)
+	require.NoError(t, err)
+	return helm{programs[binaries.Helm4], t.TempDir()}
+}
+
+func (h helm) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, h.program, append(args, "--namespace", namespace, "--kubeconfig", nodes.Kubeconfig())...)
+	cmd.Dir, cmd.Env = root, host.Environment("HOME="+h.home)
+	return cmd
+}
+
+// run does it, and returns what it said.
+func (h helm) run(t *testing.T, args ...string) (said string, err error) {
+	t.Helper()
+	output, err := h.command(t.Context(), args...).CombinedOutput()
+	return string(output), err
+}
+
+// with are the arguments for the chart and values.
+func (h helm) with(t *testing.T, values map[string]any) []string {
+	t.Helper()
+	raw, err := yaml.Marshal(values)
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "values.yaml")
+	require.NoError(t, os.WriteFile(file, raw, 0o600))
+	return []string{name, filepath.Join("charts", "host-firewall"), "--values", file}
+}
