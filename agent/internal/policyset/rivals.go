@@ -11,13 +11,13 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
 
-// Rivals returns, for each endpoint of somebody else on a node that would win over ours or
-// lose to them, which it is, whose, and what to do. Whoever loses is not enforced, and it
-// may be what protects the node now.
+// Rivals returns, for each endpoint of somebody else that is for an interface of ours on
+// the node, which it is, whose, and what to do: Felix enforces only one of the two, and the
+// other one may be what protects the node now. Another release is a rival wherever it is.
 //
-// On an interface Felix asks only one endpoint: among those that name the interface, or
-// name none and expect one of its addresses, the one whose name is first; where there is
-// none, of those of all interfaces the one whose name is first.
+// On an interface Felix asks that endpoint whose name is first, of those that name the
+// interface, or name none and expect one of its addresses. Only where there is none, it
+// asks that whose name is first, of those of all interfaces.
 //
 // patterns are of the interfaces that get an endpoint of ours, addresses those of the
 // node, and on are all endpoints of the node. adopt tells that what has the name of one of
