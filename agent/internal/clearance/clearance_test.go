@@ -25,6 +25,7 @@ func full() clearance.Clearance {
 		Drift:      map[string]string{"a0a0a0a0": "GlobalNetworkPolicies are missing: fw-drop-a0a0a0a0"},
 		Held:       map[string][]string{`a "quoted" reason, <with> & signs`: {"n2", "n3"}, "a policy of others": {clearance.AllNodes}},
 		Conflicts:  map[string][]string{"HostEndpoint n4-auto-hep": {"n4"}},
+		Leftovers:  []string{"n5", "n6"},
 		Nodes:      noon,
 		Endpoints:  "4711",
 		Paused:     true,
@@ -50,8 +51,10 @@ func TestWhatTheControllerSaysIsWhatAgentsRead(t *testing.T) {
 			data := said.Data()
 			read, err := clearance.Parse(data, nil)
 			require.NoError(t, err)
-			if want.Present == nil {
-				want.Present = []string{}
+			for _, list := range []*[]string{&want.Present, &want.Leftovers} {
+				if *list == nil {
+					*list = []string{}
+				}
 			}
 			assert.Equal(t, want, read)
 			assert.Equal(t, data, read.Data(), "and says the same again")
@@ -82,6 +85,7 @@ func TestPersonSeesOneFactInEachKey(t *testing.T) {
 		"drift":           `{"a0a0a0a0":"GlobalNetworkPolicies are missing: fw-drop-a0a0a0a0"}`,
 		"held":            `{"a \"quoted\" reason, \u003cwith\u003e \u0026 signs":["n2","n3"],"a policy of others":["*"]}`,
 		"conflicts":       `{"HostEndpoint n4-auto-hep":["n4"]}`,
+		"leftovers":       "n5 n6",
 		"nodes":           "2026-11-28T12:00:00Z",
 		"endpoints":       "4711",
 		"paused":          "true",
@@ -235,6 +239,14 @@ func TestSetIsGoneWithItsLastPolicy(t *testing.T) {
 	assert.False(t, c.IsGone("b1"))
 	assert.True(t, c.IsGone("c2"))
 	assert.True(t, clearance.Clearance{}.IsGone("a0"))
+}
+
+func TestLeftoversAreOfSingleNodesOrOfAll(t *testing.T) {
+	c := clearance.Clearance{Leftovers: []string{"n1", "n11"}}
+	assert.True(t, c.HasLeftovers("n1"))
+	assert.False(t, c.HasLeftovers("n"))
+	assert.False(t, clearance.Clearance{}.HasLeftovers("n1"))
+	assert.True(t, clearance.Clearance{Leftovers: []string{clearance.AllNodes}}.HasLeftovers("n1"))
 }
 
 func TestVersionsAreComparedAsNumbers(t *testing.T) {
