@@ -17,6 +17,8 @@ const (
 
 	// leftoversEvery is how often leftovers are looked for while there are some.
 	leftoversEvery = 10 * time.Second
+	// foundFor is how long an endpoint that no cache shows is taken to be there.
+	foundFor = 30 * time.Second
 
 	// resync is the pass that is made without any reason.
 	resync = "resync"

@@ -67,6 +67,10 @@ func (c Config) decide(f facts, m memory) (decision, memory) {
 		return decision{state: Waiting, reason: fmt.Sprintf("Node %s is not in the cluster", c.Node), set: m.set}, m
 	}
 	s := c.sort(f, &m)
+	if f.said != nil && s.version == "" && f.said.Drift[s.carried] != "" {
+		// An endpoint that comes back closes the node anew, and not with rules that lack some.
+		s.carried = ""
+	}
 	switch {
 	case f.said != nil && (f.said.Opened || f.said.Closed):
 		return c.open(f), m

@@ -306,6 +306,11 @@ func (k *Keeper) look(ctx context.Context) facts {
 	}
 	f.node = k.api.Node()
 	f.said, f.unsaid = k.api.Clearance()
+	if len(k.found) > 0 && k.agenda.begin("found") {
+		// No cache tells when these go.
+		clear(k.found)
+		k.agenda.set("found", f.now.Add(foundFor))
+	}
 	k.lookForLeftovers(ctx, f)
 	f.endpoints = k.endpoints()
 	return f
