@@ -67,7 +67,7 @@ func arguments(t *testing.T, apiServer string) (args []string, port int) {
 	require.NoError(t, err)
 	port = free.Addr().(*net.TCPAddr).Port
 	require.NoError(t, free.Close())
-	return []string{"--node-name=n1", "--release=fw", "--policies=fw-ssh", "--policy-revision=r1",
+	return []string{"--node-name=n1", "--release=fw", "--namespace=ns", "--set=r1",
 		"--kubeconfig=" + kubeconfig, "--health-port=" + strconv.Itoa(port)}, port
 }
 

@@ -37,21 +37,21 @@ func TestMetricsSayHowTheNodeIs(t *testing.T) {
 	m.Passed(2 * time.Millisecond)
 	m.request("list", 200)
 	m.request("watch", 0)
-	status := keeper.Status{State: keeper.Armed, Ready: true, Armed: true, Endpoints: 2, Revision: "r1", Since: time.Unix(100, 0), Success: time.Unix(200, 0), Foreign: []string{"a"}}
+	status := keeper.Status{State: keeper.Armed, Ready: true, Set: "r1", Endpoints: 2, Since: time.Unix(100, 0), Success: time.Unix(200, 0)}
 	text := scrape(t, m, status)
 	for _, line := range []string{
 		`host_firewall_state{state="Armed"} 1`, `host_firewall_state{state="Waiting"} 0`, `host_firewall_state{state="Conflict"} 0`, `host_firewall_state{state="Off"} 0`,
-		`host_firewall_ready 1`, `host_firewall_armed 1`, `host_firewall_endpoints 2`, `host_firewall_foreign_policies 1`,
+		`host_firewall_ready 1`, `host_firewall_armed 1`, `host_firewall_endpoints 2`,
 		`host_firewall_state_since_timestamp_seconds 100`, `host_firewall_last_success_timestamp_seconds 200`,
-		`host_firewall_policy_revision_info{wanted="r2",seen="r1"} 1`, `host_firewall_mode_info{mode="audit"} 1`,
+		`host_firewall_set_info{wanted="r2",armed="r1"} 1`, `host_firewall_mode_info{mode="audit"} 1`,
 		`host_firewall_repairs_total{reason="deleted"} 1`, `host_firewall_repairs_total{reason="changed"} 0`, `host_firewall_contested_total 1`,
 		`host_firewall_api_requests_total{verb="list",code="200"} 1`, `host_firewall_api_requests_total{verb="watch",code="0"} 1`,
 		`host_firewall_reconcile_duration_seconds_bucket{le="0.005"} 1`, `host_firewall_reconcile_duration_seconds_bucket{le="0.001"} 0`,
 	} {
 		assert.Contains(t, text, line+"\n")
 	}
-	assert.Contains(t, scrape(t, m, keeper.Status{State: keeper.Off}), `host_firewall_policy_revision_info{wanted="r2",seen=""} 1`+"\n")
-	assert.NotContains(t, scrape(t, m, keeper.Status{}), `seen="r1"`, "a revision that is gone is not shown")
+	assert.Contains(t, scrape(t, m, keeper.Status{State: keeper.Off}), `host_firewall_set_info{wanted="r2",armed=""} 1`+"\n")
+	assert.NotContains(t, scrape(t, m, keeper.Status{}), `armed="r1"`, "a set that is gone is not shown")
 }
 
 func TestEveryMetricIsDocumented(t *testing.T) {

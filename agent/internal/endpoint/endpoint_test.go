@@ -21,8 +21,8 @@ import (
 
 func shape() endpoint.Shape {
 	return endpoint.Shape{
-		Release:      "fw",
-		ArmingLabels: map[string]string{"host-endpoint": "ingress"},
+		Release: "fw",
+		Labels:  map[string]string{"host-endpoint": "ingress"},
 	}
 }
 
@@ -39,8 +39,8 @@ func node() *corev1.Node {
 }
 
 // stored is the endpoint as the API server would return it after a create.
-func stored(armed bool) *v3.HostEndpoint {
-	hep, _ := shape().Desired(node(), star(), armed)
+func stored(set string) *v3.HostEndpoint {
+	hep, _ := shape().Desired(node(), star(), nil, set)
 	hep.ResourceVersion = "7"
 	hep.UID = "hep-uid"
 	return hep
@@ -72,13 +72,13 @@ func TestDesiredEndpointHoldsWhatTheAgentOwnsAndNothingElse(t *testing.T) {
 			Profiles:      []string{"projectcalico-default-allow"},
 		},
 	}
-	unarmed, invalid := shape().Desired(node(), star(), false)
+	unarmed, invalid := shape().Desired(node(), star(), nil, "")
 	assert.Equal(t, want, unarmed)
 	assert.Empty(t, invalid)
 
-	want.Labels["host-endpoint"] = "ingress"
-	armed, _ := shape().Desired(node(), star(), true)
-	assert.Equal(t, want, armed, "an armed endpoint differs by its label only")
+	want.Labels["host-endpoint"], want.Labels["host-firewall.io/set"] = "ingress", "r1"
+	armed, _ := shape().Desired(node(), star(), nil, "r1")
+	assert.Equal(t, want, armed, "an armed endpoint differs by its labels only")
 }
 
 func TestExpectedIPsAreTheNodesAddresses(t *testing.T) {
@@ -146,29 +146,27 @@ func TestExpectedIPsAreTheNodesAddresses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := node()
 			n.Status.Addresses, n.Annotations = test.addresses, test.annotations
-			hep, invalid := shape().Desired(n, star(), false)
+			hep, invalid := shape().Desired(n, star(), nil, "")
 			assert.Equal(t, test.want, hep.Spec.ExpectedIPs)
 			assert.Equal(t, test.invalid, invalid)
 		})
 	}
 }
 
-func TestEndpointIsArmedOnlyWithEveryArmingLabel(t *testing.T) {
-	s := shape()
-	s.ArmingLabels = map[string]string{"a": "1", "b": ""}
-	for name, test := range map[string]struct {
-		labels map[string]string
-		want   bool
-	}{
-		"none":          {nil, false},
-		"one of two":    {map[string]string{"a": "1"}, false},
-		"another value": {map[string]string{"a": "2", "b": ""}, false},
-		"both":          {map[string]string{"a": "1", "b": "", "c": "3"}, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			assert.Equal(t, test.want, s.Armed(&v3.HostEndpoint{ObjectMeta: metav1.ObjectMeta{Labels: test.labels}}))
-		})
-	}
+func TestEndpointIsArmedWithTheSetThatFelixReadsOnIt(t *testing.T) {
+	assert.Equal(t, "r1", endpoint.SetOf(stored("r1")))
+	assert.Empty(t, endpoint.SetOf(stored("")))
+	shadowed := stored("r1")
+	shadowed.Annotations = map[string]string{endpoint.MetadataAnnotation: `{"labels":{"host-firewall.io/set":"r2"}}`}
+	assert.Equal(t, "r2", endpoint.SetOf(shadowed))
+}
+
+func TestAddressesOfTheNodesInterfacesAreAddedToThoseOfTheNode(t *testing.T) {
+	more := []netip.Addr{netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("192.0.2.1")}
+	hep, _ := shape().Desired(node(), star(), more, "")
+	assert.Equal(t, []string{"192.0.2.1", "198.51.100.7"}, hep.Spec.ExpectedIPs)
+	hep, _ = shape().Desired(node(), endpoint.Interface{Name: "eth0"}, more, "")
+	assert.Empty(t, hep.Spec.ExpectedIPs, "one interface has its own")
 }
 
 func TestOwnerOfAForeignEndpointIsNamed(t *testing.T) {
@@ -186,13 +184,13 @@ func TestOwnerOfAForeignEndpointIsNamed(t *testing.T) {
 			assert.Contains(t, endpoint.Owner(hep), test.want)
 		})
 	}
-	assert.True(t, shape().Owns(stored(false)))
+	assert.True(t, shape().Owns(stored("")))
 }
 
 func TestPatchSetsBackWhatTheAgentOwns(t *testing.T) {
 	yes := true
 	for name, test := range map[string]struct {
-		armed bool // desired
+		set   string // desired
 		spoil func(hep *v3.HostEndpoint)
 		want  string
 	}{
@@ -200,13 +198,20 @@ func TestPatchSetsBackWhatTheAgentOwns(t *testing.T) {
 			spoil: func(*v3.HostEndpoint) {},
 		},
 		"arming": {
-			armed: true,
+			set:   "r1",
 			spoil: func(*v3.HostEndpoint) {},
-			want:  `{"metadata":{"labels":{"host-endpoint":"ingress"},"resourceVersion":"7"}}`,
+			want:  `{"metadata":{"labels":{"host-endpoint":"ingress","host-firewall.io/set":"r1"},"resourceVersion":"7"}}`,
 		},
-		"the arming label on an endpoint that is not armed": {
-			spoil: func(hep *v3.HostEndpoint) { hep.Labels["host-endpoint"] = "ingress" },
-			want:  `{"metadata":{"labels":{"host-endpoint":null},"resourceVersion":"7"}}`,
+		"moving to another set": {
+			set: "r2",
+			spoil: func(hep *v3.HostEndpoint) {
+				hep.Labels["host-endpoint"], hep.Labels["host-firewall.io/set"] = "ingress", "r1"
+			},
+			want: `{"metadata":{"labels":{"host-firewall.io/set":"r2"},"resourceVersion":"7"}}`,
+		},
+		"the label of a set on an endpoint that is not armed": {
+			spoil: func(hep *v3.HostEndpoint) { hep.Labels["host-firewall.io/set"] = "r1" },
+			want:  `{"metadata":{"labels":{"host-firewall.io/set":null},"resourceVersion":"7"}}`,
 		},
 		"profiles added to": {
 			spoil: func(hep *v3.HostEndpoint) { hep.Spec.Profiles = append(hep.Spec.Profiles, "deny") },
@@ -255,10 +260,10 @@ func TestPatchSetsBackWhatTheAgentOwns(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			current := stored(false)
+			current := stored("")
 			test.spoil(current)
 			untouched := current.DeepCopy()
-			desired, _ := shape().Desired(node(), star(), test.armed)
+			desired, _ := shape().Desired(node(), star(), nil, test.set)
 
 			patch, err := shape().Patch(current, desired)
 			require.NoError(t, err)
@@ -277,25 +282,25 @@ func TestPatchSetsBackWhatTheAgentOwns(t *testing.T) {
 }
 
 func TestPatchLeavesWhatOthersWrote(t *testing.T) {
-	current := stored(false)
+	current := stored("")
 	current.Labels["theirs"] = "label"
 	current.Annotations = map[string]string{"theirs": "annotation"}
 	current.Finalizers = []string{"theirs/finalizer"}
 	their := metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "theirs", UID: "their-uid"}
 	current.OwnerReferences = append([]metav1.OwnerReference{their}, current.OwnerReferences...)
 	current.Spec.Ports = []v3.EndpointPort{{Name: "theirs", Port: 80}}
-	desired, _ := shape().Desired(node(), star(), false)
+	desired, _ := shape().Desired(node(), star(), nil, "")
 
 	patch, err := shape().Patch(current, desired)
 	require.NoError(t, err)
 	assert.Nil(t, patch, "what others wrote is no difference")
 
 	want := current.DeepCopy()
-	want.Labels["host-endpoint"] = "ingress"
+	want.Labels["host-endpoint"], want.Labels["host-firewall.io/set"] = "ingress", "r1"
 	want.Spec.ExpectedIPs = []string{"192.0.2.2"}
 	moved := node()
 	moved.Status.Addresses[0].Address = "192.0.2.2"
-	desired, _ = shape().Desired(moved, star(), true)
+	desired, _ = shape().Desired(moved, star(), nil, "r1")
 	patch, err = shape().Patch(current, desired)
 	require.NoError(t, err)
 	got := apply(t, current, patch)
@@ -307,7 +312,7 @@ func TestPatchLeavesWhatOthersWrote(t *testing.T) {
 // Calico moves labels, annotations and owners into the annotation when somebody
 // edits the endpoint with calicoctl.
 func TestEndpointEditedThroughCalicoIsStillOursAndComesBackWhole(t *testing.T) {
-	whole := stored(true)
+	whole := stored("r1")
 	whole.Labels["theirs"] = "label"
 	whole.Annotations = map[string]string{"theirs": "annotation"}
 	shadow, err := json.Marshal(whole.ObjectMeta)
@@ -321,9 +326,9 @@ func TestEndpointEditedThroughCalicoIsStillOursAndComesBackWhole(t *testing.T) {
 		Spec: whole.Spec,
 	}
 	require.True(t, shape().Owns(current))
-	require.True(t, shape().Armed(current), "Felix reads the annotation")
+	require.Equal(t, "r1", endpoint.SetOf(current), "Felix reads the annotation")
 
-	desired, _ := shape().Desired(node(), star(), true)
+	desired, _ := shape().Desired(node(), star(), nil, "r1")
 	patch, err := shape().Patch(current, desired)
 	require.NoError(t, err)
 	got := apply(t, current, patch)
@@ -333,16 +338,16 @@ func TestEndpointEditedThroughCalicoIsStillOursAndComesBackWhole(t *testing.T) {
 }
 
 func TestWhatTheAnnotationSaysOfALabelWins(t *testing.T) {
-	hep := stored(true)
-	hep.Annotations = map[string]string{endpoint.MetadataAnnotation: `{"labels":{"host-endpoint":"other"}}`}
+	hep := stored("r1")
+	hep.Annotations = map[string]string{endpoint.MetadataAnnotation: `{"labels":{"host-firewall.io/set":"other"}}`}
 	assert.True(t, shape().Owns(hep))
-	assert.False(t, shape().Armed(hep), "Felix does not see the label of the object itself")
+	assert.Equal(t, "other", endpoint.SetOf(hep), "Felix does not see the label of the object itself")
 }
 
 func TestNamedInterfaceHasItsOwnAddresses(t *testing.T) {
 	hep, invalid := shape().Desired(node(), endpoint.Interface{Name: "eth0", Addresses: []netip.Addr{
 		netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.7"),
-	}}, true)
+	}}, nil, "r1")
 	assert.Empty(t, invalid)
 	assert.Equal(t, "n1-eth0", hep.Name)
 	assert.Equal(t, v3.HostEndpointSpec{
@@ -374,46 +379,46 @@ func TestOnlyLabelsThatWereAskedForAreCopiedFromTheNode(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := shape()
 			s.NodeLabels = test.asked
-			hep, _ := s.Desired(n, star(), false)
+			hep, _ := s.Desired(n, star(), nil, "")
 			test.want["host-firewall.io/release"], test.want["host-firewall.io/node"] = "fw", "n1"
 			assert.Equal(t, test.want, hep.Labels)
-			assert.False(t, s.Armed(hep))
+			assert.Empty(t, endpoint.SetOf(hep))
 		})
 	}
 }
 
 func TestLabelsOfOtherSettingsGoWhenThoseOfTheseSettingsTakeOver(t *testing.T) {
 	before := shape()
-	before.ArmingLabels = map[string]string{"old": "label"}
+	before.Labels = map[string]string{"old": "label"}
 	before.NodeLabels = []string{"zone"}
-	current, _ := before.Desired(node(), star(), true)
+	current, _ := before.Desired(node(), star(), nil, "r1")
 	endpoint.SetNote(current, nil, endpoint.Note{State: "Armed", Reason: "r1", Since: time.Unix(1000, 5)}, false)
 	current.Labels["theirs"] = "label"
 	current.ResourceVersion = "7"
 	assert.JSONEq(t, `{"state":"Armed","reason":"r1","since":"1970-01-01T00:16:40Z","labels":["old","zone"]}`,
 		current.Annotations[endpoint.StateAnnotation])
 
-	waiting, _ := shape().Desired(node(), star(), false)
+	waiting, _ := shape().Desired(node(), star(), nil, "")
 	endpoint.SetNote(waiting, current, endpoint.Note{State: "Waiting", Since: time.Unix(2000, 0)}, true)
 	patch, err := shape().Patch(current, waiting)
 	require.NoError(t, err)
 	current = apply(t, current, patch)
 	assert.Equal(t, map[string]string{"host-firewall.io/release": "fw", "host-firewall.io/node": "n1", "old": "label", "zone": "a", "theirs": "label"},
-		current.Labels, "what protects the node stays until there is something else")
+		current.Labels, "what other policies select stays until there is something else")
 
-	armed, _ := shape().Desired(node(), star(), true)
+	armed, _ := shape().Desired(node(), star(), nil, "r1")
 	endpoint.SetNote(armed, current, endpoint.Note{State: "Armed", Since: time.Unix(3000, 0)}, false)
 	patch, err = shape().Patch(current, armed)
 	require.NoError(t, err)
 	current = apply(t, current, patch)
-	assert.Equal(t, map[string]string{"host-firewall.io/release": "fw", "host-firewall.io/node": "n1", "host-endpoint": "ingress", "theirs": "label"}, current.Labels)
+	assert.Equal(t, map[string]string{"host-firewall.io/release": "fw", "host-firewall.io/node": "n1", "host-firewall.io/set": "r1", "host-endpoint": "ingress", "theirs": "label"}, current.Labels)
 	assert.Equal(t, time.Unix(3000, 0).UTC(), endpoint.NoteOf(current).Since)
 }
 
 func TestNoteThatSaysTheSameIsNoDifference(t *testing.T) {
-	current := stored(true)
+	current := stored("r1")
 	endpoint.SetNote(current, nil, endpoint.Note{State: "Armed", Reason: "r", Since: time.Unix(1000, 0)}, false)
-	desired, _ := shape().Desired(node(), star(), true)
+	desired, _ := shape().Desired(node(), star(), nil, "r1")
 	endpoint.SetNote(desired, current, endpoint.Note{State: "Armed", Reason: "r", Since: time.Unix(2000, 0)}, false)
 	patch, err := shape().Patch(current, desired)
 	require.NoError(t, err)

@@ -2,7 +2,6 @@ package endpoint_test
 
 import (
 	"encoding/json"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,13 +11,16 @@ import (
 	"github.com/projectcalico/calico/libcalico-go/lib/selector"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/trust"
 )
 
 // release is what the chart renders for a values file.
 type release struct {
 	shape    endpoint.Shape
+	set      string
 	policies []v3.GlobalNetworkPolicy
 }
 
@@ -42,11 +44,13 @@ func rendered(t *testing.T) map[string]release {
 				found.shape.Release = value
 			case "--node-labels":
 				found.shape.NodeLabels = strings.Split(value, ",")
-			case "--arming-labels":
-				found.shape.ArmingLabels = map[string]string{}
+			case "--set":
+				found.set = value
+			case "--endpoint-labels":
+				found.shape.Labels = map[string]string{}
 				for _, label := range strings.Split(value, ",") {
 					key, value, _ := strings.Cut(label, "=")
-					found.shape.ArmingLabels[key] = value
+					found.shape.Labels[key] = value
 				}
 			}
 		}
@@ -72,29 +76,34 @@ func TestPoliciesOfTheChartSelectArmedEndpointsOfTheirRelease(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			other := release.shape
 			other.Release += "-2"
-			labels := func(shape endpoint.Shape, armed bool) map[string]string {
-				hep, _ := shape.Desired(node(), star(), armed)
+			labels := func(shape endpoint.Shape, set string) map[string]string {
+				hep, _ := shape.Desired(node(), star(), nil, set)
 				return endpoint.LabelsOf(hep)
 			}
 			// A Node or a Pod that somebody labelled as an armed endpoint.
-			impostor := maps.Clone(release.shape.ArmingLabels)
-			impostor["app.kubernetes.io/instance"] = release.shape.Release
+			impostor := map[string]string{endpoint.SetLabel: release.set, "app.kubernetes.io/instance": release.shape.Release}
+			trustOf := func(id string) map[string]string {
+				sets, _ := trust.Sets(id, []*corev1.Node{node()}, nil)
+				require.Len(t, sets, 1)
+				return sets[0].Labels
+			}
 
 			trusted := 0
 			for _, policy := range release.policies {
-				assert.True(t, selects(t, policy.Spec.Selector, labels(release.shape, true)), "%s: armed", policy.Name)
-				assert.False(t, selects(t, policy.Spec.Selector, labels(release.shape, false)), "%s: not armed", policy.Name)
-				assert.False(t, selects(t, policy.Spec.Selector, labels(other, true)), "%s: of another release", policy.Name)
+				assert.True(t, selects(t, policy.Spec.Selector, labels(release.shape, release.set)), "%s: armed", policy.Name)
+				assert.False(t, selects(t, policy.Spec.Selector, labels(release.shape, "")), "%s: not armed", policy.Name)
+				assert.False(t, selects(t, policy.Spec.Selector, labels(release.shape, "another")), "%s: armed with another set", policy.Name)
+				assert.False(t, selects(t, policy.Spec.Selector, labels(other, release.set)), "%s: of another release", policy.Name)
 				assert.False(t, selects(t, policy.Spec.Selector, impostor), "%s: no endpoint of ours", policy.Name)
 				for _, rule := range policy.Spec.Ingress {
 					if rule.Source.Selector == "" || rule.Source.NamespaceSelector == "all()" { // networks, pods
 						continue
 					}
 					trusted++
-					assert.True(t, selects(t, rule.Source.Selector, labels(release.shape, true)), "%s trusts armed endpoints", policy.Name)
-					assert.True(t, selects(t, rule.Source.Selector, labels(release.shape, false)), "%s trusts endpoints that are not armed yet", policy.Name)
-					assert.False(t, selects(t, rule.Source.Selector, labels(other, true)), "%s does not trust another release", policy.Name)
-					assert.False(t, selects(t, rule.Source.Selector, impostor), "%s does not trust who is no endpoint of ours", policy.Name)
+					assert.True(t, selects(t, rule.Source.Selector, trustOf(release.shape.Release)), "%s trusts the network sets of nodes", policy.Name)
+					assert.False(t, selects(t, rule.Source.Selector, labels(release.shape, release.set)), "%s does not trust what agents write", policy.Name)
+					assert.False(t, selects(t, rule.Source.Selector, trustOf(other.Release)), "%s does not trust another release", policy.Name)
+					assert.False(t, selects(t, rule.Source.Selector, impostor), "%s does not trust who is no node", policy.Name)
 					assert.Equal(t, "global()", rule.Source.NamespaceSelector, "%s does not trust pods that borrow the label", policy.Name)
 				}
 			}
