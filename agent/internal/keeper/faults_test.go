@@ -150,8 +150,8 @@ func TestFightOverAFieldSlowsDownAndIsToldOnce(t *testing.T) {
 			s.pass(time.Second)
 		}
 		repairs := len(s.take())
-		assert.GreaterOrEqual(t, repairs, 25, "it never gives up")
-		assert.LessOrEqual(t, repairs, 45)
+		assert.GreaterOrEqual(t, repairs, 50, "it never gives up")
+		assert.LessOrEqual(t, repairs, 80)
 		assert.Equal(t, 1, meter.get("contested"))
 		assert.Equal(t, repairs, meter.get("changed"))
 		assert.Equal(t, 1, s.log.count("keeps changing"), "told once")

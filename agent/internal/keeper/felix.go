@@ -126,7 +126,7 @@ func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configu
 	if change.Patch != nil {
 		fields = fieldsOf(fields[0], change.Patch)
 	}
-	if k.fights.left(f.now, fields) > 0 {
+	if k.agenda.leaveAlone(fields) {
 		return nil, nil
 	}
 	switch {
@@ -142,7 +142,7 @@ func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configu
 	}
 	k.agenda.done(failsafeWork)
 	k.felixWrote = felixWrote{at: time.Now(), of: versionOf(own), to: versionOf(stored)}
-	k.fights.set(f.now, fields)
+	k.agenda.wasSet(f.now, fields)
 	k.log.Info("failsafe changed", "narrowed", k.config.narrows(), "object", name)
 	return stored, nil
 }

@@ -4,81 +4,54 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
 
 const (
-	// freeRepairs is how often a field is set back at once.
-	freeRepairs = 5
-	// Each further repair waits twice as long as the one before.
-	fightFirst = time.Second
-	fightMost  = time.Minute
-	// truce is the least time without a change after which a fight is over.
-	truce = 10 * time.Second
-	// calm is how long it takes to forget one repair.
-	calm = 2 * time.Minute
+	// A field that was set back before waits for a while before it is set back again. From
+	// contestedFrom on that is told, until nobody has changed it for truce.
+	contestedFrom = time.Second
+	truce         = 10 * time.Second
+
+	fieldWork = "field "
 )
 
-// fights notices when somebody else keeps changing what the agent sets back.
-type fights map[string]*fight
-
-// fight is about one value of one field.
-type fight struct {
-	repairs int
-	last    time.Time
-	until   time.Time // when it may be set again
-	over    time.Time // when it is over if nobody has changed it
+// leaveAlone tells whether any of these fields has to wait.
+func (a *agenda) leaveAlone(fields []string) bool {
+	return slices.ContainsFunc(fields, func(field string) bool { return a.waits(fieldWork + field) })
 }
 
-// left returns how long to leave these fields alone.
-func (f fights) left(now time.Time, fields []string) (left time.Duration) {
+// wasSet notes that these fields were set.
+func (a *agenda) wasSet(now time.Time, fields []string) {
+	a.backoff.GC()
 	for _, field := range fields {
-		if fight := f[field]; fight != nil {
-			left = max(left, fight.until.Sub(now))
-		}
+		a.failed(fieldWork+field, now, nil)
 	}
-	return left
 }
 
-// active returns the fields that are fought over, and when to look at that again.
-func (f fights) active(now time.Time) (fields []string, again time.Duration) {
-	for _, field := range slices.Sorted(maps.Keys(f)) {
-		if fight := f[field]; now.Before(fight.over) {
+// contested returns the fields that somebody else keeps changing, and sees to it that they
+// are looked at again.
+func (a *agenda) contested(now time.Time) (fields []string) {
+	for _, what := range slices.Sorted(maps.Keys(a.due)) {
+		field, is := strings.CutPrefix(what, fieldWork)
+		over := a.due[what].Add(truce)
+		switch {
+		case !is:
+		case now.After(over):
+			delete(a.due, what)
+		case a.backoff.Get(what) >= contestedFrom:
 			fields = append(fields, field)
-			next := fight.over
-			if now.Before(fight.until) {
-				next = fight.until
-			}
-			if again == 0 || next.Sub(now) < again {
-				again = next.Sub(now)
-			}
+			a.notAfter("truce", over.Add(1))
 		}
 	}
-	return fields, again
-}
-
-// set notes that these fields were set.
-func (f fights) set(now time.Time, fields []string) {
-	maps.DeleteFunc(f, func(_ string, fight *fight) bool { return now.Sub(fight.last) > calm*freeRepairs*2 })
-	for _, field := range fields {
-		fight := f[field]
-		if fight == nil {
-			fight = newFight(now)
-			f[field] = fight
-		}
-		forgotten := int(now.Sub(fight.last) / calm)
-		fight.repairs = max(fight.repairs-forgotten, 0) + 1
-		fight.last = now
-		if over := fight.repairs - freeRepairs; over >= 0 {
-			delay := min(fightFirst<<min(over, 10), fightMost)
-			fight.until, fight.over = now.Add(delay), now.Add(max(2*delay, truce))
-		}
+	if len(fields) == 0 {
+		delete(a.due, "truce")
 	}
+	return fields
 }
-
-func newFight(now time.Time) *fight { return &fight{last: now} }
 
 // fieldsOf returns what a merge patch sets, each as its path and value, without
 // the version and the agent's note.

@@ -151,7 +151,6 @@ type Keeper struct {
 	memory     memory
 	agenda     *agenda
 	links      links
-	fights     fights
 	wrote      map[string]*v3.HostEndpoint // as they should be when last looked at, by name
 	fresh      map[string]*v3.HostEndpoint // as they came back and the cache has not shown yet
 	found      map[string]*v3.HostEndpoint // were in the way, and no cache shows them
@@ -188,7 +187,6 @@ func New(config Config, api API, log *slog.Logger) *Keeper {
 		woken:  make(chan struct{}, 1),
 		memory: memory{ours: map[string]types.UID{}},
 		agenda: newAgenda(),
-		fights: fights{},
 		events: events{},
 		wrote:  map[string]*v3.HostEndpoint{},
 		fresh:  map[string]*v3.HostEndpoint{},

@@ -111,7 +111,7 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, d decision
 	}
 	fields := fieldsOf("HostEndpoint "+name, patch)
 	switch {
-	case len(fields) == 0 && !w.urgent && !k.noteIsDue(f.now), k.fights.left(f.now, fields) > 0:
+	case len(fields) == 0 && !w.urgent && !k.noteIsDue(f.now), k.agenda.leaveAlone(fields):
 		return true, nil
 	case k.agenda.waits(endpointWork):
 		return false, errWaits
@@ -123,7 +123,7 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, d decision
 		return false, err
 	}
 	k.fresh[name] = stored
-	k.fights.set(f.now, fields)
+	k.agenda.wasSet(f.now, fields)
 	if len(fields) > 0 {
 		k.log.Info("endpoint changed", "set", d.set, "fields", fields)
 	}
@@ -229,11 +229,10 @@ func (k *Keeper) tellFailure(status *Status) bool {
 
 // tellFights says in the status that somebody else keeps changing what is set here.
 func (k *Keeper) tellFights(now time.Time, status *Status) {
-	over, again := k.fights.active(now)
+	over := k.agenda.contested(now)
 	if len(over) == 0 {
 		return
 	}
-	k.agenda.set("fights", now.Add(again))
 	status.Ready, status.Reason = false, "somebody else keeps changing what is set here, so it is set more and more seldom: "+some(over)
 	if over[0] != k.contested {
 		k.contested = over[0]
