@@ -2,12 +2,27 @@ package endpoint
 
 import (
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Says returns the addresses of a Node, as the Node and Calico's annotations on it say
-// them: ParseAddress reads them.
+// addressAnnotations are where Calico writes the addresses that a node uses
+// towards other nodes. The first two hold a CIDR, the rest plain addresses.
+func addressAnnotations() []string {
+	return []string{
+		"projectcalico.org/IPv4Address",
+		"projectcalico.org/IPv6Address",
+		"projectcalico.org/IPv4IPIPTunnelAddr",
+		"projectcalico.org/IPv4VXLANTunnelAddr",
+		"projectcalico.org/IPv6VXLANTunnelAddr",
+		"projectcalico.org/IPv4WireguardInterfaceAddr",
+		"projectcalico.org/IPv6WireguardInterfaceAddr",
+	}
+}
+
+// Says returns the addresses of a Node as the Node, and Calico's annotations on it, say
+// them. ParseAddress reads them.
 func Says(node *corev1.Node) (addresses []string) {
 	for _, address := range node.Status.Addresses {
 		if address.Type == corev1.NodeInternalIP || address.Type == corev1.NodeExternalIP {
@@ -22,10 +37,41 @@ func Says(node *corev1.Node) (addresses []string) {
 	return addresses
 }
 
-// ParseAddress reads an address, or the address of a CIDR, and tells whether a node can
-// have it. Calico takes no zones, and an unspecified address, one of loopback, or one of
-// many receivers would be no address of this node.
+// ParseAddress reads an address, or the address of a CIDR, and tells whether others can
+// know a node by it: Calico takes no zones, and an unspecified address, one of loopback or
+// one of many receivers is no node's.
 func ParseAddress(text string) (addr netip.Addr, ok bool) {
-	addr, ok = parseAddress(text)
-	return addr, ok && !addr.IsLoopback() && !addr.IsMulticast()
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return netip.Addr{}, false
+		}
+		addr = prefix.Addr()
+	}
+	addr = addr.Unmap()
+	return addr, addr.Zone() == "" && !addr.IsUnspecified() && !addr.IsLoopback() && !addr.IsMulticast()
+}
+
+// addressesOf returns the addresses that the endpoint of all interfaces of a node has:
+// each once, sorted, so that a Node which lists them in another order is no difference.
+func addressesOf(node *corev1.Node, more []netip.Addr) (addresses, invalid []string) {
+	found := slices.Clone(more)
+	for _, text := range Says(node) {
+		if addr, ok := ParseAddress(text); ok {
+			found = append(found, addr)
+		} else {
+			invalid = append(invalid, text)
+		}
+	}
+	return texts(found), invalid
+}
+
+// texts returns addresses as an endpoint holds them: each once, sorted.
+func texts(found []netip.Addr) (addresses []string) {
+	found = slices.SortedFunc(slices.Values(found), netip.Addr.Compare)
+	for _, addr := range slices.Compact(found) {
+		addresses = append(addresses, addr.String())
+	}
+	return addresses
 }

@@ -38,20 +38,6 @@ const allInterfaces = "*"
 // does not exist. This one Calico always has.
 const allowProfile = "projectcalico-default-allow"
 
-// addressAnnotations are where Calico writes the addresses that a node uses
-// towards other nodes. The first two hold a CIDR, the rest plain addresses.
-func addressAnnotations() []string {
-	return []string{
-		"projectcalico.org/IPv4Address",
-		"projectcalico.org/IPv6Address",
-		"projectcalico.org/IPv4IPIPTunnelAddr",
-		"projectcalico.org/IPv4VXLANTunnelAddr",
-		"projectcalico.org/IPv6VXLANTunnelAddr",
-		"projectcalico.org/IPv4WireguardInterfaceAddr",
-		"projectcalico.org/IPv6WireguardInterfaceAddr",
-	}
-}
-
 // NodeLabel tells, on an endpoint of a release, of which Node it is; see
 // NodeLabelValue.
 const NodeLabel = ownPrefix + "node"
@@ -240,55 +226,6 @@ func Owner(hep *v3.HostEndpoint) string {
 		}
 	}
 	return fmt.Sprintf("of somebody else (it has no label %s)", ReleaseLabel)
-}
-
-// addressesOf returns the addresses by which rules know the node: each once,
-// sorted, so that a Node which lists them in another order is no difference.
-func addressesOf(node *corev1.Node, more []netip.Addr) (addresses, invalid []string) {
-	found := slices.Clone(more)
-	add := func(text string) {
-		addr, ok := parseAddress(text)
-		if !ok {
-			invalid = append(invalid, text)
-			return
-		}
-		found = append(found, addr)
-	}
-	for _, address := range node.Status.Addresses {
-		if address.Type == corev1.NodeInternalIP || address.Type == corev1.NodeExternalIP {
-			add(address.Address)
-		}
-	}
-	for _, key := range addressAnnotations() {
-		if text := node.Annotations[key]; text != "" {
-			add(text)
-		}
-	}
-	return texts(found), invalid
-}
-
-// texts returns addresses as an endpoint holds them: each once, sorted.
-func texts(found []netip.Addr) (addresses []string) {
-	found = slices.SortedFunc(slices.Values(found), netip.Addr.Compare)
-	for _, addr := range slices.Compact(found) {
-		addresses = append(addresses, addr.String())
-	}
-	return addresses
-}
-
-// parseAddress reads an address, or the address of a CIDR. Calico takes no
-// zones, and an unspecified address would be no address of this node.
-func parseAddress(text string) (netip.Addr, bool) {
-	addr, err := netip.ParseAddr(text)
-	if err != nil {
-		prefix, err := netip.ParsePrefix(text)
-		if err != nil {
-			return netip.Addr{}, false
-		}
-		addr = prefix.Addr()
-	}
-	addr = addr.Unmap()
-	return addr, addr.Zone() == "" && !addr.IsUnspecified()
 }
 
 // mergeOwners returns the owners of an endpoint with our one among them, the
