@@ -353,7 +353,7 @@ func TestNamedInterfaceHasItsOwnAddresses(t *testing.T) {
 	assert.Equal(t, v3.HostEndpointSpec{
 		Node: "n1", InterfaceName: "eth0", ExpectedIPs: []string{"192.0.2.7", "2001:db8::1"}, Profiles: []string{"projectcalico-default-allow"},
 	}, hep.Spec)
-	assert.Equal(t, map[string]string{"host-firewall.io/release": "fw", "host-firewall.io/node": "n1", "host-endpoint": "ingress"}, hep.Labels)
+	assert.Equal(t, map[string]string{"host-firewall.io/release": "fw", "host-firewall.io/node": "n1", "host-firewall.io/set": "r1", "host-endpoint": "ingress"}, hep.Labels)
 }
 
 func TestOnlyLabelsThatWereAskedForAreCopiedFromTheNode(t *testing.T) {

@@ -238,10 +238,12 @@ func (c Config) mayCreate(f facts, m memory, d decision) decision {
 }
 
 // owns tells whether an endpoint is the release's: it says so, or it has lost the
-// label that says so since this process knows it. That node is open, for the
-// policies don't select the endpoint any more, and nobody has claimed it.
+// label that says so since an agent wrote to it, as this process or the agent's note
+// remembers. That node is open, for the policies don't select the endpoint any more, and
+// nobody has claimed it.
 func (c Config) owns(hep *v3.HostEndpoint, m memory) bool {
-	return c.shape().Owns(hep) || hep.UID != "" && hep.UID == m.ours[hep.Name] && endpoint.ReleaseOf(hep) == ""
+	lost := endpoint.NoteOf(hep).Wanted != "" || hep.UID != "" && hep.UID == m.ours[hep.Name]
+	return c.shape().Owns(hep) || lost && endpoint.ReleaseOf(hep) == ""
 }
 
 // adopts tells whether an endpoint of somebody else is to be made the release's.

@@ -49,6 +49,7 @@ func TestNothingIsArmedWithoutClearanceWhateverElseHolds(t *testing.T) {
 	allow := map[string]bool{"cleared": true, "canary": true, "another node is held": true, "gone": true, "Node not seen": true, "drift": true}
 	foreign := testEndpoint("")
 	delete(foreign.Labels, endpoint.ReleaseLabel)
+	foreign.Annotations = nil
 	armings := 0
 	for said, says := range sayings() {
 		for _, problem := range []string{"", "not read yet"} {
@@ -183,7 +184,12 @@ func TestEndpointThatLostItsReleaseIsOursWhileNobodyHasClaimedIt(t *testing.T) {
 	lost := testEndpoint("r2")
 	delete(lost.Labels, endpoint.ReleaseLabel)
 	assert.True(t, testConfig().owns(lost, m))
+	assert.True(t, testConfig().owns(lost, memory{}), "the note tells as much")
+	noted := lost.Annotations
+	lost.Annotations = nil
+	assert.True(t, testConfig().owns(lost, m))
 	assert.False(t, testConfig().owns(lost, memory{}))
+	lost.Annotations = noted
 	lost.Labels[endpoint.ReleaseLabel] = "other"
 	assert.False(t, testConfig().owns(lost, m))
 }

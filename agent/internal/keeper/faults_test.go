@@ -375,7 +375,7 @@ func TestInterfacesAreFollowed(t *testing.T) {
 		// One that is not labelled as ours is not in the cache.
 		s.change(func() {
 			theirs := testEndpoint("")
-			theirs.Name, theirs.UID, theirs.Labels = "n1-eth0", "their-uid", nil
+			theirs.Name, theirs.UID, theirs.Labels, theirs.Annotations = "n1-eth0", "their-uid", nil, nil
 			s.put(theirs)
 		})
 		set(s, nil, "eth0", "lo")

@@ -382,7 +382,7 @@ func TestWayOutTakesTheEndpointAwayAndMakesNothingUntilItIsOver(t *testing.T) {
 
 func TestEndpointOfSomebodyElseIsLeftAlone(t *testing.T) {
 	foreign := testEndpoint("")
-	foreign.Labels = map[string]string{"projectcalico.org/created-by": "calico-kube-controllers"}
+	foreign.Labels, foreign.Annotations = map[string]string{"projectcalico.org/created-by": "calico-kube-controllers"}, nil
 	play(t, func(c *cluster) {
 		withClearance(c)
 		c.put(foreign)
