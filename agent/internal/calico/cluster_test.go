@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
@@ -180,17 +180,19 @@ func node(name string) *corev1.Node {
 	}
 }
 
-func policy(group, name string) *v3.GlobalNetworkPolicy {
-	return &v3.GlobalNetworkPolicy{
-		TypeMeta:   metav1.TypeMeta{APIVersion: group, Kind: "GlobalNetworkPolicy"},
-		ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: "1", Labels: map[string]string{"host-firewall.io/release": "fw"}},
-		Spec:       v3.GlobalNetworkPolicySpec{Selector: "all()"},
+// saying is the ConfigMap by which the controller speaks.
+func saying(version string, data, annotations map[string]string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
+		ObjectMeta: metav1.ObjectMeta{Name: "fw", Namespace: "ns", ResourceVersion: version, Annotations: annotations},
+		Data:       data,
 	}
 }
 
 const (
 	nodesPath   = "/api/v1/nodes"
-	needed      = "hostendpoints globalnetworkpolicies felixconfigurations clusterinformations"
+	sayingPath  = "/api/v1/namespaces/ns/configmaps"
+	needed      = "hostendpoints globalnetworkpolicies felixconfigurations"
 	inV3, inCRD = "/apis/projectcalico.org/v3", "/apis/crd.projectcalico.org/v1"
 )
 
@@ -202,12 +204,10 @@ func (s *apiServer) serveAll(group string) chan any {
 	s.on("GET "+base, resources(strings.Fields(needed)...))
 	s.on("GET "+nodesPath, list("v1", "Node", node("n1")))
 	s.on("watch "+nodesPath, stream(nil))
+	s.on("GET "+sayingPath, list("v1", "ConfigMap", saying("1", map[string]string{"set": "aaaa0001"}, nil)))
+	s.on("watch "+sayingPath, stream(nil))
 	s.on("GET "+base+"/hostendpoints", list(group, "HostEndpoint", hep(group, "1")))
 	s.on("watch "+base+"/hostendpoints", stream(events))
-	s.on("GET "+base+"/globalnetworkpolicies", list(group, "GlobalNetworkPolicy", policy(group, "fw-a"), policy(group, "fw-b")))
-	s.on("watch "+base+"/globalnetworkpolicies", stream(nil))
-	s.on("GET "+base+"/clusterinformations", list(group, "ClusterInformation"))
-	s.on("watch "+base+"/clusterinformations", stream(nil))
 	s.on("GET "+base+"/felixconfigurations", list(group, "FelixConfiguration"))
 	s.on("watch "+base+"/felixconfigurations", stream(nil))
 	return events
@@ -223,7 +223,7 @@ type agent struct {
 }
 
 func (a *agent) endpoints() []*v3.HostEndpoint {
-	heps, _ := a.Endpoints()
+	heps, _ := a.KnownEndpoints()
 	return heps
 }
 
@@ -256,10 +256,16 @@ func runComplete(t *testing.T, group string) (*apiServer, *agent) {
 
 func run(t *testing.T, s *apiServer, group string) *agent {
 	t.Helper()
+	return runWith(t, s, calico.Options{APIGroup: group})
+}
+
+// runWith runs an agent with options beside those that all have.
+func runWith(t *testing.T, s *apiServer, options calico.Options) *agent {
+	t.Helper()
 	a := &agent{woken: make(chan struct{}, 1), log: &logBuffer{}, ended: make(chan struct{})}
-	cluster, err := calico.New(&rest.Config{Host: s.URL}, calico.Options{
-		Node: "n1", Release: "fw", APIGroup: group, UserAgent: "agent/test", Log: slog.New(slog.NewTextHandler(a.log, nil)),
-	})
+	options.Node, options.Release, options.Namespace, options.UserAgent = "n1", "fw", "ns", "agent/test"
+	options.Log = slog.New(slog.NewTextHandler(a.log, nil))
+	cluster, err := calico.New(&rest.Config{Host: s.URL}, options)
 	require.NoError(t, err)
 	a.Cluster = cluster
 	ctx, stop := context.WithCancel(t.Context())
@@ -366,42 +372,13 @@ func TestCachesHoldWhatTheAgentLooksAtInBothGroups(t *testing.T) {
 			assert.Empty(t, a.endpoints()[0].ManagedFields)
 			_, shadowed := a.endpoints()[0].Annotations["projectcalico.org/metadata"]
 			assert.Equal(t, group == calico.GroupCRD, shadowed, "it means something in the CRD group only")
-			base := "/apis/" + group
-			streamed := func(what string) {
+			said, problem := a.Clearance()
+			require.Empty(t, problem)
+			assert.Equal(t, "aaaa0001", said.Wanted.Revision)
+			for _, what := range []string{nodesPath, sayingPath, "/apis/" + group + "/hostendpoints"} {
 				first := s.asked("watch " + what)[0].query
 				assert.Contains(t, first, "resourceVersion=0&", "etcd is spared")
 				assert.Contains(t, first, "sendInitialEvents=true")
-			}
-			streamed(base + "/hostendpoints")
-			streamed(base + "/globalnetworkpolicies")
-			later := []string{nodesPath, base + "/clusterinformations"}
-			for _, what := range later {
-				require.Len(t, s.asked("GET "+what), 1)
-				assert.Regexp(t, "resourceVersion=0$", s.asked("GET " + what)[0].query)
-				assert.Empty(t, s.asked("watch "+what), "which costs the API server more")
-			}
-			a.Follow()
-			for _, what := range later {
-				require.Eventually(t, func() bool { return len(s.asked("watch "+what)) > 0 }, deadline, 10*time.Millisecond)
-				streamed(what)
-			}
-			var names []string
-			for _, p := range a.Policies() {
-				names = append(names, p.Name)
-			}
-			assert.ElementsMatch(t, []string{"fw-a", "fw-b"}, names)
-
-			for what, selection := range map[string]string{
-				nodesPath:                       "fieldSelector=metadata.name%3Dn1",
-				base + "/hostendpoints":         "fieldSelector=metadata.name%3Dn1",
-				base + "/globalnetworkpolicies": "labelSelector=host-firewall.io%2Frelease%3Dfw",
-				base + "/clusterinformations":   "fieldSelector=metadata.name%3Ddefault",
-			} {
-				for _, verb := range []string{"GET ", "watch "} {
-					for _, r := range s.asked(verb + what) {
-						assert.Contains(t, r.query, selection, verb+what)
-					}
-				}
 			}
 
 			events <- map[string]any{"type": "MODIFIED", "object": hep(group, "11")}
@@ -420,26 +397,25 @@ func TestTroubleWithAWatchIsToldOnceAndPasses(t *testing.T) {
 		answer http.HandlerFunc
 		want   string
 	}{
-		"no right": {failure(403, metav1.StatusReasonForbidden), `account lacks the right \"list\" on \"globalnetworkpolicies\"`},
-		"nonsense": {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{")) }, "GlobalNetworkPolicies of release fw"},
+		"no right": {failure(403, metav1.StatusReasonForbidden), `account lacks the right \"list\" on \"configmaps\"`},
+		"nonsense": {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{")) }, "ConfigMap ns/fw"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newAPIServer(t)
 			s.serveAll(calico.GroupV3)
-			path := inV3 + "/globalnetworkpolicies"
-			works := s.answers["GET "+path]
-			s.on("GET "+path, test.answer)
+			works := s.answers["GET "+sayingPath]
+			s.on("GET "+sayingPath, test.answer)
 			a := run(t, s, calico.GroupV3)
 			tries := func(n int) func() bool {
-				return func() bool { return len(s.asked("GET "+path)) >= n }
+				return func() bool { return len(s.asked("GET "+sayingPath)) >= n }
 			}
 			require.Eventually(t, tries(2), deadline, 10*time.Millisecond, "it is tried again")
-			assert.Contains(t, a.Problem(), "cannot list GlobalNetworkPolicies of release fw: ")
+			assert.Contains(t, a.Problem(), "cannot list ConfigMap ns/fw: ")
 			assert.Equal(t, 1, strings.Count(a.log.String(), "cannot list"), "log:\n%s", a.log)
 			assert.Contains(t, a.log.String(), test.want)
 
-			s.on("GET "+path, works)
+			s.on("GET "+sayingPath, works)
 			a.awaitComplete(t)
 			assert.Equal(t, 1, strings.Count(a.log.String(), "can list again"), "log:\n%s", a.log)
 		})
@@ -493,9 +469,15 @@ func TestObjectThatLeavesTheSelectionUnsaidIsMissedOnlyUntilTheNextWatch(t *test
 	for _, group := range []string{calico.GroupV3, calico.GroupCRD} {
 		t.Run(group, func(t *testing.T) {
 			t.Parallel()
+			single := func(name string) *v3.HostEndpoint {
+				one := hep(group, "1")
+				one.Name = name
+				return one
+			}
 			s := newAPIServer(t)
 			s.serveAll(group)
-			path := "/apis/" + group + "/globalnetworkpolicies"
+			path := "/apis/" + group + "/hostendpoints"
+			s.on("GET "+path, list(group, "HostEndpoint", single("n1-eth0"), single("n1-eth1")))
 			over := make(chan struct{})
 			s.on("watch "+path, func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Query().Get("sendInitialEvents") != "" {
@@ -504,24 +486,24 @@ func TestObjectThatLeavesTheSelectionUnsaidIsMissedOnlyUntilTheNextWatch(t *test
 				}
 				w.Header().Set("Content-Type", "application/json")
 				// A watch that brings nothing for less than a second is followed by a list anyway.
-				_ = json.NewEncoder(w).Encode(map[string]any{"type": "ADDED", "object": policy(group, "fw-a")})
+				_ = json.NewEncoder(w).Encode(map[string]any{"type": "ADDED", "object": single("n1-eth0")})
 				_ = http.NewResponseController(w).Flush()
 				select {
 				case <-over: // as after its timeout
 				case <-r.Context().Done():
 				}
 			})
-			a := run(t, s, group)
+			a := runWith(t, s, calico.Options{APIGroup: group, ByLabel: true})
 			a.awaitComplete(t)
-			require.Len(t, a.Policies(), 2)
+			require.Len(t, a.endpoints(), 2)
 
-			s.on("GET "+path, list(group, "GlobalNetworkPolicy", policy(group, "fw-a")))
+			s.on("GET "+path, list(group, "HostEndpoint", single("n1-eth0")))
 			watches := func() int { return len(s.asked("watch " + path)) }
 			require.Eventually(t, func() bool { return watches() == 2 }, deadline, 10*time.Millisecond, "refused to list, then watched")
 			close(over)
 			require.Eventually(t, func() bool { return watches() > 2 }, deadline, 10*time.Millisecond, "watched again")
 			if group == calico.GroupV3 {
-				a.await(t, "the policy is gone", func() bool { return len(a.Policies()) == 1 })
+				a.await(t, "the endpoint is gone", func() bool { return len(a.endpoints()) == 1 })
 			} else {
 				assert.Len(t, s.asked("GET "+path), 1, "there it would have been told")
 			}
@@ -538,9 +520,7 @@ func TestAPIServerThatIsAwayIsToldOnceInTheSameWords(t *testing.T) {
 	a.await(t, "problem is known", func() bool {
 		return strings.Contains(a.Problem(), "the API server is not reached: connect: connection refused")
 	})
-	a.await(t, "all four have failed", func() bool {
-		return strings.Count(a.log.String(), "cannot watch") == 2 && strings.Count(a.log.String(), "cannot list") == 2
-	})
+	a.await(t, "all three have failed", func() bool { return strings.Count(a.log.String(), "cannot watch") == 3 })
 }
 
 func TestEndpointIsWrittenAsJSONInTheGroup(t *testing.T) {
@@ -651,60 +631,41 @@ func TestRefusedWriteKeepsItsReasonAndSaysWhatItWas(t *testing.T) {
 	assert.NotContains(t, err.Error(), "CRD", "one endpoint is missing, not its kind")
 }
 
-func TestListsAreReadAsTheyArriveAndFromTheAPIServersCache(t *testing.T) {
+func TestListsAreReadAsTheyArrive(t *testing.T) {
 	t.Parallel()
 	s, a := runComplete(t, calico.GroupCRD)
 	last := func(what string) string {
 		asked := s.asked(what)
 		return asked[len(asked)-1].query
 	}
-
-	s.on("GET "+nodesPath, list("v1", "Node", node("n1"), node("n2")))
-	nodes, err := a.ListNodes(t.Context(), "")
-	require.NoError(t, err)
-	require.Len(t, nodes, 2)
-	for i, name := range []string{"n1", "n2"} {
-		want := node(name)
-		assert.Equal(t, corev1.Node{
-			ObjectMeta: metav1.ObjectMeta{Name: name},
-			Status:     corev1.NodeStatus{Addresses: want.Status.Addresses, Conditions: want.Status.Conditions},
-		}, nodes[i], "no more than is looked at")
-	}
-	assert.Equal(t, "resourceVersion=0", last("GET "+nodesPath))
-
 	path := inCRD + "/hostendpoints"
 	other := hep(calico.GroupCRD, "2")
-	other.Name, other.Spec.Node = "n2", "n2"
+	other.Name = "n1-eth1"
 	s.on("GET "+path, list(calico.GroupCRD, "HostEndpoint", hep(calico.GroupCRD, "1"), other))
-	endpoints, err := a.ListEndpoints(t.Context(), "")
+	own, err := a.ListOwnEndpoints(t.Context())
 	require.NoError(t, err)
-	assert.Len(t, endpoints, 2)
-	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%3Dfw&resourceVersion=0", last("GET "+path))
+	require.Len(t, own, 2)
+	assert.Equal(t, "n1-eth1", own[1].Name)
+	assert.Empty(t, own[0].ManagedFields)
+	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-firewall.io%2Fnode%3Dn1&resourceVersion=0", last("GET "+path), "etcd is spared")
 
-	_, err = a.ListNodes(t.Context(), "n2")
+	s.on("GET "+path, list(calico.GroupCRD, "HostEndpoint", other))
+	one, err := a.ReadEndpoint(t.Context(), "n1-eth1")
 	require.NoError(t, err)
-	assert.Equal(t, "fieldSelector=metadata.name%3Dn2&resourceVersion=0", last("GET "+nodesPath))
-	_, err = a.ListEndpoints(t.Context(), "n2")
+	assert.Equal(t, "n1-eth1", one.Name)
+	assert.Equal(t, "fieldSelector=metadata.name%3Dn1-eth1", last("GET "+path), "the newest there is")
+	s.on("GET "+path, list(calico.GroupCRD, "HostEndpoint"))
+	one, err = a.ReadEndpoint(t.Context(), "n1-eth1")
 	require.NoError(t, err)
-	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-firewall.io%2Fnode%3Dn2&resourceVersion=0", last("GET "+path))
-
-	here, all, err := a.ListForeignEndpoints(t.Context())
-	require.NoError(t, err)
-	assert.Equal(t, 2, all)
-	require.Len(t, here, 1)
-	assert.Equal(t, "n1", here[0].Name)
-	assert.Empty(t, here[0].ManagedFields)
-	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%21%3Dfw&resourceVersion=0", last("GET "+path))
-
-	_, err = a.ListOwnEndpoints(t.Context())
-	require.NoError(t, err)
-	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-firewall.io%2Fnode%3Dn1&resourceVersion=0", last("GET "+path))
+	assert.Nil(t, one)
 
 	s.on("GET "+path, failure(403, metav1.StatusReasonForbidden))
-	_, err = a.ListEndpoints(t.Context(), "")
+	_, err = a.ListOwnEndpoints(t.Context())
+	assert.ErrorContains(t, err, `list hostendpoints: the agent's account lacks the right "list"`)
+	_, err = a.ReadEndpoint(t.Context(), "n1")
 	assert.ErrorContains(t, err, `list hostendpoints: the agent's account lacks the right "list"`)
 	s.on("GET "+path, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"items":[{"spec":{}},`)) })
-	_, err = a.ListEndpoints(t.Context(), "")
+	_, err = a.ListOwnEndpoints(t.Context())
 	assert.ErrorContains(t, err, "list hostendpoints: ", "half a list is none")
 }
 
@@ -735,243 +696,158 @@ func TestAPIServerIsWhereItSaysItself(t *testing.T) {
 	assert.ErrorContains(t, err, `get EndpointSlice default/kubernetes: the agent's account lacks the right "get" on "endpointslices"`)
 }
 
-func TestOneArmedEndpointIsEnoughToTell(t *testing.T) {
-	t.Parallel()
-	for group, selection := range map[string]string{
-		calico.GroupCRD: "labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-endpoint%3Dingress&limit=1&resourceVersion=1&resourceVersionMatch=NotOlderThan",
-		calico.GroupV3:  "labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-endpoint%3Dingress&resourceVersion=0",
-	} {
-		s, a := runComplete(t, group)
-		path := "/apis/" + group + "/hostendpoints"
-		s.on("GET "+path, list(group, "HostEndpoint"))
-		armed, err := a.AnyArmed(t.Context(), map[string]string{"host-endpoint": "ingress"})
-		require.NoError(t, err)
-		assert.False(t, armed)
-		asked := s.asked("GET " + path)
-		assert.Equal(t, selection, asked[len(asked)-1].query)
-
-		s.on("GET "+path, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"items":[{"spec":{}},nonsense`)) })
-		armed, err = a.AnyArmed(t.Context(), map[string]string{"host-endpoint": "ingress"})
-		require.NoError(t, err, "what follows is not read")
-		assert.True(t, armed)
-		s.on("GET "+path, failure(403, metav1.StatusReasonForbidden))
-		armed, err = a.AnyArmed(t.Context(), map[string]string{"host-endpoint": "ingress"})
-		assert.ErrorContains(t, err, `lacks the right "list"`)
-		assert.False(t, armed)
-	}
-}
-
-func TestCountingReadsOneObjectAndBelievesTheAPIServer(t *testing.T) {
+func TestFelixConfigurationsAreFollowedOnlyWhenAskedFor(t *testing.T) {
 	t.Parallel()
 	s, a := runComplete(t, calico.GroupCRD)
-	for name, test := range map[string]struct {
-		metadata map[string]any
-		want     int
-	}{
-		"all there are": {map[string]any{}, 1},
-		"many more":     {map[string]any{"continue": "more", "remainingItemCount": 4999}, 5000},
-	} {
-		s.on("GET "+nodesPath, object(200, map[string]any{"metadata": test.metadata, "items": []any{node("n1")}}))
-		got, first, err := a.CountNodes(t.Context())
-		require.NoError(t, err, name)
-		assert.Equal(t, test.want, got, name)
-		assert.Equal(t, "n1", first, name)
-	}
-	asked := s.asked("GET " + nodesPath)
-	assert.Equal(t, "limit=1&resourceVersion=1&resourceVersionMatch=NotOlderThan", asked[len(asked)-1].query)
-	s.on("GET "+nodesPath, object(200, map[string]any{"metadata": map[string]any{"continue": "more"}, "items": []any{node("n1")}}))
-	_, _, err := a.CountNodes(t.Context())
-	assert.ErrorContains(t, err, "does not say how many")
-}
-
-func TestFirstEndpointIsTheFirstOfTheRelease(t *testing.T) {
-	t.Parallel()
-	theirs, ours := hep(calico.GroupCRD, "1"), hep(calico.GroupCRD, "1")
-	theirs.Name, ours.Name = "a", "b"
-	ours.Labels = map[string]string{"host-firewall.io/release": "fw"}
-	more := map[string]any{"continue": "more", "remainingItemCount": 4999}
-	for name, test := range map[string]struct {
-		metadata      map[string]any
-		items, ofOurs []any // ofOurs is what there is with the release's label
-		count         int
-		first         string
-	}{
-		"none":                   {map[string]any{}, nil, nil, 0, ""},
-		"ours":                   {more, []any{ours}, []any{ours}, 5000, "b"},
-		"theirs comes before":    {more, []any{theirs}, []any{ours}, 5000, "b"},
-		"all are theirs":         {more, []any{theirs}, nil, 5000, ""},
-		"all are sent":           {map[string]any{}, []any{theirs, ours}, []any{ours}, 2, "b"},
-		"all are sent, not ours": {map[string]any{}, []any{theirs}, nil, 1, ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s, a := runComplete(t, calico.GroupCRD)
-			path := inCRD + "/hostendpoints"
-			s.on("GET "+path, func(w http.ResponseWriter, r *http.Request) {
-				items := test.items
-				if r.URL.Query().Get("labelSelector") == "host-firewall.io/release=fw" {
-					items = test.ofOurs
-				}
-				object(200, map[string]any{"metadata": test.metadata, "items": append([]any{}, items...)})(w, r)
-			})
-			before := len(s.asked("GET " + path))
-			count, err := a.CountEndpoints(t.Context())
-			require.NoError(t, err)
-			assert.Equal(t, test.count, count)
-			first, err := a.FirstEndpoint(t.Context())
-			require.NoError(t, err)
-			assert.Equal(t, test.first, first)
-			assert.Len(t, s.asked("GET " + path)[before:], 2, "each is one request")
-		})
-	}
-}
-
-func TestCachesThatAreNotAlwaysNeededAreKeptOnlyThen(t *testing.T) {
-	t.Parallel()
-	s := newAPIServer(t)
-	s.serveAll(calico.GroupCRD)
-	theirs := policy(calico.GroupCRD, "theirs")
-	theirs.Labels = nil
-	theirs.Spec.Ingress = []v3.Rule{{Action: v3.Deny}}
-	policies, felix := inCRD+"/globalnetworkpolicies", inCRD+"/felixconfigurations"
-	s.on("GET "+policies, func(w http.ResponseWriter, r *http.Request) {
-		if strings.Contains(r.URL.Query().Get("labelSelector"), "!=") {
-			list(calico.GroupCRD, "GlobalNetworkPolicy", theirs)(w, r)
-			return
-		}
-		list(calico.GroupCRD, "GlobalNetworkPolicy")(w, r)
-	})
-	changes := make(chan any)
-	s.on("watch "+policies, func(w http.ResponseWriter, r *http.Request) {
-		if strings.Contains(r.URL.Query().Get("labelSelector"), "!=") {
-			stream(changes)(w, r)
-			return
-		}
-		stream(nil)(w, r)
-	})
-	a := run(t, s, calico.GroupCRD)
-	a.awaitComplete(t)
-	_, problem := a.Foreign()
-	assert.NotEmpty(t, problem)
-	assert.Empty(t, s.asked("GET "+felix))
-
-	ofOthers := func(what string) int {
-		asked := slices.Clone(s.asked(what + " " + policies))
-		return len(slices.DeleteFunc(asked, func(r request) bool { return !strings.Contains(r.query, "%21%3D") }))
-	}
-	a.FollowForeign(true, false)
-	a.FollowForeign(true, false)
-	a.await(t, "others' policies are known", func() bool { _, problem := a.Foreign(); return problem == "" })
-	foreign, _ := a.Foreign()
-	require.Len(t, foreign, 1)
-	assert.Equal(t, v3.GlobalNetworkPolicySpec{Selector: "all()"}, foreign[0].Spec, "whom it selects, and no more")
-	assert.Equal(t, 1, ofOthers("GET"))
-	assert.Zero(t, ofOthers("watch"), "which lasts")
-	a.FollowForeign(true, true)
-	require.Eventually(t, func() bool { return ofOthers("watch") > 0 }, deadline, 10*time.Millisecond, "changes are followed")
-	foreign, problem = a.Foreign()
-	assert.Len(t, foreign, 1, "what was read is known meanwhile")
-	assert.Empty(t, problem)
-	a.FollowForeign(true, false)
-	gone := *theirs
-	gone.ResourceVersion = "13"
-	changes <- map[string]any{"type": "DELETED", "object": gone}
-	a.await(t, "changes are followed also when nobody asks for them any more, for what was read first is old", func() bool {
-		foreign, problem := a.Foreign()
-		return problem == "" && len(foreign) == 0
-	})
-	a.FollowForeign(false, false)
-	_, problem = a.Foreign()
-	assert.NotEmpty(t, problem)
-
-	_, _, problem = a.Felix()
+	path := inCRD + "/felixconfigurations"
+	_, _, problem := a.Felix()
 	assert.NotEmpty(t, problem)
 	own, err := a.ReadFelix(t.Context(), "node.n1")
 	require.NoError(t, err)
 	assert.Nil(t, own)
-	asked := s.asked("GET " + felix)
+	asked := s.asked("GET " + path)
 	require.Len(t, asked, 1)
 	assert.Equal(t, "fieldSelector=metadata.name%3Dnode.n1&resourceVersion=0", asked[0].query)
+	assert.Empty(t, s.asked("watch "+path))
+
+	s.on("GET "+path, func(w http.ResponseWriter, r *http.Request) {
+		name := strings.TrimPrefix(r.URL.Query().Get("fieldSelector"), "metadata.name=")
+		list(calico.GroupCRD, "FelixConfiguration", v3.FelixConfiguration{
+			TypeMeta:   metav1.TypeMeta{APIVersion: calico.GroupCRD, Kind: "FelixConfiguration"},
+			ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: "1"},
+		})(w, r)
+	})
+	a.FollowFelix()
 	a.FollowFelix()
 	a.await(t, "the configurations are known", func() bool { _, _, problem := a.Felix(); return problem == "" })
-
-	s.on("GET "+inCRD+"/hostendpoints", func(w http.ResponseWriter, r *http.Request) {
-		peer := hep(calico.GroupCRD, "2")
-		peer.Name = strings.TrimPrefix(r.URL.Query().Get("fieldSelector"), "metadata.name=")
-		list(calico.GroupCRD, "HostEndpoint", peer)(w, r)
-	})
-	assert.Nil(t, a.Peer())
-	for _, name := range []string{"n2", "n3"} {
-		a.FollowPeer(name)
-		require.Eventually(t, func() bool { peer := a.Peer(); return peer != nil && peer.Name == name }, deadline, 10*time.Millisecond)
-	}
-	a.FollowPeer("")
-	assert.Nil(t, a.Peer())
+	own, forAll, _ := a.Felix()
+	require.NotNil(t, own)
+	require.NotNil(t, forAll)
+	assert.Equal(t, []string{"node.n1", "default"}, []string{own.Name, forAll.Name})
+	assert.Len(t, s.asked("GET "+path), 3, "each is read once")
 }
 
-func TestPoliciesOfOthersThatCannotBeReadAreAskedForAgain(t *testing.T) {
+// The promise to a large cluster: whatever an agent asks for is about its own node or
+// release, so that nothing that it reads grows with the cluster.
+func TestAgentListsAndWatchesOnlyWhatItSelects(t *testing.T) {
 	t.Parallel()
-	s, a := runComplete(t, calico.GroupCRD)
-	policies := inCRD + "/globalnetworkpolicies"
-	answer := func(ofOthers http.HandlerFunc) {
-		s.on("GET "+policies, func(w http.ResponseWriter, r *http.Request) {
-			if strings.Contains(r.URL.Query().Get("labelSelector"), "!=") {
-				ofOthers(w, r)
-				return
-			}
-			list(calico.GroupCRD, "GlobalNetworkPolicy")(w, r)
-		})
+	const ofNode = "labelSelector=host-firewall.io%2Frelease%3Dfw%2Chost-firewall.io%2Fnode%3Dn1"
+	for _, group := range []string{calico.GroupV3, calico.GroupCRD} {
+		for _, byLabel := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s by label %t", group, byLabel), func(t *testing.T) {
+				t.Parallel()
+				s := newAPIServer(t)
+				s.serveAll(group)
+				a := runWith(t, s, calico.Options{APIGroup: group, ByLabel: byLabel})
+				a.awaitComplete(t)
+				a.FollowFelix()
+				a.await(t, "the configurations are known", func() bool { _, _, problem := a.Felix(); return problem == "" })
+				_, err := a.ListOwnEndpoints(t.Context())
+				require.NoError(t, err)
+				_, err = a.ReadEndpoint(t.Context(), "n1")
+				require.NoError(t, err)
+				_, err = a.ReadFelix(t.Context(), "node.n1")
+				require.NoError(t, err)
+
+				base := "/apis/" + group
+				selections := map[string][]string{
+					nodesPath:                     {"fieldSelector=metadata.name%3Dn1"},
+					sayingPath:                    {"fieldSelector=metadata.name%3Dfw"},
+					base + "/hostendpoints":       {"fieldSelector=metadata.name%3Dn1", ofNode},
+					base + "/felixconfigurations": {"fieldSelector=metadata.name%3Dnode.n1", "fieldSelector=metadata.name%3Ddefault"},
+				}
+				for where, allowed := range selections {
+					require.Eventually(t, func() bool { return len(s.asked("watch "+where)) > 0 }, deadline, 10*time.Millisecond)
+					for _, r := range append(s.asked("GET "+where), s.asked("watch "+where)...) {
+						selects := slices.ContainsFunc(allowed, func(selection string) bool {
+							return slices.Contains(strings.Split(r.query, "&"), selection)
+						})
+						assert.True(t, selects, "%s?%s", r.what, r.query)
+					}
+				}
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				for _, r := range s.requests {
+					_, where, _ := strings.Cut(r.what, " ")
+					assert.Contains(t, selections, where, "nothing else is read")
+				}
+			})
+		}
 	}
-	problem := func() string { _, problem := a.Foreign(); return problem }
-	answer(failure(403, metav1.StatusReasonForbidden))
-	a.FollowForeign(true, false)
-	a.await(t, "the refusal is told", func() bool { return strings.Contains(problem(), `lacks the right "list"`) })
-	answer(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte(`{"items":[{"metadata":{"name":"a"}},`))
-	})
-	a.await(t, "half a list is none", func() bool { return strings.Contains(problem(), "EOF") })
-	answer(list(calico.GroupCRD, "GlobalNetworkPolicy", policy(calico.GroupCRD, "theirs")))
-	a.await(t, "the policies are known", func() bool { return problem() == "" })
-	foreign, _ := a.Foreign()
-	require.Len(t, foreign, 1)
-	assert.Equal(t, "theirs", foreign[0].Name)
 }
 
-func TestDatastoreIsReadyUnlessItSaysNot(t *testing.T) {
+func TestClearanceIsWhatTheConfigMapSays(t *testing.T) {
 	t.Parallel()
-	no, yes := false, true
+	good := map[string]string{"set": "aaaa0001"}
+	broken := map[string]string{"set": "aaaa0001", "held": "{"}
+	closing := map[string]string{"set": "aaaa0001", "held": "{", "closed": "true"}
+	open := map[string]string{clearance.OpenAnnotation: "a drill"}
 	for name, test := range map[string]struct {
-		ready *bool
-		want  bool
-	}{"not said": {nil, true}, "ready": {&yes, true}, "not ready": {&no, false}} {
+		items   []any
+		problem []string
+		want    clearance.Clearance // what counts of it
+	}{
+		"absent":                    {problem: []string{"the controller has not said anything yet", "there is no ConfigMap ns/fw", "kubectl -n ns get deployments fw-controller"}},
+		"good":                      {items: []any{saying("1", good, nil)}, want: clearance.Clearance{Wanted: clearance.Set{Revision: "aaaa0001"}}},
+		"broken":                    {items: []any{saying("1", broken, nil)}, problem: []string{"ConfigMap ns/fw: ", "key held"}},
+		"emptied":                   {items: []any{saying("1", nil, nil)}, problem: []string{"ConfigMap ns/fw: ", "key set"}},
+		"opened":                    {items: []any{saying("1", good, open)}, want: clearance.Clearance{Wanted: clearance.Set{Revision: "aaaa0001"}, Opened: true, Open: "a drill"}},
+		"opened although broken":    {items: []any{saying("1", broken, open)}, want: clearance.Clearance{Wanted: clearance.Set{Revision: "aaaa0001"}, Opened: true, Open: "a drill"}},
+		"opened although emptied":   {items: []any{saying("1", nil, open)}, want: clearance.Clearance{Opened: true, Open: "a drill"}},
+		"closed although broken":    {items: []any{saying("1", closing, nil)}, want: clearance.Clearance{Wanted: clearance.Set{Revision: "aaaa0001"}, Closed: true}},
+		"closed, and never written": {items: []any{saying("1", clearance.Closing(), nil)}, want: clearance.Clearance{Closed: true}},
+	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newAPIServer(t)
 			s.serveAll(calico.GroupCRD)
-			path, changes := inCRD+"/clusterinformations", make(chan any, 1)
-			s.on("GET "+path, list(calico.GroupCRD, "ClusterInformation", information(test.ready, "1")))
-			s.on("watch "+path, stream(changes))
+			s.on("GET "+sayingPath, list("v1", "ConfigMap", test.items...))
 			a := run(t, s, calico.GroupCRD)
 			a.awaitComplete(t)
-			assert.Equal(t, test.want, a.DatastoreReady())
-			assert.Len(t, s.asked("GET "+path), 1)
-			assert.Empty(t, s.asked("watch "+path), "which costs the API server more")
-
-			a.Follow()
-			a.Follow()
-			for i, ready := range []bool{!test.want, test.want} {
-				changes <- map[string]any{"type": "MODIFIED", "object": information(&ready, strconv.Itoa(20+i))}
-				a.await(t, "the change is seen", func() bool { return a.DatastoreReady() == ready })
+			said, problem := a.Clearance()
+			if test.problem != nil {
+				assert.Nil(t, said, "nothing to be acted on")
+				for _, part := range test.problem {
+					assert.Contains(t, problem, part)
+				}
+				return
 			}
+			require.Empty(t, problem)
+			got := clearance.Clearance{Wanted: clearance.Set{Revision: said.Wanted.Revision}, Opened: said.Opened, Open: said.Open, Closed: said.Closed}
+			assert.Equal(t, test.want, got)
 		})
 	}
 }
 
-// information is Calico's ClusterInformation.
-func information(ready *bool, version string) v3.ClusterInformation {
-	return v3.ClusterInformation{
-		TypeMeta:   metav1.TypeMeta{APIVersion: calico.GroupCRD, Kind: "ClusterInformation"},
-		ObjectMeta: metav1.ObjectMeta{Name: "default", ResourceVersion: version},
-		Spec:       v3.ClusterInformationSpec{DatastoreReady: ready},
+func TestClearanceIsFollowed(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.serveAll(calico.GroupCRD)
+	changes := make(chan any, 1)
+	s.on("GET "+sayingPath, list("v1", "ConfigMap"))
+	s.on("watch "+sayingPath, stream(changes))
+	a := run(t, s, calico.GroupCRD)
+	a.awaitComplete(t)
+	problem := func() string { _, problem := a.Clearance(); return problem }
+	assert.Contains(t, problem(), "there is no ConfigMap ns/fw")
+	for _, step := range []struct {
+		event  string
+		object *corev1.ConfigMap
+		seen   func() bool
+	}{
+		{"ADDED", saying("11", map[string]string{"set": "aaaa0001", "reason": "policies are missing"}, nil), func() bool {
+			said, _ := a.Clearance()
+			return said != nil && said.Reason == "policies are missing"
+		}},
+		{"MODIFIED", saying("12", map[string]string{"set": "aaaa0001", "nodes": "yesterday"}, nil), func() bool { return strings.Contains(problem(), "key nodes") }},
+		{"MODIFIED", saying("13", map[string]string{"set": "bbbb0002"}, nil), func() bool {
+			said, _ := a.Clearance()
+			return said != nil && said.Wanted.Revision == "bbbb0002" && said.Reason == ""
+		}},
+		{"DELETED", saying("14", nil, nil), func() bool { return strings.Contains(problem(), "there is no ConfigMap ns/fw") }},
+	} {
+		changes <- map[string]any{"type": step.event, "object": step.object}
+		a.await(t, step.object.ResourceVersion+" is seen", step.seen)
 	}
 }
 
@@ -1009,7 +885,7 @@ func TestAnswersAreCountedByVerbAndCode(t *testing.T) {
 	var mu sync.Mutex
 	counts := map[string]int{}
 	cluster, err := calico.New(&rest.Config{Host: s.URL}, calico.Options{
-		Node: "n1", Release: "fw", Log: slog.New(slog.DiscardHandler),
+		Node: "n1", Release: "fw", Namespace: "ns", Log: slog.New(slog.DiscardHandler),
 		Count: func(verb string, code int) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -1030,7 +906,7 @@ func TestAnswersAreCountedByVerbAndCode(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	assert.Equal(t, 1, counts["get 200"], "the resources of the group")
-	assert.Equal(t, 4, counts["list 200"])
+	assert.Equal(t, 3, counts["list 200"])
 	assert.Equal(t, 1, counts["create 404"])
 	assert.GreaterOrEqual(t, counts["watch 422"], 2)
 }
