@@ -41,17 +41,15 @@ func named(names ...string) []option {
 
 // catalog is every setting that more than one command, or the agent, has.
 func catalog() []option {
-	const (
-		identity = "What to look after"
-		shape    = "The endpoints"
-		arming   = "When to arm"
-		ssh      = "SSH"
-		cluster  = "The API server"
-		running  = "The agent itself"
-	)
+	return slices.Concat(identityOptions(), shapeOptions(), armingOptions(), sshOptions(), clusterOptions(), runningOptions())
+}
+
+// identityOptions say what to look after.
+func identityOptions() []option {
+	const group = "What to look after"
 	return []option{
 		{
-			group: identity, name: "node-name", required: true,
+			group: group, name: "node-name", required: true,
 			usage: "name of the Node of this agent (downward API: spec.nodeName)",
 			read: func(s *Settings, text string) error {
 				s.NodeName = text
@@ -59,7 +57,7 @@ func catalog() []option {
 			},
 		},
 		{
-			group: identity, name: "release", required: true,
+			group: group, name: "release", required: true,
 			usage: "id that every object of the release is labelled with",
 			read: func(s *Settings, text string) error {
 				s.Release = text
@@ -67,7 +65,7 @@ func catalog() []option {
 			},
 		},
 		{
-			group: identity, name: "namespace", required: true,
+			group: group, name: "namespace", required: true,
 			usage: "namespace of the release, in which its clearance is (the ConfigMap with the release's id)",
 			read: func(s *Settings, text string) error {
 				s.Namespace = text
@@ -75,7 +73,7 @@ func catalog() []option {
 			},
 		},
 		{
-			group: identity, name: "mode", preset: ModeEnforce,
+			group: group, name: "mode", preset: ModeEnforce,
 			usage: "enforce, audit (the policies drop nothing; the failsafe stays as it is) or off (no endpoint is armed)",
 			read: func(s *Settings, text string) (err error) {
 				s.Mode, err = oneOf(text, ModeEnforce, ModeAudit, ModeOff)
@@ -83,15 +81,22 @@ func catalog() []option {
 			},
 		},
 		{
-			group: identity, name: "api-group",
+			group: group, name: "api-group",
 			usage: "projectcalico.org/v3 or crd.projectcalico.org/v1; empty finds it",
 			read: func(s *Settings, text string) (err error) {
 				s.APIGroup, err = oneOf(text, "", "projectcalico.org/v3", "crd.projectcalico.org/v1")
 				return err
 			},
 		},
+	}
+}
+
+// shapeOptions say what endpoints are like.
+func shapeOptions() []option {
+	const group = "The endpoints"
+	return []option{
 		{
-			group: shape, name: "interfaces", preset: "*",
+			group: group, name: "interfaces", preset: "*",
 			usage: "interfaces that get an endpoint: * for all in one, names, globs (eth*), comma separated",
 			read: func(s *Settings, text string) (err error) {
 				s.Interfaces, err = readNames(text, "interface", func(pattern string) []string {
@@ -104,7 +109,7 @@ func catalog() []option {
 			},
 		},
 		{
-			group: shape, name: "node-labels",
+			group: group, name: "node-labels",
 			usage: "labels of the Node that the endpoint gets: keys, or beginnings of keys followed by *, comma separated",
 			read: func(s *Settings, text string) (err error) {
 				s.NodeLabels, err = readNames(text, "label", func(key string) []string {
@@ -119,20 +124,27 @@ func catalog() []option {
 			},
 		},
 		{
-			group: shape, name: "adopt", preset: "false", isBool: true,
+			group: group, name: "adopt", preset: "false", isBool: true,
 			usage: "take over an endpoint that has the right name and belongs to no release",
 			read:  readBool(func(s *Settings) *bool { return &s.Adopt }),
 		},
 		{
-			group: shape, name: "endpoint-labels",
+			group: group, name: "endpoint-labels",
 			usage: "labels that an armed endpoint carries for policies of your own, key=value, comma separated",
 			read: func(s *Settings, text string) (err error) {
 				s.EndpointLabels, err = readLabels(text)
 				return err
 			},
 		},
+	}
+}
+
+// armingOptions say when nodes are armed.
+func armingOptions() []option {
+	const group = "When to arm"
+	return []option{
 		{
-			group: arming, name: "set", required: true,
+			group: group, name: "set", required: true,
 			usage: "revision of the policy set that nodes are armed with",
 			read: func(s *Settings, text string) error {
 				s.Set = text
@@ -140,7 +152,7 @@ func catalog() []option {
 			},
 		},
 		{
-			group: arming, name: "policies", required: true,
+			group: group, name: "policies", required: true,
 			usage: "name=digest of each GlobalNetworkPolicy of the set, comma separated",
 			read: func(s *Settings, text string) (err error) {
 				s.Policies, err = readDigests(text)
@@ -148,12 +160,12 @@ func catalog() []option {
 			},
 		},
 		{
-			group: arming, name: "trust-nodes", preset: "true", isBool: true,
+			group: group, name: "trust-nodes", preset: "true", isBool: true,
 			usage: "let every node in to every other one, by one network set for each",
 			read:  readBool(func(s *Settings) *bool { return &s.TrustNodes }),
 		},
 		{
-			group: arming, name: "cluster-cidrs",
+			group: group, name: "cluster-cidrs",
 			usage: "networks that the policies let in anyway, comma separated; without --trust-nodes they have to hold all nodes",
 			read: func(s *Settings, text string) (err error) {
 				s.ClusterCIDRs, err = readCIDRs(text)
@@ -161,7 +173,7 @@ func catalog() []option {
 			},
 		},
 		{
-			group: arming, name: "api-server-ports",
+			group: group, name: "api-server-ports",
 			usage: "TCP ports open to everybody; an API server of the node has to be on one, or on a failsafe port; empty: anywhere",
 			read: func(s *Settings, text string) (err error) {
 				if text != "" {
@@ -171,7 +183,7 @@ func catalog() []option {
 			},
 		},
 		{
-			group: arming, name: "accept-policies",
+			group: group, name: "accept-policies",
 			usage: "GlobalNetworkPolicies of others that may apply to the node, comma separated; * accepts all",
 			read: func(s *Settings, text string) (err error) {
 				s.AcceptPolicies, err = readNames(text, "policy", func(name string) []string {
@@ -183,8 +195,15 @@ func catalog() []option {
 				return err
 			},
 		},
+	}
+}
+
+// sshOptions say who may use SSH.
+func sshOptions() []option {
+	const group = "SSH"
+	return []option{
 		{
-			group: ssh, name: "ssh-cidrs",
+			group: group, name: "ssh-cidrs",
 			usage: "networks of the administrators, comma separated; only --narrow-failsafe reads it",
 			read: func(s *Settings, text string) (err error) {
 				s.SSHCIDRs, err = readCIDRs(text)
@@ -192,7 +211,7 @@ func catalog() []option {
 			},
 		},
 		{
-			group: ssh, name: "ssh-ports", preset: "22",
+			group: group, name: "ssh-ports", preset: "22",
 			usage: "TCP ports of SSH, or ranges (2200:2299), comma separated; only --narrow-failsafe reads it",
 			read: func(s *Settings, text string) (err error) {
 				s.SSHPorts, err = readPorts(text)
@@ -200,20 +219,34 @@ func catalog() []option {
 			},
 		},
 		{
-			group: ssh, name: "narrow-failsafe", preset: "false", isBool: true,
+			group: group, name: "narrow-failsafe", preset: "false", isBool: true,
 			usage: "narrow Felix's failsafe for SSH to --ssh-cidrs, once the node is armed; without them nothing is narrowed",
 			read:  readBool(func(s *Settings) *bool { return &s.NarrowFailsafe }),
 		},
+	}
+}
+
+// clusterOptions say how the API server is reached.
+func clusterOptions() []option {
+	const group = apiServer
+	return []option{
 		{
-			group: cluster, name: "kubeconfig",
+			group: group, name: "kubeconfig",
 			usage: "path of a kubeconfig; empty uses the pod's service account",
 			read: func(s *Settings, text string) error {
 				s.Kubeconfig = text
 				return nil
 			},
 		},
+	}
+}
+
+// runningOptions say how the process runs.
+func runningOptions() []option {
+	const group = "The agent itself"
+	return []option{
 		{
-			group: running, name: "health-port", preset: "9097",
+			group: group, name: "health-port", preset: "9097",
 			usage: "port of /livez and /readyz on 127.0.0.1",
 			read: func(s *Settings, text string) error {
 				port, err := readPort(text)
@@ -222,30 +255,15 @@ func catalog() []option {
 			},
 		},
 		{
-			group: running, name: "metrics-address",
+			group: group, name: "metrics-address",
 			usage: "host:port of /metrics, for example 127.0.0.1:9096 or :9096; empty serves none",
 			read: func(s *Settings, text string) error {
 				s.MetricsAddress = text
-				if text == "" {
-					return nil
-				}
-				at := strings.LastIndex(text, ":")
-				if at < 0 {
-					return fmt.Errorf("%q has no port: write for example 127.0.0.1:9096", text)
-				}
-				if _, err := readPort(text[at+1:]); err != nil {
-					return err
-				}
-				if host := strings.Trim(text[:at], "[]"); host != "" {
-					if _, err := netip.ParseAddr(host); err != nil {
-						return fmt.Errorf("%q is no address of the node: write for example 127.0.0.1:9096, [::1]:9096 or :9096", host)
-					}
-				}
-				return nil
+				return checkListen(text)
 			},
 		},
 		{
-			group: running, name: "resync", preset: "10m",
+			group: group, name: "resync", preset: "10m",
 			usage: "time after which everything is compared again without an event",
 			read: func(s *Settings, text string) (err error) {
 				if s.Resync, err = time.ParseDuration(text); err != nil || s.Resync < time.Second {
@@ -255,7 +273,7 @@ func catalog() []option {
 			},
 		},
 		{
-			group: running, name: "log-level", preset: "info",
+			group: group, name: "log-level", preset: "info",
 			usage: "debug, info, warn or error",
 			read: func(s *Settings, text string) error {
 				if _, err := oneOf(text, "debug", "info", "warn", "error"); err != nil {
@@ -265,7 +283,7 @@ func catalog() []option {
 			},
 		},
 		{
-			group: running, name: "log-format", preset: "text",
+			group: group, name: "log-format", preset: "text",
 			usage: "text or json",
 			read: func(s *Settings, text string) (err error) {
 				s.LogFormat, err = oneOf(text, "text", "json")
@@ -326,6 +344,26 @@ func readPort(text string) (uint16, error) {
 		return 0, fmt.Errorf("%q is no port: write a number from 1 to 65535", text)
 	}
 	return uint16(port), nil
+}
+
+// checkListen checks where something is served; empty: nowhere.
+func checkListen(text string) error {
+	if text == "" {
+		return nil
+	}
+	at := strings.LastIndex(text, ":")
+	if at < 0 {
+		return fmt.Errorf("%q has no port: write for example 127.0.0.1:9096", text)
+	}
+	if _, err := readPort(text[at+1:]); err != nil {
+		return err
+	}
+	if host := strings.Trim(text[:at], "[]"); host != "" {
+		if _, err := netip.ParseAddr(host); err != nil {
+			return fmt.Errorf("%q is no address of the node: write for example 127.0.0.1:9096, [::1]:9096 or :9096", host)
+		}
+	}
+	return nil
 }
 
 // notEmpty adds to what is wrong with a list that it is empty.
