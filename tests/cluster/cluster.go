@@ -156,6 +156,7 @@ func Build(ctx context.Context, root string, out io.Writer, optional ...string) 
 func (c *Cluster) up(ctx context.Context, root string) error {
 	ctx, done := c.whileAllLive(ctx)
 	defer done()
+	c.say("building the programs of the hosts")
 	if err := c.buildOwn(ctx, root); err != nil {
 		return err
 	}
@@ -204,6 +205,7 @@ func (c *Cluster) up(ctx context.Context, root string) error {
 		if err := c.WaitNode(ctx, m); err != nil {
 			return err
 		}
+		c.say("%s is Ready", m.Name)
 	}
 	if c.options.CalicoAPI {
 		c.say("starting Calico's API server")

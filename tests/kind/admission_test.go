@@ -88,6 +88,12 @@ func TestAgentsTokenWritesItsOwnNodesObjectsAndNoOthers(t *testing.T) {
 	assertRefused(t, endpoints.Delete(t.Context(), other+"-none1", metav1.DeleteOptions{}), endpointOnly, "another node's endpoint deleted")
 	require.NoError(t, calico(t, "hostendpoints").Delete(t.Context(), other+"-none1", metav1.DeleteOptions{}), "the policy is for agents only")
 
+	for _, resource := range []string{"globalnetworkpolicies", "globalnetworksets", "clusterinformations"} {
+		_, err := agent(resource).List(t.Context(), metav1.ListOptions{})
+		assert.True(t, apierrors.IsForbidden(err), "to list %s: %v", resource, err)
+	}
+	assertRefused(t, patch(endpoints, own, `{"metadata":{"labels":{"host-firewall.io/trust":"node"}}}`), "host-firewall.io/trust", "the own endpoint as one that is trusted")
+
 	const bound = "has to be bound to a pod on a node"
 	unbound := asAgent(t, nil)
 	assertRefused(t, patch(unbound("hostendpoints"), own, note), bound, "a token that is bound to no node")
@@ -101,11 +107,67 @@ func TestAgentsTokenWritesItsOwnNodesObjectsAndNoOthers(t *testing.T) {
 	assertRefused(t, patch(impersonated.Resource(nodes.CalicoGroup().WithResource("hostendpoints")), own, note), bound, "nothing is known of a token")
 }
 
-// assertRefused holds that it was the admission policy which refused a write.
+// Whoever takes over the controller could open every node, were it not for what its token may not do: with it no endpoint is written, no policy but
+// one of a set that nobody is armed with goes, and nobody is trusted but as the address of a Node.
+func TestControllersTokenOpensNoNode(t *testing.T) {
+	install(t)
+	set, node := setInForce(t), worker(t, 1)
+	controller := asAccount(t, name+"-controller", nil)
+	policies, sets, endpoints := controller("globalnetworkpolicies"), controller("globalnetworksets"), controller("hostendpoints")
+	object := func(kind, name string, labels map[string]any, spec map[string]any) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": nodes.CalicoGroup().String(), "kind": kind, "metadata": map[string]any{"name": name, "labels": labels}, "spec": spec,
+		}}
+	}
+	create := func(client dynamic.ResourceInterface, o *unstructured.Unstructured) error {
+		_, err := client.Create(t.Context(), o, metav1.CreateOptions{})
+		return err
+	}
+	patch := func(client dynamic.ResourceInterface, name, patch string) error {
+		_, err := client.Patch(t.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+		return err
+	}
+	trusted := map[string]any{"host-firewall.io/release": name, "host-firewall.io/trust": "node"}
+	strangers := map[string]any{"nets": []any{stranger(t).V4.String() + "/32"}}
+	own, force := name+"-node-"+node, policyName("drop-other", set)
+	for what, err := range map[string]error{
+		"an endpoint that is made":    create(endpoints, object("HostEndpoint", node+"-none1", nil, map[string]any{"node": node, "interfaceName": "none1"})),
+		"an endpoint that is changed": patch(endpoints, node, `{"metadata":{"labels":{"host-firewall.io/set":null}}}`),
+		"an endpoint that is deleted": endpoints.Delete(t.Context(), node, metav1.DeleteOptions{}),
+		"a policy that allows":        create(policies, object("GlobalNetworkPolicy", name+"-allow-more-"+set, nil, map[string]any{"selector": "all()", "types": []any{"Ingress"}})),
+		"a policy that is changed":    patch(policies, force, `{"spec":{"ingress":[{"action":"Allow"}]}}`),
+	} {
+		assert.True(t, apierrors.IsForbidden(err), "%s: %v", what, err)
+	}
+	putForeign(t, "has(nothing)")
+	const admission = name + "-controller"
+	for what, err := range map[string]error{
+		"a policy in force that is deleted":         policies.Delete(t.Context(), force, metav1.DeleteOptions{}),
+		"a policy of somebody else that is deleted": policies.Delete(t.Context(), foreign, metav1.DeleteOptions{}),
+		"a network set by another name":             create(sets, object("GlobalNetworkSet", "strangers", trusted, strangers)),
+		"a network set with more labels":            create(sets, object("GlobalNetworkSet", name+"-node-x", map[string]any{"host-firewall.io/release": name, "host-firewall.io/trust": "node", "partner": "yes"}, strangers)),
+		"a network set without labels":              create(sets, object("GlobalNetworkSet", name+"-node-x", nil, strangers)),
+		"a network set of everybody":                create(sets, object("GlobalNetworkSet", name+"-node-x", trusted, map[string]any{"nets": []any{"0.0.0.0/0"}})),
+		"a network set that loses its labels":       patch(sets, own, `{"metadata":{"labels":{"host-firewall.io/release":null}}}`),
+		"a network set that gets a network of many": patch(sets, own, `{"spec":{"nets":["203.0.113.0/24"]}}`),
+	} {
+		assertRefusedBy(t, admission, err, "controller", what)
+	}
+	require.NoError(t, patch(sets, own, `{"metadata":{"annotations":{"note":"mine"}}}`), "what it does itself")
+	requireProtected(t, "after all of this")
+}
+
+// assertRefused holds that it was the admission policy for agents which refused a write.
 func assertRefused(t *testing.T, err error, words, what string) {
 	t.Helper()
+	assertRefusedBy(t, name, err, words, what)
+}
+
+// assertRefusedBy holds that it was an admission policy which refused a write.
+func assertRefusedBy(t *testing.T, admission string, err error, words, what string) {
+	t.Helper()
 	if assert.Error(t, err, what) {
-		assert.ErrorContains(t, err, "ValidatingAdmissionPolicy '"+name+"'", what)
+		assert.ErrorContains(t, err, "ValidatingAdmissionPolicy '"+admission+"'", what)
 		assert.ErrorContains(t, err, words, what)
 	}
 }
@@ -126,9 +188,15 @@ func podOn(t *testing.T, node string) *authenticationv1.BoundObjectReference {
 // asAgent is Calico's API by a token of the agents' account, bound to a pod as a kubelet asks for it, or to nothing.
 func asAgent(t *testing.T, pod *authenticationv1.BoundObjectReference) func(resource string) dynamic.ResourceInterface {
 	t.Helper()
+	return asAccount(t, name, pod)
+}
+
+// asAccount is the same by a token of any account of the release.
+func asAccount(t *testing.T, account string, pod *authenticationv1.BoundObjectReference) func(resource string) dynamic.ResourceInterface {
+	t.Helper()
 	client, err := nodes.Client()
 	require.NoError(t, err)
-	token, err := client.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), name,
+	token, err := client.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), account,
 		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: pod}}, metav1.CreateOptions{})
 	require.NoError(t, err)
 	config, err := nodes.RESTConfig()

@@ -1,7 +1,10 @@
 package kind
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,4 +60,35 @@ func (h helm) with(t *testing.T, values map[string]any) []string {
 	file := filepath.Join(t.TempDir(), "values.yaml")
 	require.NoError(t, os.WriteFile(file, raw, 0o600))
 	return []string{name, filepath.Join("charts", "host-firewall"), "--values", file}
+}
+
+// helmProcess is a Helm that is at work.
+type helmProcess struct {
+	cmd    *exec.Cmd
+	output bytes.Buffer
+}
+
+// start begins something that may be killed.
+func start(t *testing.T, h helm, args ...string) *helmProcess {
+	t.Helper()
+	p := &helmProcess{cmd: h.command(t.Context(), args...)}
+	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
+	require.NoError(t, p.cmd.Start())
+	return p
+}
+
+// kill ends it as the end of its machine would. One that is done is no error.
+func (p *helmProcess) kill() error {
+	if err := p.cmd.Process.Kill(); !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil
+}
+
+// wait returns when it has ended, with what it failed of.
+func (p *helmProcess) wait() error {
+	if err := p.cmd.Wait(); err != nil {
+		return fmt.Errorf("%w: %s", err, p.output.String())
+	}
+	return nil
 }

@@ -28,7 +28,7 @@ import (
 const (
 	annotate        = "Open them"
 	closeAgain      = "Protect them again"
-	deleteEndpoints = "When agents can't: delete the endpoints"
+	deleteEndpoints = "Without agents: delete the endpoints"
 	correction      = "The admins' networks are wrong"
 	switchOff       = "Switch it off"
 	emptyRules      = "Empty the rules"

@@ -12,68 +12,115 @@ import (
 	"github.com/stretchr/testify/require"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/host"
 )
 
-func TestAgentAsksForWhatItsRoleListsAndNothingElse(t *testing.T) {
+func TestAgentAndControllerAskForWhatTheirRolesListAndNothingElse(t *testing.T) {
 	audited := local(t, "read the API server's audit log")
 	r := install(t)
-	allowed := roleOf(t)
-	// Not every call is made in every release: other networks change what was narrowed, switching it off takes it back, and what other
-	// settings have left on a node goes.
-	node := worker(t, 1)
-	putEndpoint(t, node+"-left1", node, "left1", map[string]any{"host-firewall.io/release": name, "host-firewall.io/node": node})
-	for _, ssh := range []map[string]any{
-		{"cidrs": nodes.AdminCIDRs()[1:], "narrowFailsafe": false},
-		{"cidrs": nodes.AdminCIDRs()},
-		{"cidrs": append(nodes.AdminCIDRs(), "203.0.113.77/32")},
-		{"cidrs": nodes.AdminCIDRs()},
-	} {
-		_, err := r.Upgrade(t.Context(), with(map[string]any{"ssh": ssh}))
-		require.NoError(t, err)
-		requireArmed(t)
-		for _, call := range roleOf(t) {
-			if !slices.Contains(allowed, call) {
-				allowed = append(allowed, call)
+	accounts := map[string][]cluster.Call{name: nil, name + "-controller": nil}
+	widen := func() {
+		for account, allowed := range accounts {
+			for _, call := range rightsOf(t, account) {
+				if !slices.Contains(allowed, call) {
+					accounts[account] = append(accounts[account], call)
+				}
 			}
 		}
 	}
-	eventually(t, "the agents to have made every call of their role", func(context.Context) error {
-		made, err := audited.Calls("system:serviceaccount:" + namespace + ":" + name)
-		if err != nil {
-			return err
+	widen()
+	// Not every call is made in every release: other networks change what was narrowed, switching it off takes it back, and what other
+	// settings have left on a node goes. Without nodes that are trusted their network sets go, and with them they come.
+	node := worker(t, 1)
+	putEndpoint(t, node+"-left1", node, "left1", map[string]any{"host-firewall.io/release": name, "host-firewall.io/node": node})
+	for _, changes := range []map[string]any{
+		{"ssh": map[string]any{"cidrs": nodes.AdminCIDRs()[1:], "narrowFailsafe": false}},
+		{"cluster": map[string]any{"trustNodes": false, "cidrs": nodes.ClusterCIDRs()}},
+		{"ssh": map[string]any{"cidrs": append(nodes.AdminCIDRs(), "203.0.113.77/32")}},
+		nil,
+	} {
+		_, err := r.Upgrade(t.Context(), with(changes))
+		require.NoError(t, err)
+		requireArmed(t)
+		widen()
+	}
+	require.NoError(t, calico(t, "globalnetworksets").Delete(t.Context(), name+"-node-"+node, metav1.DeleteOptions{}))
+	patchTrust(t, node, `{"spec":{"nets":[]}}`)
+	require.NoError(t, clearances(t).Delete(t.Context(), name, metav1.DeleteOptions{}))
+	for account, allowed := range accounts {
+		// A set of policies goes when nobody has needed it for minutes: make upgrades waits for that.
+		later := func(call cluster.Call) bool {
+			return call.Verb == "delete" && strings.HasSuffix(call.Resource, "globalnetworkpolicies")
 		}
-		for _, call := range made {
-			if !slices.Contains(allowed, call) {
-				return fmt.Errorf("not in the role: %+v", call)
+		eventually(t, account+" to have made every call of its roles", func(context.Context) error {
+			made, err := audited.Calls("system:serviceaccount:" + namespace + ":" + account)
+			if err != nil {
+				return err
 			}
-		}
-		for _, call := range allowed {
-			// Where the API server can't stream a list with a watch, it is asked for one.
-			streamed := call
-			if call.Verb == "list" {
-				streamed.Verb = "watch"
+			for _, call := range made {
+				if !slices.Contains(allowed, call) {
+					return fmt.Errorf("not in the roles: %+v", call)
+				}
 			}
-			if !slices.Contains(made, call) && !slices.Contains(made, streamed) {
-				return fmt.Errorf("in the role, but not needed: %+v", call)
+			for _, call := range allowed {
+				// Where the API server can't stream a list with a watch, it is asked for one.
+				streamed := call
+				if call.Verb == "list" {
+					streamed.Verb = "watch"
+				}
+				if !slices.Contains(made, call) && !slices.Contains(made, streamed) && !later(call) {
+					return fmt.Errorf("in the roles, but not needed: %+v", call)
+				}
 			}
-		}
-		return nil
+			return nil
+		})
+	}
+	requireArmed(t)
+}
+
+// patchTrust changes what makes a Node trusted, once it is there.
+func patchTrust(t *testing.T, node, patch string) {
+	t.Helper()
+	eventually(t, "the trust in "+node+" to be changed", func(ctx context.Context) error {
+		_, err := calico(t, "globalnetworksets").Patch(ctx, name+"-node-"+node, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+		return err
 	})
 }
 
-// roleOf lists what the agents of the release may ask for.
-func roleOf(t *testing.T) []cluster.Call {
+// rightsOf lists what an account of the release may ask for, by all roles that are bound to it.
+func rightsOf(t *testing.T, account string) []cluster.Call {
 	t.Helper()
 	client, err := nodes.Client()
 	require.NoError(t, err)
-	role, err := client.RbacV1().ClusterRoles().Get(t.Context(), name, metav1.GetOptions{})
+	is := func(subjects []rbacv1.Subject) bool {
+		return slices.ContainsFunc(subjects, func(s rbacv1.Subject) bool {
+			return s.Kind == rbacv1.ServiceAccountKind && s.Namespace == namespace && s.Name == account
+		})
+	}
+	var rules []rbacv1.PolicyRule
+	ofCluster, err := client.RbacV1().ClusterRoleBindings().List(t.Context(), metav1.ListOptions{})
 	require.NoError(t, err)
-	apiServer, err := client.RbacV1().Roles(metav1.NamespaceDefault).Get(t.Context(), name, metav1.GetOptions{})
+	for _, b := range ofCluster.Items {
+		if is(b.Subjects) {
+			role, err := client.RbacV1().ClusterRoles().Get(t.Context(), b.RoleRef.Name, metav1.GetOptions{})
+			require.NoError(t, err)
+			rules = append(rules, role.Rules...)
+		}
+	}
+	ofNamespaces, err := client.RbacV1().RoleBindings(metav1.NamespaceAll).List(t.Context(), metav1.ListOptions{})
 	require.NoError(t, err)
-	return callsOf(t, slices.Concat(role.Rules, apiServer.Rules))
+	for _, b := range ofNamespaces.Items {
+		if is(b.Subjects) {
+			role, err := client.RbacV1().Roles(b.Namespace).Get(t.Context(), b.RoleRef.Name, metav1.GetOptions{})
+			require.NoError(t, err)
+			rules = append(rules, role.Rules...)
+		}
+	}
+	require.NotEmpty(t, rules, account)
+	return callsOf(t, rules)
 }
 
 func callsOf(t *testing.T, rules []rbacv1.PolicyRule) (allowed []cluster.Call) {
@@ -96,18 +143,12 @@ func TestHelmTestAsksForWhatItsRolesListAndNothingElse(t *testing.T) {
 	r := install(t)
 	log, err := r.Test()
 	require.NoError(t, err, "helm test:\n%s", log)
-	client, err := nodes.Client()
-	require.NoError(t, err)
-	ofCluster, err := client.RbacV1().ClusterRoles().Get(t.Context(), name+"-test", metav1.GetOptions{})
-	require.NoError(t, err)
-	ofNamespace, err := client.RbacV1().Roles(namespace).Get(t.Context(), name+"-test", metav1.GetOptions{})
-	require.NoError(t, err)
 	eventually(t, "the audit log to show every call", func(context.Context) error {
 		made, err := audited.Calls("system:serviceaccount:" + namespace + ":" + name + "-test")
 		if err != nil {
 			return err
 		}
-		allowed := callsOf(t, append(ofCluster.Rules, ofNamespace.Rules...))
+		allowed := rightsOf(t, name+"-test")
 		in := func(calls []cluster.Call) func(cluster.Call) bool {
 			return func(call cluster.Call) bool { return slices.Contains(calls, call) }
 		}
@@ -119,16 +160,19 @@ func TestHelmTestAsksForWhatItsRolesListAndNothingElse(t *testing.T) {
 	})
 }
 
-func TestAgentHasNoRightsOnItsNode(t *testing.T) {
+func TestAgentAndControllerHaveNoRightsOnTheirNodes(t *testing.T) {
 	install(t)
 	client, err := nodes.Client()
 	require.NoError(t, err)
-	pods, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: ofAgents})
+	priorities := map[string]string{name: "system-node-critical", name + "-controller": "system-cluster-critical"}
+	controllers, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: ofController})
 	require.NoError(t, err)
-	require.Len(t, pods.Items, len(nodeNames()))
-	for _, p := range pods.Items {
-		assert.Equal(t, name, p.Spec.ServiceAccountName)
-		assert.Equal(t, "system-node-critical", p.Spec.PriorityClassName)
+	agents, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: ofAgents})
+	require.NoError(t, err)
+	require.Len(t, controllers.Items, 1)
+	require.Len(t, agents.Items, len(nodeNames()))
+	for _, p := range slices.Concat(agents.Items, controllers.Items) {
+		assert.Equal(t, priorities[p.Spec.ServiceAccountName], p.Spec.PriorityClassName, p.Name)
 		pid, err := host.ProcessOf(p.Status.ContainerStatuses[0].ContainerID)
 		require.NoError(t, err)
 		// What the kernel says counts, not what was asked for.

@@ -23,14 +23,16 @@ import (
 	"github.com/host-firewall/host-firewall/tests/helm/readme"
 )
 
-// question is something that the README's table of situations is about.
+// question is something that the README's table of situations is about, or that is open anyway: agents tell of the addresses that their
+// nodes have on further interfaces.
 type question struct {
-	what string
-	ask  func() error // probe.ErrDropped: closed
+	what   string
+	ask    func() error // probe.ErrDropped: closed
+	anyway bool
 }
 
-// The README says what to write where nodes have more than Kubernetes and Calico know of. Here is as much of that as network namespaces
-// can play: closed at the defaults, open with all rows of the table.
+// The README says what to write where nodes have more than Kubernetes, Calico and agents know of. Here is as much of that as network
+// namespaces can play: closed at the defaults, open with all rows of the table.
 func TestWhatTheREADMEsSituationsAreAboutIsClosedAtTheDefaultsAndOpenWithItsRows(t *testing.T) {
 	machines := local(t, "give nodes further networks")
 	rows, err := readme.Rows(root)
@@ -42,6 +44,10 @@ func TestWhatTheREADMEsSituationsAreAboutIsClosedAtTheDefaultsAndOpenWithItsRows
 	requireArmed(t)
 	requireTable(t, scene.ProtectedButSSH, "at the defaults")
 	for _, q := range questions {
+		if q.anyway {
+			eventually(t, q.what+" to be open", func(context.Context) error { return q.ask() })
+			continue
+		}
 		eventually(t, q.what+" to be closed", func(context.Context) error {
 			if err := q.ask(); !errors.Is(err, probe.ErrDropped) {
 				return fmt.Errorf("it is not: %w", err)
@@ -86,16 +92,17 @@ func situationsOn(t *testing.T, machines *cluster.Cluster) []question {
 
 	connect := func(what string, from probe.Source, protocol probe.Protocol, address string, port uint16) question {
 		to := probe.Address{Protocol: protocol, AddrPort: netip.AddrPortFrom(netip.MustParseAddr(address), port)}
-		return question{what, func() error { return probe.Connect(from, to) }}
+		return question{what: what, ask: func() error { return probe.Connect(from, to) }}
 	}
+	anyway := func(q question) question { q.anyway = true; return q }
 	node := m.Addresses.V4.String()
 	return []question{
 		connect("a container, to its node", container, probe.TCP, node, cluster.OrdinaryPort),
 		connect("a container, to the outside", container, probe.TCP, stranger(t).V4.String(), cluster.OutsidePort),
 		connect("a virtual machine, to another one on its bridge", machine[0], probe.TCP, "192.168.122.3", cluster.OrdinaryPort),
 		connect("a virtual machine, to its node", machine[0], probe.TCP, node, cluster.OrdinaryPort),
-		connect("a node, over the second network", probe.Source{Name: other, NetNS: peer.NetNS()}, probe.TCP, "198.51.100.129", cluster.OrdinaryPort),
-		connect("an address that moves, for its holder", itself, probe.TCP, "192.0.2.250", cluster.OrdinaryPort),
+		anyway(connect("a node, over the second network", probe.Source{Name: other, NetNS: peer.NetNS()}, probe.TCP, "198.51.100.129", cluster.OrdinaryPort)),
+		anyway(connect("an address that moves, for its holder", itself, probe.TCP, "192.0.2.250", cluster.OrdinaryPort)),
 		connect("NodeLocal DNS at Kubespray's address", itself, probe.UDP, "169.254.25.10", cluster.OrdinaryPort),
 		connect("NodeLocal DNS at the Service's address", itself, probe.UDP, "10.96.0.10", cluster.OrdinaryPort),
 		connect("RKE2's port for those that join", joining, probe.TCP, node, 9345),
@@ -240,7 +247,7 @@ func linkLocal(t *testing.T, what string, from, to *host.Host, network, port str
 	if port != "" {
 		address = "[" + address + "]" + port
 	}
-	return question{what, func() error {
+	return question{what: what, ask: func() error {
 		return host.InNetNS(from.NetNS(), func() error {
 			conn, err := net.Dial(network, address)
 			if err != nil {

@@ -278,7 +278,7 @@ func requireBrokenAgent(t *testing.T) (node string) {
 	client, err := nodes.Client()
 	require.NoError(t, err)
 	eventually(t, "an agent to miss its image", func(ctx context.Context) error {
-		pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+		pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: ofAgents})
 		if err != nil {
 			return err
 		}

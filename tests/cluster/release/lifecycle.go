@@ -35,6 +35,15 @@ func (r *Release) Rollback(revision int) error {
 	return wrap("rollback", rollback.Run(r.Name))
 }
 
+// Pending tells whether the last thing that was done to the release was cut off; Helm then wants a rollback first.
+func (r *Release) Pending() (bool, error) {
+	last, err := r.config.Releases.Last(r.Name)
+	if err != nil {
+		return false, wrap("status", err)
+	}
+	return last.Info.Status.IsPending(), nil
+}
+
 // UninstallWithin does what `helm uninstall --timeout` does.
 func (r *Release) UninstallWithin(timeout time.Duration) error {
 	uninstall := action.NewUninstall(r.config)

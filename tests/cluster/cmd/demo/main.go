@@ -7,12 +7,18 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/probe"
@@ -79,22 +85,25 @@ func (d *demo) play(ctx context.Context) error {
 	}
 	d.root = root
 	d.head("A real cluster: control plane, kubelets, containerd, Felix, pods, and two outsiders")
-	if d.cluster, err = cluster.Up(ctx, root, d.out); err != nil {
+	d.say("this takes a minute, and some more when its programs have to be built first")
+	steps := &steps{out: d.out, start: time.Now()}
+	if d.cluster, err = cluster.Up(ctx, root, steps); err != nil {
+		return err
+	}
+	if err := release.LoadAgent(ctx, root, d.cluster, steps); err != nil {
+		return err
+	}
+	fmt.Fprintln(steps, "starting the pods that are connected to")
+	if d.scene, err = scene.Set(ctx, d.cluster); err != nil {
 		return err
 	}
 	for _, m := range d.cluster.Members() {
 		d.say("%-14s %-14s %-15s %s", m.Name, m.Role, m.Addresses.V4, m.Addresses.V6)
 	}
-	if err := release.LoadAgent(ctx, root, d.cluster, d.out); err != nil {
-		return err
-	}
-	if d.scene, err = scene.Set(ctx, d.cluster); err != nil {
-		return err
-	}
 	if d.release, err = release.New(root, d.cluster.Kubeconfig(), namespace, releaseName); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{d.before, d.install, d.logs, d.repair, d.join, d.uninstall} {
+	for _, step := range []func(context.Context) error{d.before, d.install, d.logs, d.upgrade, d.repair, d.join, d.uninstall} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -103,14 +112,23 @@ func (d *demo) play(ctx context.Context) error {
 }
 
 func (d *demo) before(ctx context.Context) error {
-	d.head("Before: who reaches what, new TCP connections over IPv4 and IPv6")
+	d.head("Before: who reaches what, new connections over IPv4 and IPv6")
+	d.legend()
 	d.show(ctx, scene.Everything)
 	return nil
 }
 
+// legend says how to read the tables.
+func (d *demo) legend() {
+	d.say("A line is who connects, a column where to, on every node: yes, no, or a dash where the question makes no sense.")
+	d.say("admin is in ssh.cidrs, stranger is anybody else; the other lines are the cluster's own, seen from the node that is asked.")
+	d.say("ordinary port: a program on the node that nobody has allowed; failsafe port: one that Calico lets everybody in to;")
+	d.say("NodePort near, far: its pod is on the node that is asked, or on another one; the outside: what nodes and pods connect to out there.")
+}
+
 // install puts the chart in while everything that has to stay open is tried without a pause.
 func (d *demo) install(ctx context.Context) error {
-	values := release.Values(map[string]any{"ssh": map[string]any{"cidrs": cluster.AdminCIDRs()}})
+	values := setA()
 	d.head("helm install %s charts/host-firewall --set ssh.cidrs={%s}", releaseName, strings.Join(cluster.AdminCIDRs(), ","))
 	ready, err := d.cluster.WatchReady(ctx)
 	if err != nil {
@@ -137,6 +155,126 @@ func (d *demo) install(ctx context.Context) error {
 		d.say("every node stayed Ready")
 	}
 	return nil
+}
+
+// setA are the values of the installation, and setB those of the upgrade: a web server on the nodes for everybody.
+func setA() map[string]any {
+	return release.Values(map[string]any{"ssh": map[string]any{"cidrs": cluster.AdminCIDRs()}})
+}
+
+func setB() map[string]any {
+	values := setA()
+	values["ingress"] = []any{map[string]any{
+		"name": "web", "cidrs": []any{"0.0.0.0/0", "::/0"}, "protocol": "TCP", "ports": []any{cluster.OrdinaryPort},
+	}}
+	return values
+}
+
+// upgrade puts another set of policies beside the one in force, the nodes move to it, and back.
+func (d *demo) upgrade(ctx context.Context) error {
+	d.head("helm upgrade %s charts/host-firewall, with an entry web in ingress: TCP %d for everybody", releaseName, cluster.OrdinaryPort)
+	if err := d.move(ctx, "helm upgrade", scene.OrdinaryOpen(scene.Protected), func() error {
+		_, err := d.release.Upgrade(ctx, setB())
+		return err
+	}); err != nil {
+		return err
+	}
+	d.head("helm rollback %s: the set before is still there", releaseName)
+	return d.move(ctx, "helm rollback", scene.Protected, func() error { return d.release.Rollback(0) })
+}
+
+// move shows how nodes go from one set of policies to another, and that nothing which both allow fails meanwhile.
+func (d *demo) move(ctx context.Context, command string, want scene.Expectation, change func() error) error {
+	heps, err := release.Calico(d.cluster, "hostendpoints")
+	if err != nil {
+		return err
+	}
+	endpoints, err := heps.Watch(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	if err != nil {
+		return fmt.Errorf("watch host endpoints: %w", err)
+	}
+	start := time.Now()
+	moves := make(chan []string, 1)
+	go func() { moves <- movesOf(endpoints, start) }()
+	watcher := probe.Watch(ctx, d.scene.Select(scene.Protected), pause)
+	if err = change(); err == nil {
+		err = d.sets(ctx)
+	}
+	if err == nil {
+		err = release.WaitArmed(ctx, d.cluster, namespace)
+	}
+	endpoints.Stop()
+	told := <-moves
+	if err != nil {
+		watcher.Stop()
+		return err
+	}
+	for _, move := range told {
+		d.say("%s", move)
+	}
+	if nodes := len(d.cluster.Nodes()); len(told) != nodes {
+		d.breaks("%d nodes were moved by %d changes of their labels", nodes, len(told))
+	}
+	d.say("every node had moved %s after %s began", round(time.Since(start)), command)
+	d.show(ctx, want)
+	d.tell(start, watcher.Stop())
+	return nil
+}
+
+// sets shows the policies that stand side by side.
+func (d *demo) sets(ctx context.Context) error {
+	policies, err := release.Calico(d.cluster, "globalnetworkpolicies")
+	if err != nil {
+		return err
+	}
+	list, err := policies.List(ctx, metav1.ListOptions{LabelSelector: release.SetLabel})
+	if err != nil {
+		return fmt.Errorf("list policies: %w", err)
+	}
+	sets := map[string]int{}
+	for _, p := range list.Items {
+		sets[p.GetLabels()[release.SetLabel]]++
+	}
+	for _, set := range slices.Sorted(maps.Keys(sets)) {
+		d.say("set %s: %d policies", set, sets[set])
+	}
+	if len(sets) != 2 {
+		d.breaks("there are %d sets of policies beside each other", len(sets))
+	}
+	return nil
+}
+
+// movesOf tells of each change of the set that an endpoint is armed with, until the watch is stopped.
+func movesOf(endpoints watch.Interface, start time.Time) (moves []string) {
+	at := map[string]string{}
+	for e := range endpoints.ResultChan() {
+		hep, ok := e.Object.(*unstructured.Unstructured)
+		if !ok {
+			continue
+		}
+		set := hep.GetLabels()[release.SetLabel]
+		if before, seen := at[hep.GetName()]; seen && before != set {
+			moves = append(moves, fmt.Sprintf("%5.1fs  HostEndpoint %s: %s goes from %s to %s", time.Since(start).Seconds(), hep.GetName(), release.SetLabel, before, set))
+		}
+		at[hep.GetName()] = set
+	}
+	return moves
+}
+
+// steps shows what is under way before there is anything to see, and how long it has taken so far.
+type steps struct {
+	out   io.Writer
+	start time.Time
+}
+
+// Write shows one step.
+func (s *steps) Write(text []byte) (int, error) {
+	for line := range strings.Lines(string(text)) {
+		if _, err := fmt.Fprintf(s.out, "  %3.0fs  %s\n", time.Since(s.start).Seconds(), strings.TrimSpace(line)); err != nil {
+			return 0, err
+		}
+	}
+	return len(text), nil
 }
 
 // logs goes the way API server, kubelet, container runtime.
@@ -208,7 +346,7 @@ func (d *demo) uninstall(ctx context.Context) error {
 		return err
 	}
 	if len(left) == 0 {
-		d.say("no host endpoint, policy or Felix configuration is left")
+		d.say("no host endpoint, policy, network set or Felix configuration is left")
 	}
 	for _, l := range left {
 		d.breaks("left behind: %s", l)
