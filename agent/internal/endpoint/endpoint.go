@@ -58,12 +58,12 @@ func (s Shape) Owns(hep *v3.HostEndpoint) bool {
 	return effective(hep).labels[ReleaseLabel] == s.Release
 }
 
-// ReleaseOf returns the release that an endpoint says it belongs to; empty: none.
-func ReleaseOf(hep *v3.HostEndpoint) string { return effective(hep).labels[ReleaseLabel] }
+// ReleaseOf returns the release that an object of Calico says it belongs to; empty: none.
+func ReleaseOf(object metav1.Object) string { return effective(object).labels[ReleaseLabel] }
 
-// LabelsOf returns the labels of an endpoint as Felix reads them, which are not to be
-// changed.
-func LabelsOf(hep *v3.HostEndpoint) map[string]string { return effective(hep).labels }
+// LabelsOf returns the labels of an object of Calico as Felix reads them, which are not
+// to be changed.
+func LabelsOf(object metav1.Object) map[string]string { return effective(object).labels }
 
 // SetOf returns the set that an endpoint is armed with; empty: it is not armed.
 func SetOf(hep *v3.HostEndpoint) string { return effective(hep).labels[SetLabel] }

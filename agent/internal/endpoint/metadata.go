@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -26,8 +25,8 @@ type metadata struct {
 // it what the annotation says, which itself is left out. An annotation that
 // can't be read says nothing. Mostly there is none, and what comes back is the
 // object's own, which is not to be changed.
-func effective(hep *v3.HostEndpoint) metadata {
-	seen := metadata{labels: hep.Labels, annotations: hep.Annotations, owners: hep.OwnerReferences}
+func effective(object metav1.Object) metadata {
+	seen := metadata{labels: object.GetLabels(), annotations: object.GetAnnotations(), owners: object.GetOwnerReferences()}
 	text, shadowed := seen.annotations[MetadataAnnotation]
 	if !shadowed {
 		return seen

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/projectcalico/calico/libcalico-go/lib/selector"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -38,8 +37,7 @@ func Of(meta metav1.ObjectMeta, spec map[string]any) *Policy {
 		s, _ := spec[key].(string)
 		return s
 	}
-	// Calico shadows the metadata of all its kinds in the same way.
-	meta.Labels = endpoint.LabelsOf(&v3.HostEndpoint{ObjectMeta: meta})
+	meta.Labels = endpoint.LabelsOf(&meta)
 	meta.Annotations, meta.ManagedFields = nil, nil
 	p := &Policy{
 		ObjectMeta:             meta,
