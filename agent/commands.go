@@ -6,12 +6,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
-	"github.com/host-firewall/host-firewall/agent/internal/gate"
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 	"github.com/host-firewall/host-firewall/agent/internal/verify"
 )
@@ -73,36 +71,29 @@ func (c command) run(ctx context.Context, args []string, lookupEnv func(string) 
 }
 
 func doCleanup(ctx context.Context, cluster *calico.Direct, s settings.Command, stdout io.Writer) error {
-	return cleanup.Run(ctx, cleaned{cluster}, cleanup.Config{
-		Release:   s.Release,
-		Namespace: s.Namespace,
-		DaemonSet: s.DaemonSet,
-		Account:   s.Account,
-		APIGroup:  s.APIGroup,
-		TestPod:   s.TestPod,
-		Timeout:   s.Timeout,
+	return cleanup.Run(ctx, cluster, cleanup.Config{
+		Release:    s.Release,
+		Namespace:  s.Namespace,
+		DaemonSet:  s.DaemonSet,
+		Deployment: s.Deployment,
+		Account:    s.Account,
+		APIGroup:   s.APIGroup,
+		TestPod:    s.TestPod,
+		Timeout:    s.Timeout,
 	}, stdout)
-}
-
-// cleaned is the API server as the cleanup sees it.
-type cleaned struct{ *calico.Direct }
-
-// Groups returns Calico's API groups.
-func (c cleaned) Groups() (groups []cleanup.Group) {
-	for _, group := range c.Direct.Groups() {
-		groups = append(groups, group)
-	}
-	return groups
 }
 
 func doVerify(ctx context.Context, cluster *calico.Direct, s settings.Command, stdout io.Writer) error {
 	return verify.Run(ctx, cluster, verify.Config{
 		Want: verify.Want{
-			Want: gate.Want{Release: s.Release, Revision: s.Set, Policies: slices.Sorted(maps.Keys(s.Policies))},
-			Off:  s.Mode == settings.ModeOff,
+			Release: s.Release,
+			Mode:    s.Mode,
+			Off:     s.Mode == settings.ModeOff,
+			Set:     clearance.Set{Revision: s.Set, Policies: s.Policies},
 		},
-		Namespace: s.Namespace,
-		DaemonSet: s.DaemonSet,
-		Timeout:   s.Timeout,
+		Namespace:  s.Namespace,
+		DaemonSet:  s.DaemonSet,
+		Deployment: s.Deployment,
+		Timeout:    s.Timeout,
 	}, stdout)
 }

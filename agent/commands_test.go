@@ -27,7 +27,7 @@ func clean(t *testing.T, server http.HandlerFunc) (code int, stdout, stderr stri
 	defer s.Close()
 	args, _ := arguments(t, s.URL)
 	var out, err bytes.Buffer
-	code = run(t.Context(), []string{"cleanup", "--release=fw", "--namespace=ns", "--daemonset=fw", "--account=fw-cleanup", "--timeout=2s", args[4]}, noEnv, &out, &err)
+	code = run(t.Context(), []string{"cleanup", "--release=fw", "--namespace=ns", "--daemonset=fw", "--deployment=fw-controller", "--account=fw-cleanup", "--timeout=2s", args[4]}, noEnv, &out, &err)
 	return code, out.String(), err.String()
 }
 
@@ -37,14 +37,15 @@ func TestCleanupOfNothingSaysSoAndSucceeds(t *testing.T) {
 		switch r.URL.Path {
 		case "/api/v1/namespaces/ns/serviceaccounts/fw-cleanup":
 			fmt.Fprint(w, `{"metadata": {"annotations": {"meta.helm.sh/release-name": "fw"}}}`)
-		case "/apis/crd.projectcalico.org/v1/hostendpoints", "/apis/crd.projectcalico.org/v1/felixconfigurations":
+		case "/apis/crd.projectcalico.org/v1/hostendpoints":
 			fmt.Fprint(w, `{"items": []}`)
 		default:
 			w.WriteHeader(http.StatusNotFound)
 		}
 	})
 	assert.Equal(t, exitOK, code, stderr)
-	assert.Equal(t, "DaemonSet ns/fw is not there, so no agents run\nno HostEndpoint and no failsafe ports of release fw are left\n", stdout)
+	assert.Equal(t, "Deployment ns/fw-controller is not there\nDaemonSet ns/fw is not there\n"+
+		"no HostEndpoint, no failsafe ports, no policy and no trusted address of release fw are left\n", stdout)
 }
 
 func TestCleanupThatFailsIsAFailure(t *testing.T) {
@@ -63,7 +64,7 @@ func TestCleanupThatIsRefusedWillNotDoBetterByARestart(t *testing.T) {
 func TestVerifyIsACommandOfItsOwn(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	assert.Equal(t, exitOK, run(t.Context(), []string{"verify", "--help"}, noEnv, &stdout, &stderr))
-	assert.Contains(t, stdout.String(), "HOST_FIREWALL_POLICY_REVISION")
+	assert.Contains(t, stdout.String(), "HOST_FIREWALL_SET")
 	assert.Equal(t, exitUsage, run(t.Context(), []string{"verify", "--timeout=soon"}, noEnv, &stdout, &stderr))
 	for _, words := range []string{"can't verify", "--timeout (HOST_FIREWALL_TIMEOUT)", "--policies (HOST_FIREWALL_POLICIES)"} {
 		assert.Contains(t, stderr.String(), words)
@@ -75,8 +76,8 @@ func TestVerifyWithoutCalicoIsAFailureThatSaysSo(t *testing.T) {
 	defer server.Close()
 	args, _ := arguments(t, server.URL)
 	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"verify", "--release=fw", "--policies=fw-ssh", "--policy-revision=r1",
-		"--namespace=ns", "--daemonset=fw", "--timeout=1s", args[4]}, noEnv, &stdout, &stderr)
+	code := run(t.Context(), []string{"verify", "--release=fw", "--policies=fw-ssh=0123456789abcdef", "--set=r1",
+		"--namespace=ns", "--daemonset=fw", "--deployment=fw-controller", "--timeout=1s", args[4]}, noEnv, &stdout, &stderr)
 	assert.Equal(t, exitFailure, code)
 	assert.Contains(t, stderr.String(), "install Calico or its CRDs")
 }

@@ -23,6 +23,8 @@ func clientGo() []string {
 		"k8s.io/client-go/rest",
 		"k8s.io/client-go/tools/cache",
 		"k8s.io/client-go/tools/clientcmd",
+		"k8s.io/client-go/util/flowcontrol",
+		"k8s.io/client-go/util/workqueue",
 	}
 }
 
@@ -69,24 +71,24 @@ func TestAgentImportsNoMoreOfClientGoThanItNeeds(t *testing.T) {
 
 func TestDependenciesPointOneWay(t *testing.T) {
 	want := map[string][]string{
-		"": {"/internal/calico", "/internal/cleanup", "/internal/gate", "/internal/health",
+		"": {"/internal/calico", "/internal/cleanup", "/internal/clearance", "/internal/health",
 			"/internal/keeper", "/internal/links", "/internal/metrics", "/internal/settings", "/internal/verify", "/internal/wiring"},
-		"/internal/calico":    {"/internal/endpoint", "/internal/failsafe", "/internal/verify"},
-		"/internal/cleanup":   {"/internal/endpoint", "/internal/failsafe"},
+		"/internal/calico":    {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/verify"},
+		"/internal/cleanup":   {"/internal/clearance", "/internal/endpoint", "/internal/failsafe"},
 		"/internal/clearance": {},
 		"/internal/endpoint":  {},
 		"/internal/failsafe":  {"/internal/endpoint"},
 		"/internal/gate":      {"/internal/endpoint"},
 		"/internal/health":    {},
-		"/internal/keeper":    {"/internal/endpoint", "/internal/failsafe", "/internal/gate"},
+		"/internal/keeper":    {"/internal/clearance", "/internal/endpoint", "/internal/failsafe"},
 		"/internal/links":     {"/internal/endpoint"},
 		"/internal/metrics":   {},
 		"/internal/policyset": {"/internal/clearance", "/internal/endpoint"},
 		// The bench at scale: it is no part of the agent, but drives its packages.
-		"/internal/scalebench": {"/internal/calico", "/internal/keeper", "/internal/settings", "/internal/wiring"},
+		"/internal/scalebench": {"/internal/calico", "/internal/endpoint", "/internal/keeper", "/internal/settings", "/internal/wiring"},
 		"/internal/settings":   {"/internal/endpoint"},
 		"/internal/trust":      {"/internal/endpoint"},
-		"/internal/verify":     {"/internal/endpoint", "/internal/gate"},
+		"/internal/verify":     {"/internal/clearance", "/internal/endpoint", "/internal/policyset"},
 		"/internal/wiring":     {"/internal/calico", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/settings"},
 	}
 	got := map[string][]string{}

@@ -6,7 +6,10 @@ import (
 	"path"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
@@ -16,7 +19,7 @@ import (
 type Group struct{ Direct }
 
 // Groups returns both of them.
-func (d *Direct) Groups() (groups []*Group) {
+func (d *Direct) Groups() (groups []cleanup.Group) {
 	for _, name := range []string{GroupV3, GroupCRD} {
 		groups = append(groups, &Group{Direct{&Cluster{options: d.options, client: d.client, caches: &caches{group: name}}}})
 	}
@@ -26,67 +29,66 @@ func (d *Direct) Groups() (groups []*Group) {
 // Name returns the name and version of the group.
 func (g *Group) Name() string { return g.known().group }
 
-// DaemonSet returns the annotations of a DaemonSet; of one that is not there it has none.
-func (d *Direct) DaemonSet(ctx context.Context, namespace, name string) (annotations map[string]string, err error) {
-	set, err := d.daemonSet(ctx, namespace, name)
-	if set == nil {
-		return nil, err
-	}
-	return set.Metadata.Annotations, nil
-}
-
-// Account returns the annotations of a ServiceAccount; of one that is not there it has
-// none.
-func (d *Direct) Account(ctx context.Context, namespace, name string) (annotations map[string]string, err error) {
-	where := path.Join(namespacePath("v1", namespace, serviceAccounts), name)
-	var account struct{ Metadata metav1.ObjectMeta }
-	_, err = d.read(ctx, where, serviceAccounts, "ServiceAccount "+namespace+"/"+name, &account)
-	return account.Metadata.Annotations, err
-}
-
-// StopDaemonSet deletes a DaemonSet. Kubernetes keeps the object until its pods
-// are gone, so that there is nothing else to watch. It returns whether the
-// DaemonSet is still there, and how many pods it had when it last looked.
-func (d *Direct) StopDaemonSet(ctx context.Context, namespace, name string) (there bool, running int, err error) {
-	set, err := d.daemonSet(ctx, namespace, name)
-	if err != nil || set == nil {
-		return err != nil, 0, err
-	}
-	running = set.Status.CurrentNumberScheduled
-	if set.Metadata.DeletionTimestamp != nil {
-		return true, running, nil
-	}
-	foreground := metav1.DeletePropagationForeground
-	err = d.send(ctx, d.client.Delete().AbsPath(daemonSetPath(namespace, name)), "delete", daemonSets, "DaemonSet "+namespace+"/"+name,
-		metav1.DeleteOptions{
-			TypeMeta:          deleteOptions(),
-			Preconditions:     &metav1.Preconditions{UID: &set.Metadata.UID},
-			PropagationPolicy: &foreground,
-		}, nil)
-	if codeOf(err) == http.StatusNotFound {
-		err = nil
-	}
-	return true, running, err
-}
-
-// DeletePod deletes a Pod. It does not wait until the Pod is gone.
-func (d *Direct) DeletePod(ctx context.Context, namespace, name string) error {
-	request := d.client.Delete().AbsPath(path.Join(namespacePath("v1", namespace, pods), name))
-	return d.send(ctx, request, "delete", pods, "Pod "+namespace+"/"+name, metav1.DeleteOptions{TypeMeta: deleteOptions()}, nil)
-}
-
-// PatchEndpoint applies a JSON merge patch to the endpoint with that name.
-func (g *Group) PatchEndpoint(ctx context.Context, name string, patch []byte) error {
-	_, err := g.Cluster.PatchEndpoint(ctx, name, patch)
-	return err
-}
-
-// FelixConfigurations returns all FelixConfigurations, as the API server has them
-// now. Where they are not served there are none.
+// FelixConfigurations returns all FelixConfigurations, as the API server has them now.
+// Where they are not served there are none.
 func (g *Group) FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error) {
-	all, err := ofCalico[failsafe.Configuration](ctx, &g.Direct, felixConfigurations, "")
+	return whereServed(ofCalico[failsafe.Configuration](ctx, &g.Direct, felixConfigurations, ""))
+}
+
+// Objects returns all objects of a kind, as the API server has them now. Where they are
+// not served there are none.
+func (g *Group) Objects(ctx context.Context, kind string) ([]*metav1.PartialObjectMetadata, error) {
+	return whereServed(ofCalico[metav1.PartialObjectMetadata](ctx, &g.Direct, resourceOf(kind), ""))
+}
+
+func whereServed[T any](all []*T, err error) ([]*T, error) {
 	if codeOf(err) == http.StatusNotFound {
 		return nil, nil
 	}
 	return all, err
+}
+
+// PatchObject applies a JSON merge patch to the object with that name.
+func (g *Group) PatchObject(ctx context.Context, kind, name string, patch []byte) error {
+	return g.patch(ctx, resourceOf(kind), kind+" "+name, name, patch, nil)
+}
+
+// DeleteObject deletes an object, in the very version that is given.
+func (g *Group) DeleteObject(ctx context.Context, kind string, object metav1.Object) error {
+	return g.delete(ctx, resourceOf(kind), kind+" "+object.GetName(),
+		metav1.ObjectMeta{Name: object.GetName(), UID: object.GetUID(), ResourceVersion: object.GetResourceVersion()})
+}
+
+// Annotations returns the annotations of an object, and whether it is there.
+func (d *Direct) Annotations(ctx context.Context, o cleanup.Object) (annotations map[string]string, there bool, err error) {
+	read, err := d.get(ctx, o)
+	if read == nil {
+		return nil, false, err
+	}
+	return read.Metadata.Annotations, true, nil
+}
+
+// Delete deletes an object. In the foreground, which may be asked for again meanwhile,
+// Kubernetes keeps it until what it owns is gone.
+func (d *Direct) Delete(ctx context.Context, o cleanup.Object, foreground bool) error {
+	where, resource := placeOf(o)
+	options := metav1.DeleteOptions{TypeMeta: deleteOptions()}
+	if foreground {
+		policy := metav1.DeletePropagationForeground
+		options.PropagationPolicy = &policy
+	}
+	return d.send(ctx, d.client.Delete().AbsPath(where), "delete", resource, o.String(), options, nil)
+}
+
+// SetData merges data into that of a ConfigMap. Where there is none it makes one, or fails
+// as the API server does.
+func (d *Direct) SetData(ctx context.Context, configMap cleanup.Object, data map[string]string, create bool) error {
+	where, resource := placeOf(configMap)
+	fields := map[string]any{"data": data}
+	err := d.send(ctx, d.client.Patch(types.MergePatchType).AbsPath(where), "patch", resource, configMap.String(), fields, nil)
+	if codeOf(err) != http.StatusNotFound || !create {
+		return err
+	}
+	body := bodyOf("v1", configMap.Kind, metav1.ObjectMeta{Name: configMap.Name, Labels: map[string]string{endpoint.ReleaseLabel: d.options.Release}}, fields)
+	return d.send(ctx, d.client.Post().AbsPath(path.Dir(where)), "create", resource, configMap.String(), body, nil)
 }

@@ -6,8 +6,14 @@ import (
 	"path"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/flowcontrol"
+
+	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 )
 
 // Direct is the API server as a command sees it: without caches, for it runs once
@@ -22,7 +28,7 @@ type Direct struct {
 func NewDirect(config *rest.Config, options Options) (*Direct, error) {
 	config = rest.CopyConfig(config)
 	// A command says itself how many requests it makes at a time.
-	config.RateLimiter = unlimited{}
+	config.RateLimiter = flowcontrol.NewFakeAlwaysRateLimiter()
 	cluster, err := New(config, options)
 	if err != nil {
 		return nil, err
@@ -79,61 +85,57 @@ func newest[T any](ctx context.Context, d *Direct, where, labels string) (object
 	return objects, nil
 }
 
-const (
-	daemonSets      = "daemonsets"
-	endpointSlices  = "endpointslices"
-	pods            = "pods"
-	serviceAccounts = "serviceaccounts"
-)
-
-// daemonSet is what the commands look at. The whole type is a large part of
-// Kubernetes' API.
-type daemonSet struct {
+// object is what the commands look at of what is in a namespace. The whole types are a
+// large part of Kubernetes' API.
+type object struct {
 	Metadata metav1.ObjectMeta `json:"metadata"`
+	Data     map[string]string `json:"data"`
 	Spec     struct {
+		NodeName string               `json:"nodeName"`
 		Selector metav1.LabelSelector `json:"selector"`
 	} `json:"spec"`
 	Status struct {
-		ObservedGeneration     int64 `json:"observedGeneration"`
-		CurrentNumberScheduled int   `json:"currentNumberScheduled"`
-		DesiredNumberScheduled int   `json:"desiredNumberScheduled"`
-		UpdatedNumberScheduled int   `json:"updatedNumberScheduled"`
+		Conditions             []corev1.PodCondition `json:"conditions"`
+		ObservedGeneration     int64                 `json:"observedGeneration"`
+		DesiredNumberScheduled int                   `json:"desiredNumberScheduled"`
+		UpdatedNumberScheduled int                   `json:"updatedNumberScheduled"`
+		Replicas               int                   `json:"replicas"`
+		ReadyReplicas          int                   `json:"readyReplicas"`
+		UpdatedReplicas        int                   `json:"updatedReplicas"`
 	} `json:"status"`
 }
 
-// daemonSet reads a DaemonSet, nil where there is none.
-func (d *Direct) daemonSet(ctx context.Context, namespace, name string) (*daemonSet, error) {
-	set := &daemonSet{}
-	found, err := d.read(ctx, daemonSetPath(namespace, name), daemonSets, "DaemonSet "+namespace+"/"+name, set)
+// observed tells whether the status is of the object as it was last written.
+func (o *object) observed() bool { return o.Status.ObservedGeneration >= o.Metadata.Generation }
+
+// get reads an object, nil where there is none.
+func (d *Direct) get(ctx context.Context, o cleanup.Object) (*object, error) {
+	where, resource := placeOf(o)
+	read := &object{}
+	found, err := d.read(ctx, where, resource, o.String(), read)
 	if !found {
 		return nil, err
 	}
-	return set, nil
+	return read, nil
 }
 
-func daemonSetPath(namespace, name string) string {
-	return path.Join(namespacePath("apps/v1", namespace, daemonSets), name)
+// placeOf is where the API server serves an object, and as which resource.
+func placeOf(o cleanup.Object) (where, resource string) {
+	group := "v1"
+	if o.Kind == "DaemonSet" || o.Kind == "Deployment" {
+		group = "apps/v1"
+	}
+	resource = resourceOf(o.Kind)
+	return path.Join(namespacePath(group, o.Namespace, resource), o.Name), resource
+}
+
+// resourceOf is how the API server calls the objects of a kind.
+func resourceOf(kind string) string {
+	plural, _ := meta.UnsafeGuessKindToResource(schema.GroupVersionKind{Kind: kind})
+	return plural.Resource
 }
 
 // namespacePath is where the API server serves a resource of a namespace.
 func namespacePath(group, namespace, resource string) string {
 	return path.Join(resourcePath(group, "namespaces"), namespace, resource)
 }
-
-// unlimited is a rate limiter that does not limit.
-type unlimited struct{}
-
-// TryAccept takes every request.
-func (unlimited) TryAccept() bool { return true }
-
-// Accept takes every request.
-func (unlimited) Accept() {}
-
-// Stop has nothing to stop.
-func (unlimited) Stop() {}
-
-// QPS is the limit that there is not.
-func (unlimited) QPS() float32 { return -1 }
-
-// Wait does not.
-func (unlimited) Wait(ctx context.Context) error { return ctx.Err() }

@@ -1,7 +1,6 @@
 package calico_test
 
 import (
-	"encoding/json"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -16,10 +15,16 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
+	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
+	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 	"github.com/host-firewall/host-firewall/agent/internal/verify"
 )
 
-const daemonSet = "/apis/apps/v1/namespaces/ns/daemonsets/fw"
+const (
+	daemonSet  = "/apis/apps/v1/namespaces/ns/daemonsets/fw"
+	deployment = "/apis/apps/v1/namespaces/ns/deployments/fw-controller"
+	configMap  = "/api/v1/namespaces/ns/configmaps/fw"
+)
 
 func newDirect(t *testing.T, server *apiServer, group string) *calico.Direct {
 	t.Helper()
@@ -58,48 +63,50 @@ func TestCommandFindsOutWhetherThereIsCalico(t *testing.T) {
 	}
 }
 
-func TestDaemonSetIsDeletedOnceAndWatchedUntilItsPodsAreGone(t *testing.T) {
+var (
+	agents       = cleanup.Object{Kind: "DaemonSet", Namespace: "ns", Name: "fw"}
+	itsConfigMap = cleanup.Object{Kind: "ConfigMap", Namespace: "ns", Name: "fw"}
+)
+
+func TestObjectIsDeletedInTheForegroundOnlyWhereThatIsAsked(t *testing.T) {
 	server := newAPIServer(t)
 	c := newDirect(t, server, calico.GroupCRD)
-	metadata := map[string]any{"name": "fw", "uid": "u1"}
-	set := map[string]any{"metadata": metadata, "status": map[string]any{"currentNumberScheduled": 3}}
-	server.on("GET "+daemonSet, object(200, set))
-	server.on("DELETE "+daemonSet, object(200, set))
-	there, pods, err := c.StopDaemonSet(t.Context(), "ns", "fw")
-	require.NoError(t, err)
-	assert.True(t, there)
-	assert.Equal(t, 3, pods)
-	deletions := server.asked("DELETE " + daemonSet)
-	require.Len(t, deletions, 1)
-	var options metav1.DeleteOptions
-	require.NoError(t, json.Unmarshal([]byte(deletions[0].body), &options))
-	assert.Equal(t, metav1.DeletePropagationForeground, *options.PropagationPolicy, "it has to stay until its pods are gone")
-	assert.EqualValues(t, "u1", *options.Preconditions.UID)
-
-	metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-	there, _, err = c.StopDaemonSet(t.Context(), "ns", "fw")
-	require.NoError(t, err)
-	assert.True(t, there)
-	assert.Len(t, server.asked("DELETE "+daemonSet), 1, "it is going already")
-
-	server.on("GET "+daemonSet, failure(404, metav1.StatusReasonNotFound))
-	there, _, err = c.StopDaemonSet(t.Context(), "ns", "fw")
-	require.NoError(t, err)
-	assert.False(t, there)
+	for what, where := range map[cleanup.Object]string{
+		agents: daemonSet,
+		{Kind: "Deployment", Namespace: "ns", Name: "fw-controller"}: deployment,
+		itsConfigMap: configMap,
+		{Kind: "Pod", Namespace: "ns", Name: "fw-test"}: "/api/v1/namespaces/ns/pods/fw-test",
+	} {
+		assert.True(t, apierrors.IsNotFound(c.Delete(t.Context(), what, true)), what)
+		server.on("DELETE "+where, object(200, metav1.Status{}))
+		require.NoError(t, c.Delete(t.Context(), what, true))
+		require.NoError(t, c.Delete(t.Context(), what, false))
+		asked := server.asked("DELETE " + where)
+		require.Len(t, asked, 3)
+		assert.JSONEq(t, `{"kind":"DeleteOptions","apiVersion":"v1","propagationPolicy":"Foreground"}`, asked[1].body)
+		assert.JSONEq(t, `{"kind":"DeleteOptions","apiVersion":"v1"}`, asked[2].body)
+		server.on("DELETE "+where, failure(403, metav1.StatusReasonForbidden))
+		assert.ErrorContains(t, c.Delete(t.Context(), what, false), "delete "+what.String()+": ")
+	}
 }
 
-func TestDaemonSetThatMayNotBeDeletedIsAnError(t *testing.T) {
+func TestDataIsMergedIntoAConfigMapThatIsMadeWhereThatIsAsked(t *testing.T) {
 	server := newAPIServer(t)
 	c := newDirect(t, server, calico.GroupCRD)
-	server.on("GET "+daemonSet, failure(403, metav1.StatusReasonForbidden))
-	there, _, err := c.StopDaemonSet(t.Context(), "ns", "fw")
-	assert.True(t, there)
-	assert.ErrorContains(t, err, "get DaemonSet ns/fw: ")
-	server.on("GET "+daemonSet, object(200, map[string]any{"metadata": map[string]any{"uid": "u1"}}))
-	server.on("DELETE "+daemonSet, failure(403, metav1.StatusReasonForbidden))
-	there, _, err = c.StopDaemonSet(t.Context(), "ns", "fw")
-	assert.True(t, there)
-	assert.ErrorContains(t, err, "delete DaemonSet ns/fw: ")
+	data := map[string]string{"closed": "true"}
+	assert.True(t, apierrors.IsNotFound(c.SetData(t.Context(), itsConfigMap, data, false)))
+	server.on("POST /api/v1/namespaces/ns/configmaps", object(201, map[string]any{}))
+	require.NoError(t, c.SetData(t.Context(), itsConfigMap, data, true))
+	assert.JSONEq(t, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"fw","labels":{"host-firewall.io/release":"fw"}},"data":{"closed":"true"}}`,
+		server.asked("POST /api/v1/namespaces/ns/configmaps")[0].body)
+
+	server.on("PATCH "+configMap, object(200, map[string]any{}))
+	require.NoError(t, c.SetData(t.Context(), itsConfigMap, data, true))
+	patches := server.asked("PATCH " + configMap)
+	last := patches[len(patches)-1]
+	assert.JSONEq(t, `{"data":{"closed":"true"}}`, last.body)
+	assert.Equal(t, "application/merge-patch+json", last.contentType)
+	assert.Len(t, server.asked("POST /api/v1/namespaces/ns/configmaps"), 1)
 }
 
 func TestCommandReadsTheNewestAndDeletesWhatItHasReadInBothGroups(t *testing.T) {
@@ -127,13 +134,34 @@ func TestCommandReadsTheNewestAndDeletesWhatItHasReadInBothGroups(t *testing.T) 
 			}
 
 			server.on("DELETE /apis/"+name+"/hostendpoints/n1", object(200, metav1.Status{}))
-			require.NoError(t, group.DeleteEndpoint(t.Context(), endpoints[0]))
+			require.NoError(t, group.DeleteObject(t.Context(), v3.KindHostEndpoint, endpoints[0]))
 			assert.JSONEq(t, `{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u1","resourceVersion":"5"}}`,
 				server.asked("DELETE /apis/" + name + "/hostendpoints/n1")[0].body)
 
 			configurations, err := group.FelixConfigurations(t.Context())
 			require.NoError(t, err, "where they are not served there are none")
 			assert.Empty(t, configurations)
+			policies, err := group.Objects(t.Context(), v3.KindGlobalNetworkPolicy)
+			require.NoError(t, err, "where they are not served there are none")
+			assert.Empty(t, policies)
+
+			where := "/apis/" + name + "/globalnetworkpolicies"
+			server.on("GET "+where, list(name, "GlobalNetworkPolicyList", v3.GlobalNetworkPolicy{ObjectMeta: metadata}))
+			policies, err = group.Objects(t.Context(), v3.KindGlobalNetworkPolicy)
+			require.NoError(t, err)
+			require.Len(t, policies, 1)
+			assert.Empty(t, server.asked("GET " + where)[0].query, "no label selector here either")
+			server.on("DELETE "+where+"/n1", object(200, metav1.Status{}))
+			require.NoError(t, group.DeleteObject(t.Context(), v3.KindGlobalNetworkPolicy, policies[0]))
+			assert.JSONEq(t, `{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u1","resourceVersion":"5"}}`, server.asked("DELETE " + where + "/n1")[0].body)
+
+			server.on("PATCH /apis/"+name+"/hostendpoints/n1", object(200, endpoints[0]))
+			require.NoError(t, group.PatchObject(t.Context(), v3.KindHostEndpoint, "n1", []byte(`{"x":1}`)))
+			assert.Equal(t, request{"PATCH /apis/" + name + "/hostendpoints/n1", "", "application/merge-patch+json", `{"x":1}`},
+				server.asked("PATCH /apis/" + name + "/hostendpoints/n1")[0])
+			_, err = group.Objects(t.Context(), v3.KindGlobalNetworkSet)
+			require.NoError(t, err)
+			assert.Len(t, server.asked("GET /apis/"+name+"/globalnetworksets"), 1)
 		})
 	}
 }
@@ -142,32 +170,30 @@ func TestAnnotationsTellWhoHasInstalledTheRelease(t *testing.T) {
 	server := newAPIServer(t)
 	d := newDirect(t, server, calico.GroupCRD)
 	const account = "/api/v1/namespaces/ns/serviceaccounts/fw-cleanup"
-	none, err := d.DaemonSet(t.Context(), "ns", "fw")
-	require.NoError(t, err)
-	assert.Empty(t, none)
-	none, err = d.Account(t.Context(), "ns", "fw-cleanup")
-	require.NoError(t, err)
-	assert.Empty(t, none)
-
 	marked := object(200, map[string]any{"metadata": map[string]any{"annotations": map[string]any{"by": "helm"}}})
-	server.on("GET "+daemonSet, marked)
-	server.on("GET "+account, marked)
-	onSet, err := d.DaemonSet(t.Context(), "ns", "fw")
-	require.NoError(t, err)
-	assert.Equal(t, map[string]string{"by": "helm"}, onSet)
-	onAccount, err := d.Account(t.Context(), "ns", "fw-cleanup")
-	require.NoError(t, err)
-	assert.Equal(t, map[string]string{"by": "helm"}, onAccount)
+	ofCleanup := cleanup.Object{Kind: "ServiceAccount", Namespace: "ns", Name: "fw-cleanup"}
+	for object, where := range map[cleanup.Object]string{agents: daemonSet, ofCleanup: account} {
+		none, there, err := d.Annotations(t.Context(), object)
+		require.NoError(t, err)
+		assert.False(t, there)
+		assert.Empty(t, none)
 
-	server.on("GET "+account, failure(403, metav1.StatusReasonForbidden))
-	_, err = d.Account(t.Context(), "ns", "fw-cleanup")
-	require.ErrorContains(t, err, "get ServiceAccount ns/fw-cleanup: ")
+		server.on("GET "+where, marked)
+		annotations, there, err := d.Annotations(t.Context(), object)
+		require.NoError(t, err)
+		assert.True(t, there)
+		assert.Equal(t, map[string]string{"by": "helm"}, annotations)
+
+		server.on("GET "+where, failure(403, metav1.StatusReasonForbidden))
+		_, _, err = d.Annotations(t.Context(), object)
+		require.ErrorContains(t, err, "get "+object.String()+": ")
+	}
 }
 
 func TestRolloutIsReadFromTheDaemonSetAndItsPods(t *testing.T) {
 	server := newAPIServer(t)
 	d := newDirect(t, server, calico.GroupCRD)
-	_, err := d.Rollout(t.Context(), "ns", "fw")
+	_, err := d.Rollout(t.Context(), "ns", "fw", "fw-controller")
 	require.ErrorContains(t, err, "DaemonSet ns/fw is not there")
 
 	set := map[string]any{
@@ -176,6 +202,10 @@ func TestRolloutIsReadFromTheDaemonSetAndItsPods(t *testing.T) {
 		"status":   map[string]any{"observedGeneration": 3, "desiredNumberScheduled": 3, "updatedNumberScheduled": 2},
 	}
 	server.on("GET "+daemonSet, object(200, set))
+	_, err = d.Rollout(t.Context(), "ns", "fw", "fw-controller")
+	require.ErrorContains(t, err, "Deployment ns/fw-controller is not there")
+	status := map[string]any{"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
+	server.on("GET "+deployment, object(200, map[string]any{"metadata": map[string]any{"generation": 2}, "status": status}))
 	pod := func(name, node, ready string, more map[string]any) map[string]any {
 		metadata := map[string]any{"name": name}
 		maps.Copy(metadata, more)
@@ -188,22 +218,31 @@ func TestRolloutIsReadFromTheDaemonSetAndItsPods(t *testing.T) {
 	server.on("GET "+podsOf, list("v1", "PodList",
 		pod("p1", "n1", "True", nil), pod("p2", "n2", "False", nil), pod("p3", "", "False", nil),
 		pod("p0", "n1", "True", map[string]any{"deletionTimestamp": "2026-01-01T00:00:00Z"})))
-	rollout, err := d.Rollout(t.Context(), "ns", "fw")
+	rollout, err := d.Rollout(t.Context(), "ns", "fw", "fw-controller")
 	require.NoError(t, err)
 	since := rollout.Agents[0].Since
 	require.True(t, since.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)))
-	want := verify.Rollout{Wanted: 3, Agents: []verify.Agent{{Node: "n1", Pod: "p1", Ready: true, Since: since}, {Node: "n2", Pod: "p2", Since: since}}}
+	want := verify.Rollout{Controller: true, Wanted: 3, Agents: []verify.Agent{{Node: "n1", Pod: "p1", Ready: true, Since: since}, {Node: "n2", Pod: "p2", Since: since}}}
 	assert.Equal(t, want, rollout, "what the controller has not seen yet nobody has")
 	assert.Equal(t, "labelSelector=app%3Dfw%2Cof%3Da", server.asked("GET " + podsOf)[0].query)
 
 	set["status"].(map[string]any)["observedGeneration"] = 4
-	rollout, err = d.Rollout(t.Context(), "ns", "fw")
+	rollout, err = d.Rollout(t.Context(), "ns", "fw", "fw-controller")
 	require.NoError(t, err)
 	want.Updated = 2
 	assert.Equal(t, want, rollout)
 
+	for field, damage := range map[string]int{"observedGeneration": 1, "updatedReplicas": 0, "readyReplicas": 0} {
+		good := status[field]
+		status[field] = damage
+		rollout, err = d.Rollout(t.Context(), "ns", "fw", "fw-controller")
+		require.NoError(t, err)
+		assert.False(t, rollout.Controller, field)
+		status[field] = good
+	}
+
 	server.on("GET "+podsOf, failure(403, metav1.StatusReasonForbidden))
-	_, err = d.Rollout(t.Context(), "ns", "fw")
+	_, err = d.Rollout(t.Context(), "ns", "fw", "fw-controller")
 	require.ErrorContains(t, err, "list pods: ")
 }
 
@@ -219,18 +258,26 @@ func TestNodesAndPoliciesOfTheReleaseAreRead(t *testing.T) {
 	assert.Equal(t, []string{"n1", "n2"}, nodes)
 
 	const where = "/apis/" + calico.GroupV3 + "/globalnetworkpolicies"
-	server.on("GET "+where, list(calico.GroupV3, "GlobalNetworkPolicyList", v3.GlobalNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "fw-ssh"}}))
+	server.on("GET "+where, list(calico.GroupV3, "GlobalNetworkPolicyList",
+		map[string]any{"metadata": map[string]any{"name": "fw-ssh"}, "spec": map[string]any{"order": 100, "selector": "all()", "tier": "default"}}))
 	policies, err := d.Policies(t.Context())
 	require.NoError(t, err)
 	require.Len(t, policies, 1)
 	assert.Equal(t, "fw-ssh", policies[0].Name)
+	assert.Equal(t, policyset.Digest(map[string]any{"order": 100., "selector": "all()"}), policies[0].Digest, "whatever numbers are read as")
 	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%3Dfw", server.asked("GET " + where)[0].query)
 }
 
-func TestPodIsDeletedByItsName(t *testing.T) {
+func TestConfigMapIsReadWhereThereIsOne(t *testing.T) {
 	server := newAPIServer(t)
 	d := newDirect(t, server, calico.GroupCRD)
-	assert.True(t, apierrors.IsNotFound(d.DeletePod(t.Context(), "ns", "fw-test")))
-	server.on("DELETE /api/v1/namespaces/ns/pods/fw-test", object(200, metav1.Status{}))
-	require.NoError(t, d.DeletePod(t.Context(), "ns", "fw-test"))
+	data, annotations, err := d.ConfigMap(t.Context(), "ns", "fw")
+	require.NoError(t, err)
+	assert.Nil(t, data)
+	assert.Nil(t, annotations)
+	server.on("GET "+configMap, object(200, map[string]any{"metadata": map[string]any{"annotations": map[string]any{"a": "b"}}, "data": map[string]any{"set": "s1"}}))
+	data, annotations, err = d.ConfigMap(t.Context(), "ns", "fw")
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"set": "s1"}, data)
+	assert.Equal(t, map[string]string{"a": "b"}, annotations)
 }

@@ -59,7 +59,7 @@ func (c *Cluster) ReadFelix(ctx context.Context, name string) (found *failsafe.C
 // APIServer returns the addresses and TCP ports at which API servers listen, as they say
 // themselves. Where they say nothing, nobody can tell.
 func (c *Cluster) APIServer(ctx context.Context) (addresses []string, ports []uint16, err error) {
-	const namespace, name = "default", "kubernetes"
+	const namespace, name, endpointSlices = "default", "kubernetes", "endpointslices"
 	var slice struct {
 		Endpoints []struct{ Addresses []string }
 		Ports     []struct{ Port uint16 }

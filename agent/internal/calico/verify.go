@@ -5,30 +5,50 @@ import (
 	"fmt"
 	"time"
 
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
+	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 	"github.com/host-firewall/host-firewall/agent/internal/verify"
 )
 
 // This file is what only the command verify asks for.
 
-// pod is what is looked at of a Pod.
-type pod struct {
-	Metadata metav1.ObjectMeta `json:"metadata"`
-	Spec     struct {
-		NodeName string `json:"nodeName"`
-	} `json:"spec"`
-	Status struct {
-		Conditions []corev1.PodCondition `json:"conditions"`
-	} `json:"status"`
+// Rollout returns how far the agents of a DaemonSet and the controller of a Deployment are
+// rolled out. The absence of one is an error.
+func (d *Direct) Rollout(ctx context.Context, namespace, daemonSet, deployment string) (r verify.Rollout, err error) {
+	set, err := d.mustGet(ctx, cleanup.Object{Kind: "DaemonSet", Namespace: namespace, Name: daemonSet})
+	if err != nil {
+		return r, err
+	}
+	controller, err := d.mustGet(ctx, cleanup.Object{Kind: "Deployment", Namespace: namespace, Name: deployment})
+	if err != nil {
+		return r, err
+	}
+	pods, err := newest[object](ctx, d, namespacePath("v1", namespace, "pods"), metav1.FormatLabelSelector(&set.Spec.Selector))
+	if err != nil {
+		return r, err
+	}
+	status := controller.Status
+	r.Controller = controller.observed() && status.UpdatedReplicas > 0 && status.ReadyReplicas >= status.Replicas
+	r.Wanted = set.Status.DesiredNumberScheduled
+	if set.observed() {
+		r.Updated = set.Status.UpdatedNumberScheduled
+	}
+	for _, p := range pods {
+		if p.Metadata.DeletionTimestamp == nil && p.Spec.NodeName != "" {
+			ready, since := p.ready()
+			r.Agents = append(r.Agents, verify.Agent{Node: p.Spec.NodeName, Pod: p.Metadata.Name, Ready: ready, Since: since})
+		}
+	}
+	return r, nil
 }
 
-// ready tells whether the Pod is ready, and since when it is or is not; zero where
-// nobody has said yet.
-func (p *pod) ready() (ready bool, since time.Time) {
-	for _, c := range p.Status.Conditions {
+// ready tells whether a Pod is ready, and since when it is or is not; zero where nobody
+// has said yet.
+func (o *object) ready() (ready bool, since time.Time) {
+	for _, c := range o.Status.Conditions {
 		if c.Type == corev1.PodReady {
 			return c.Status == corev1.ConditionTrue, c.LastTransitionTime.Time
 		}
@@ -36,51 +56,41 @@ func (p *pod) ready() (ready bool, since time.Time) {
 	return false, time.Time{}
 }
 
-// Rollout returns how far the agents of a DaemonSet are rolled out. Its absence is
-// an error.
-func (d *Direct) Rollout(ctx context.Context, namespace, name string) (verify.Rollout, error) {
-	set, err := d.daemonSet(ctx, namespace, name)
-	if err == nil && set == nil {
-		err = fmt.Errorf("DaemonSet %s/%s is not there", namespace, name)
+// mustGet is get where absence is an error.
+func (d *Direct) mustGet(ctx context.Context, o cleanup.Object) (*object, error) {
+	read, err := d.get(ctx, o)
+	if err == nil && read == nil {
+		err = fmt.Errorf("%s is not there", o)
 	}
-	if err != nil {
-		return verify.Rollout{}, err
+	return read, err
+}
+
+// ConfigMap returns what a ConfigMap says, nothing where there is none.
+func (d *Direct) ConfigMap(ctx context.Context, namespace, name string) (data, annotations map[string]string, err error) {
+	read, err := d.get(ctx, cleanup.Object{Kind: "ConfigMap", Namespace: namespace, Name: name})
+	if read == nil {
+		return nil, nil, err
 	}
-	running, err := newest[pod](ctx, d, namespacePath("v1", namespace, pods), metav1.FormatLabelSelector(&set.Spec.Selector))
-	if err != nil {
-		return verify.Rollout{}, err
-	}
-	rollout := verify.Rollout{Wanted: set.Status.DesiredNumberScheduled}
-	if set.Status.ObservedGeneration >= set.Metadata.Generation {
-		rollout.Updated = set.Status.UpdatedNumberScheduled
-	}
-	for _, p := range running {
-		if p.Metadata.DeletionTimestamp == nil && p.Spec.NodeName != "" {
-			ready, since := p.ready()
-			rollout.Agents = append(rollout.Agents, verify.Agent{Node: p.Spec.NodeName, Pod: p.Metadata.Name, Ready: ready, Since: since})
-		}
-	}
-	return rollout, nil
+	return read.Data, read.Metadata.Annotations, nil
 }
 
 // Nodes returns the names of all Nodes.
 func (d *Direct) Nodes(ctx context.Context) (names []string, err error) {
-	nodes, err := newest[struct {
-		Metadata struct {
-			Name string `json:"name"`
-		} `json:"metadata"`
-	}](ctx, d, resourcePath("v1", "nodes"), "")
+	nodes, err := newest[metav1.PartialObjectMetadata](ctx, d, resourcePath("v1", "nodes"), "")
 	for _, node := range nodes {
-		names = append(names, node.Metadata.Name)
+		names = append(names, node.Name)
 	}
 	return names, err
 }
 
 // Policies returns the policies of the release, as the API server has them now.
-func (d *Direct) Policies(ctx context.Context) (policies []*v3.GlobalNetworkPolicy, err error) {
-	read, err := ofCalico[policy](ctx, d, globalNetworkPolicies, d.ofRelease())
-	for _, p := range read {
-		policies = append(policies, p.whole())
+func (d *Direct) Policies(ctx context.Context) (policies []*policyset.Policy, err error) {
+	all, err := ofCalico[struct {
+		metav1.ObjectMeta `json:"metadata"`
+		Spec              map[string]any `json:"spec"`
+	}](ctx, d, globalNetworkPolicies, d.ofRelease())
+	for _, p := range all {
+		policies = append(policies, policyset.Of(p.ObjectMeta, p.Spec))
 	}
 	return policies, err
 }

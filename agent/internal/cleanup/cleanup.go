@@ -1,8 +1,8 @@
-// Package cleanup takes back what the agents of a release have made, so that the
-// release can go. It does it in an order in which no node is ever shut out:
-// agents stop, all endpoints are disarmed, and only then the first one goes.
-// A rule that trusts the nodes knows them by their endpoints, so a node that lost
-// its endpoint would be a stranger to those that are still armed.
+// Package cleanup takes back what a release has made, so that the release can go. It
+// closes the clearance first: then agents open their nodes by themselves and write
+// nothing any more, also those that nobody can stop. What is left is removed in an order
+// in which no node is ever shut out: a policy that lets somebody in must not go while an
+// endpoint is there that another one closes.
 package cleanup
 
 import (
@@ -12,24 +12,24 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
 const (
-	// poll is how often the DaemonSet is looked at while it goes.
+	// poll is how often a workload is looked at while it goes.
 	poll = time.Second
-	// retryFirst and retryMost bound the pause after a round that failed.
-	retryFirst = time.Second
-	retryMost  = 10 * time.Second
-	// parallel is how many requests are made at a time.
-	parallel = 16
+	// share is the part of the time, an eighth, for which the pods of a workload are waited
+	// for. They obey the clearance, so nothing depends on their end.
+	share = 8
 
 	// What those write on what they install that run hooks as hooks. Argo CD's label is
 	// no mark: the chart has it, too.
@@ -40,20 +40,24 @@ const (
 // ErrRefused tells that nothing was touched, and will not be the next time either.
 var ErrRefused = errors.New("refused")
 
+// Object is something in a namespace.
+type Object struct{ Kind, Namespace, Name string }
+
+// String is how a person calls it.
+func (o Object) String() string { return o.Kind + " " + o.Namespace + "/" + o.Name }
+
 // Cluster is what the package needs of the API server.
 type Cluster interface {
 	// Groups returns the API groups by which Calico's objects may be reached.
 	Groups() []Group
-	// DaemonSet and Account return the annotations of a DaemonSet and a ServiceAccount; of
-	// one that is not there it has none.
-	DaemonSet(ctx context.Context, namespace, name string) (annotations map[string]string, err error)
-	Account(ctx context.Context, namespace, name string) (annotations map[string]string, err error)
-	// StopDaemonSet deletes a DaemonSet in such a way that it is there until its pods
-	// are gone, and may be called again meanwhile. It returns whether it is still
-	// there, and how many pods it had when it last looked.
-	StopDaemonSet(ctx context.Context, namespace, name string) (there bool, pods int, err error)
-	// DeletePod deletes a Pod.
-	DeletePod(ctx context.Context, namespace, name string) error
+	// Annotations returns the annotations of an object, and whether it is there.
+	Annotations(ctx context.Context, object Object) (annotations map[string]string, there bool, err error)
+	// SetData merges data into that of a ConfigMap. Where there is none it makes one, or
+	// fails with apierrors.IsNotFound.
+	SetData(ctx context.Context, configMap Object, data map[string]string, create bool) error
+	// Delete deletes an object. In the foreground, which may be asked for again meanwhile,
+	// it is there until what it owns is gone.
+	Delete(ctx context.Context, object Object, foreground bool) error
 }
 
 // Group is one of Calico's API groups. Where both of them are served they may be two
@@ -63,26 +67,24 @@ type Group interface {
 	Name() string
 	// Endpoints returns all HostEndpoints, whosever they are.
 	Endpoints(ctx context.Context) ([]*v3.HostEndpoint, error)
-	// PatchEndpoint applies a JSON merge patch.
-	PatchEndpoint(ctx context.Context, name string, patch []byte) error
-	// DeleteEndpoint deletes an endpoint, in the version that is given.
-	DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) error
-	// FelixConfigurations returns all FelixConfigurations.
+	// FelixConfigurations and Objects return all objects of a kind, whosever they are;
+	// where the group has no such kind there are none.
 	FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error)
-	// PatchFelix applies a JSON merge patch.
-	PatchFelix(ctx context.Context, name string, patch []byte) (*failsafe.Configuration, error)
-	// DeleteFelix deletes a FelixConfiguration, in the version that is given.
-	DeleteFelix(ctx context.Context, configuration *failsafe.Configuration) error
+	Objects(ctx context.Context, kind string) ([]*metav1.PartialObjectMetadata, error)
+	// PatchObject applies a JSON merge patch.
+	PatchObject(ctx context.Context, kind, name string, patch []byte) error
+	// DeleteObject deletes an object, in the version that is given.
+	DeleteObject(ctx context.Context, kind string, object metav1.Object) error
 }
 
 // Config says what to remove.
 type Config struct {
-	// Release is the value of endpoint.ReleaseLabel.
+	// Release is the value of endpoint.ReleaseLabel, and the name of the ConfigMap that
+	// tells the agents what they may do.
 	Release string
-	// ArmingLabels are the labels that arm an endpoint of the release.
-	ArmingLabels map[string]string
-	// Namespace and DaemonSet are where the agents run.
-	Namespace, DaemonSet string
+	// Namespace is where that is, and DaemonSet and Deployment, by which the agents and
+	// the controller run.
+	Namespace, DaemonSet, Deployment string
 	// Account is the ServiceAccount of the cleanup, in the same namespace.
 	Account string
 	// APIGroup is the Group that the agents write to; empty: they find out.
@@ -101,24 +103,12 @@ func Run(ctx context.Context, cluster Cluster, config Config, out io.Writer) err
 	ctx, cancel := context.WithTimeout(ctx, config.Timeout)
 	defer cancel()
 	c := &cleaner{cluster: cluster, config: config, out: out}
-	err := c.persistAll(ctx, []step{
-		{"find out who has installed the release", c.lookForDeployer},
-		{"reach Calico's objects", c.reach},
-	})
-	if err != nil {
-		return err
+	for _, s := range c.steps() {
+		if err := c.persist(ctx, s); err != nil {
+			return err
+		}
 	}
-	if err := c.stopAgents(ctx); err != nil {
-		return err
-	}
-	steps := []step{{"remove HostEndpoints", c.inEach(c.removeEndpoints)}, {"take back failsafe ports", c.inEach(c.restoreFailsafes)}}
-	if config.TestPod != "" {
-		steps = append(steps, step{"remove the Pod of helm test", c.removeTestPod})
-	}
-	if err := c.persistAll(ctx, steps); err != nil {
-		return err
-	}
-	c.say("no HostEndpoint and no failsafe ports of release %s are left%s", config.Release, c.unseen)
+	c.say("no HostEndpoint, no failsafe ports, no policy and no trusted address of release %s are left%s", config.Release, c.unseen)
 	return nil
 }
 
@@ -129,39 +119,36 @@ type step struct {
 	do   func(context.Context) error
 }
 
-type cleaner struct {
-	cluster Cluster
-	config  Config
-
-	groups []Group // that answer
-	unseen string  // which are served, but don't
-
-	mu  sync.Mutex
-	out io.Writer
-}
-
-// say writes one line. Nobody can be told that a line could not be written.
-func (c *cleaner) say(format string, args ...any) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	fmt.Fprintf(c.out, format+"\n", args...)
-}
-
-// persistAll does one step after the other.
-func (c *cleaner) persistAll(ctx context.Context, steps []step) error {
-	for _, s := range steps {
-		if err := c.persist(ctx, s); err != nil {
-			return err
-		}
+// steps are all of them. Each can be done again.
+func (c *cleaner) steps() []step {
+	steps := []step{
+		{"find out who has installed the release", c.lookForDeployer},
+		{"reach Calico's objects", c.reach},
+		{"close the clearance", c.closeClearance},
+		{"stop the controller", c.stop(c.object("Deployment", c.config.Deployment))},
+		// One that was just starting took it for that of a release which is gone.
+		{"close the clearance", c.closeClearance},
+		{"stop the agents", c.stop(c.object("DaemonSet", c.config.DaemonSet))},
+		{"remove HostEndpoints", c.inEach(c.removeEndpoints)},
+		{"take back failsafe ports", c.inEach(c.restoreFailsafes)},
+		{"remove policies", c.inEach(c.removeAll(v3.KindGlobalNetworkPolicy))},
+		{"remove trusted addresses", c.inEach(c.removeAll(v3.KindGlobalNetworkSet))},
+		{"remove the clearance", c.remove(c.object("ConfigMap", c.config.Release))},
 	}
-	return nil
+	if c.config.TestPod != "" {
+		steps = append(steps, step{"remove the Pod of helm test", c.remove(c.object("Pod", c.config.TestPod))})
+	}
+	return steps
 }
+
+func (c *cleaner) object(kind, name string) Object { return Object{kind, c.config.Namespace, name} }
 
 // persist does a step until it succeeds, is refused, or the time is over. What goes
 // wrong is said once, until it is something else.
 func (c *cleaner) persist(ctx context.Context, s step) error {
 	told := ""
-	for delay := retryFirst; ; delay = min(2*delay, retryMost) {
+	backoff := wait.Backoff{Duration: time.Second, Factor: 2, Steps: 10, Cap: 10 * time.Second}
+	for {
 		err := s.do(ctx)
 		if err == nil || errors.Is(err, ErrRefused) {
 			return err
@@ -170,7 +157,7 @@ func (c *cleaner) persist(ctx context.Context, s step) error {
 			told = err.Error()
 			c.say("cannot %s, trying again: %s", s.what, told)
 		}
-		pause := delay
+		pause := backoff.Step()
 		if seconds, suggested := apierrors.SuggestsClientDelay(err); suggested {
 			pause = max(pause, time.Duration(seconds)*time.Second)
 		}
@@ -187,19 +174,18 @@ func (c *cleaner) persist(ctx context.Context, s step) error {
 
 // lookForDeployer refuses where the release was installed by none of those that know
 // a hook for what it is: others would run the cleanup as soon as they apply it. A mark
-// on one of two objects is enough. The DaemonSet is the first to go, and somebody may
-// have made one of them again by hand.
+// on one of two objects is enough. The DaemonSet is among the first to go, and somebody
+// may have made one of them again by hand.
 func (c *cleaner) lookForDeployer(ctx context.Context) error {
-	marked := func(annotations map[string]string) bool {
-		return annotations[markOfHelm] != "" || annotations[markOfArgo] != ""
-	}
-	annotations, err := c.cluster.DaemonSet(ctx, c.config.Namespace, c.config.DaemonSet)
-	if err != nil || marked(annotations) {
-		return err
-	}
-	annotations, err = c.cluster.Account(ctx, c.config.Namespace, c.config.Account)
-	if err != nil || marked(annotations) {
-		return err
+	for _, o := range []Object{c.object("DaemonSet", c.config.DaemonSet), c.object("ServiceAccount", c.config.Account)} {
+		annotations, there, err := c.cluster.Annotations(ctx, o)
+		if err != nil {
+			return err
+		}
+		c.left = c.left || there && o.Kind == "DaemonSet"
+		if annotations[markOfHelm] != "" || annotations[markOfArgo] != "" {
+			return nil
+		}
 	}
 	return fmt.Errorf("%w: neither Helm nor Argo CD has installed release %s, for its DaemonSet has neither the annotation %s nor %s. "+
 		"So this is no uninstall, but a hook that was applied like any other object, as `helm template | kubectl apply` does. "+
@@ -224,6 +210,7 @@ func (c *cleaner) reach(ctx context.Context) error {
 			continue
 		}
 		c.groups = append(c.groups, group)
+		c.left = c.left || shows
 		reached = reached || group.Name() == c.config.APIGroup || shows
 	}
 	if len(c.groups) == 0 || !reached {
@@ -239,9 +226,22 @@ func (c *cleaner) shows(ctx context.Context, group Group) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	shows := len(endpoints) > 0
 	configurations, err := group.FelixConfigurations(ctx)
-	ours := func(f *failsafe.Configuration) bool { return failsafe.WrittenBy(f) == c.config.Release }
-	return len(endpoints) > 0 || slices.ContainsFunc(configurations, ours), err
+	if err != nil {
+		return false, err
+	}
+	for _, configuration := range configurations {
+		shows = shows || failsafe.WrittenBy(configuration) == c.config.Release
+	}
+	for _, kind := range []string{v3.KindGlobalNetworkPolicy, v3.KindGlobalNetworkSet} {
+		objects, err := c.objects(ctx, group, kind)
+		if err != nil {
+			return false, err
+		}
+		shows = shows || len(objects) > 0
+	}
+	return shows, nil
 }
 
 // inEach does something in every group that was reached. One that is away by now keeps
@@ -256,68 +256,76 @@ func (c *cleaner) inEach(do func(context.Context, Group) error) func(context.Con
 	}
 }
 
-// stopAgents deletes the DaemonSet and waits for its pods. A pod on a node that
-// does not answer never goes; after half of the time it is left alone, for its
-// agent can do no more than the API server lets it.
-func (c *cleaner) stopAgents(ctx context.Context) error {
-	subject := fmt.Sprintf("DaemonSet %s/%s", c.config.Namespace, c.config.DaemonSet)
-	patience, cancel := context.WithTimeout(ctx, c.config.Timeout/2)
-	defer cancel()
-	began, left := false, -1
-	for {
-		var there bool
-		var pods int
-		err := c.persist(patience, step{"stop " + subject, func(ctx context.Context) (err error) {
-			there, pods, err = c.cluster.StopDaemonSet(ctx, c.config.Namespace, c.config.DaemonSet)
-			return err
-		}})
-		switch {
-		case err != nil && !began:
-			// Agents that run would put back what is removed.
-			return err
-		case err == nil && !there && !began:
-			c.say("%s is not there, so no agents run", subject)
-			return nil
-		case err == nil && !there:
-			c.say("%s is gone, and its pods", subject)
-			return nil
-		case err == nil && (!began || pods != left):
-			c.say("stopping %s, %d pods left", subject, pods)
-			began, left = true, pods
-		}
-		select {
-		case <-patience.Done():
-			if ctx.Err() != nil {
-				return fmt.Errorf("stop %s: %w", subject, ctx.Err())
+// closeClearance tells the agents and the controller that the release goes. Agents obey
+// also where there was no ConfigMap, but nothing is made for nobody.
+func (c *cleaner) closeClearance(ctx context.Context) error {
+	configMap := c.object("ConfigMap", c.config.Release)
+	err := c.cluster.SetData(ctx, configMap, clearance.Closing(), c.left)
+	if err == nil && !c.closed {
+		c.closed = true
+		c.say("closed %s: agents open their nodes by themselves now, and write nothing any more", configMap)
+	}
+	return ignoreNotFound(err)
+}
+
+// stop deletes a workload and waits for its pods, but not for long: one on a node whose
+// kubelet is dead never goes, and thousands take Kubernetes minutes.
+func (c *cleaner) stop(workload Object) func(context.Context) error {
+	return func(ctx context.Context) error {
+		limit := c.config.Timeout / share
+		limited, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		began := false
+		err := wait.PollUntilContextCancel(limited, poll, true, func(ctx context.Context) (bool, error) {
+			err := c.cluster.Delete(ctx, workload, true)
+			if err == nil && !began {
+				began = true
+				c.say("stopping %s", workload)
 			}
-			c.say("%s still has %d pods, on nodes that do not answer: going on without them", subject, left)
-			return nil
-		case <-time.After(poll):
+			return apierrors.IsNotFound(err), ignoreNotFound(err)
+		})
+		switch {
+		case err == nil && began:
+			c.say("%s is gone, and its pods", workload)
+		case err == nil:
+			c.say("%s is not there", workload)
+		case began && limited.Err() != nil && ctx.Err() == nil:
+			c.say("%s still has pods after %s: going on without waiting, for they obey the clearance", workload, limit)
+		default:
+			return err
 		}
+		return nil
 	}
 }
 
-// removeTestPod removes the Pod that helm test has left, if it was run.
-func (c *cleaner) removeTestPod(ctx context.Context) error {
-	return c.did("removed Pod "+c.config.TestPod, c.cluster.DeletePod(ctx, c.config.Namespace, c.config.TestPod))
+// remove removes an object of the release's namespace, if it is there.
+func (c *cleaner) remove(object Object) func(context.Context) error {
+	return func(ctx context.Context) error {
+		err := c.cluster.Delete(ctx, object, false)
+		if err == nil {
+			c.say("removed %s", object)
+		}
+		return ignoreNotFound(err)
+	}
 }
 
-// removeEndpoints disarms every endpoint of the release and then removes it. It
-// fails when any is left.
+// removeEndpoints disarms what endpoints of the release the agents have left, and then
+// removes them. It fails when any is left.
 func (c *cleaner) removeEndpoints(ctx context.Context, group Group) error {
 	endpoints, err := c.endpoints(ctx, group)
 	if err != nil {
 		return err
 	}
 	shape := endpoint.Shape{Release: c.config.Release}
-	armed := slices.DeleteFunc(slices.Clone(endpoints), func(hep *v3.HostEndpoint) bool { return endpoint.SetOf(hep) == "" })
+	isArmed := func(hep *v3.HostEndpoint) bool { return endpoint.SetOf(hep) != "" }
+	armed := slices.DeleteFunc(slices.Clone(endpoints), func(hep *v3.HostEndpoint) bool { return !isArmed(hep) })
 	if len(armed) > 0 {
-		err := each(armed, func(hep *v3.HostEndpoint) error {
+		err := each(c, "disarmed HostEndpoint", armed, func(hep *v3.HostEndpoint) error {
 			patch, err := shape.Patch(hep, shape.Disarmed(hep))
-			if err == nil {
-				err = group.PatchEndpoint(ctx, hep.Name, patch)
+			if err != nil {
+				return err
 			}
-			return c.did("disarmed HostEndpoint "+hep.Name, err)
+			return group.PatchObject(ctx, v3.KindHostEndpoint, hep.Name, patch)
 		})
 		if err != nil {
 			return err
@@ -326,12 +334,12 @@ func (c *cleaner) removeEndpoints(ctx context.Context, group Group) error {
 		if endpoints, err = c.endpoints(ctx, group); err != nil {
 			return err
 		}
-		if slices.ContainsFunc(endpoints, func(hep *v3.HostEndpoint) bool { return endpoint.SetOf(hep) != "" }) {
+		if slices.ContainsFunc(endpoints, isArmed) {
 			return errors.New("HostEndpoints have been armed again: is an agent of the release still running?")
 		}
 	}
-	err = each(endpoints, func(hep *v3.HostEndpoint) error {
-		return c.did("removed HostEndpoint "+hep.Name, group.DeleteEndpoint(ctx, hep))
+	err = each(c, "removed HostEndpoint", endpoints, func(hep *v3.HostEndpoint) error {
+		return group.DeleteObject(ctx, v3.KindHostEndpoint, hep)
 	})
 	if err != nil {
 		return err
@@ -345,7 +353,31 @@ func (c *cleaner) removeEndpoints(ctx context.Context, group Group) error {
 // endpoints returns those of the release.
 func (c *cleaner) endpoints(ctx context.Context, group Group) ([]*v3.HostEndpoint, error) {
 	all, err := group.Endpoints(ctx)
-	return slices.DeleteFunc(all, func(hep *v3.HostEndpoint) bool { return endpoint.ReleaseOf(hep) != c.config.Release }), err
+	return ofRelease(all, c.config.Release), err
+}
+
+// removeAll removes the objects of a kind that are the release's.
+func (c *cleaner) removeAll(kind string) func(context.Context, Group) error {
+	return func(ctx context.Context, group Group) error {
+		objects, err := c.objects(ctx, group, kind)
+		if err != nil {
+			return err
+		}
+		return each(c, "removed "+kind, objects, func(object *metav1.PartialObjectMetadata) error {
+			return group.DeleteObject(ctx, kind, object)
+		})
+	}
+}
+
+// objects returns those of a kind that are the release's.
+func (c *cleaner) objects(ctx context.Context, group Group, kind string) ([]*metav1.PartialObjectMetadata, error) {
+	all, err := group.Objects(ctx, kind)
+	return ofRelease(all, c.config.Release), err
+}
+
+// ofRelease leaves out what belongs to others.
+func ofRelease[T metav1.Object](all []T, release string) []T {
+	return slices.DeleteFunc(all, func(object T) bool { return endpoint.ReleaseOf(object) != release })
 }
 
 // restoreFailsafes takes back what the agents of the release wrote into
@@ -356,67 +388,30 @@ func (c *cleaner) restoreFailsafes(ctx context.Context, group Group) error {
 		return err
 	}
 	var problems []error
-	type task struct {
-		configuration *failsafe.Configuration
-		change        failsafe.Change
-	}
-	var tasks []task
+	var made, changed []*failsafe.Configuration
+	patches := map[string][]byte{}
 	for _, configuration := range all {
 		node, ofNode := strings.CutPrefix(configuration.Name, failsafe.Name(""))
 		if !ofNode {
 			continue
 		}
 		change, err := failsafe.Plan(configuration, nil, node, c.config.Release, nil, nil)
-		if err != nil {
+		switch {
+		case err != nil:
 			problems = append(problems, err)
-		} else if !change.None() {
-			tasks = append(tasks, task{configuration, change})
+		case change.Delete:
+			made = append(made, configuration)
+		case !change.None():
+			changed = append(changed, configuration)
+			patches[configuration.Name] = change.Patch
 		}
 	}
-	err = each(tasks, func(t task) error {
-		if t.change.Delete {
-			return c.did("removed FelixConfiguration "+t.configuration.Name, group.DeleteFelix(ctx, t.configuration))
-		}
-		_, err := group.PatchFelix(ctx, t.configuration.Name, t.change.Patch)
-		return c.did("put the failsafe ports of FelixConfiguration "+t.configuration.Name+" back", err)
-	})
-	if problems = append(problems, err); errors.Join(problems...) != nil {
-		return errors.Join(problems...)
-	}
-	return nil
-}
-
-// did says what was done. What was gone before is no error.
-func (c *cleaner) did(what string, err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err == nil {
-		c.say("%s", what)
-	}
-	return err
-}
-
-// each does something to all items, some at a time, and returns the first error
-// in their order and how many there were.
-func each[T any](items []T, do func(T) error) error {
-	failures := make([]error, len(items))
-	slots := make(chan struct{}, parallel)
-	var group sync.WaitGroup
-	for i, item := range items {
-		slots <- struct{}{}
-		group.Go(func() {
-			failures[i] = do(item)
-			<-slots
-		})
-	}
-	group.Wait()
-	failures = slices.DeleteFunc(failures, func(err error) bool { return err == nil })
-	switch len(failures) {
-	case 0:
-		return nil
-	case 1:
-		return failures[0]
-	}
-	return fmt.Errorf("%w (and %d more problems)", failures[0], len(failures)-1)
+	problems = append(problems,
+		each(c, "removed FelixConfiguration", made, func(f *failsafe.Configuration) error {
+			return group.DeleteObject(ctx, v3.KindFelixConfiguration, f)
+		}),
+		each(c, "put back the failsafe ports of FelixConfiguration", changed, func(f *failsafe.Configuration) error {
+			return group.PatchObject(ctx, v3.KindFelixConfiguration, f.Name, patches[f.Name])
+		}))
+	return errors.Join(problems...)
 }

@@ -14,8 +14,9 @@ type Command struct {
 	// Settings are those that the command has in common with the agent. The others
 	// are not set.
 	Settings
-	// DaemonSet is the name of the DaemonSet that runs the agents.
-	DaemonSet string
+	// DaemonSet and Deployment are the names of those that run the agents and the
+	// controller.
+	DaemonSet, Deployment string
 	// Account is the ServiceAccount of the cleanup, in the same namespace.
 	Account string
 	// TestPod is the Pod of helm test, in the same namespace; empty: there is none.
@@ -52,14 +53,7 @@ func cleanupOptions(c *Command) []option {
 	return slices.Concat(
 		shared(identity, "release"),
 		whereabouts(identity, c),
-		[]option{{
-			group: identity, name: "account", required: true,
-			usage: "name of the ServiceAccount of the cleanup, on which it shows who has installed the release",
-			read: func(_ *Settings, text string) error {
-				c.Account = text
-				return check(text, "the name of a ServiceAccount", validation.IsDNS1123Subdomain)
-			},
-		}, {
+		[]option{nameOf(identity, "account", "ServiceAccount", "name of the ServiceAccount of the cleanup, on which it shows who has installed the release", &c.Account), {
 			group: identity, name: "test-pod",
 			usage: "name of the Pod that helm test has left; empty: none",
 			read: func(_ *Settings, text string) error {
@@ -71,7 +65,7 @@ func cleanupOptions(c *Command) []option {
 			},
 		}},
 		shared(apiServer, "api-group", "kubeconfig"),
-		timeout(c, "4m", "how long to try; agents that do not stop are waited for half of it"),
+		timeout(c, "4m", "how long to try; for pods that do not end it waits an eighth of it, for the controller's and the agents' each"),
 		shared(itself, "log-level", "log-format"),
 	)
 }
@@ -107,16 +101,22 @@ func shared(group string, names ...string) (some []option) {
 	return some
 }
 
-// whereabouts say where the agents run.
+// whereabouts say where agents and controller run.
 func whereabouts(group string, c *Command) []option {
-	return append(shared(group, "namespace"), option{
-		group: group, name: "daemonset", required: true,
-		usage: "name of the DaemonSet that runs the agents",
+	return append(shared(group, "namespace"),
+		nameOf(group, "daemonset", "DaemonSet", "name of the DaemonSet that runs the agents", &c.DaemonSet),
+		nameOf(group, "deployment", "Deployment", "name of the Deployment that runs the controller", &c.Deployment))
+}
+
+// nameOf is the name of an object of a kind.
+func nameOf(group, name, kind, usage string, into *string) option {
+	return option{
+		group: group, name: name, required: true, usage: usage,
 		read: func(_ *Settings, text string) error {
-			c.DaemonSet = text
-			return check(text, "the name of a DaemonSet", validation.IsDNS1123Subdomain)
+			*into = text
+			return check(text, "the name of a "+kind, validation.IsDNS1123Subdomain)
 		},
-	})
+	}
 }
 
 // timeout says how long the command tries.
@@ -135,16 +135,18 @@ func timeout(c *Command, preset, usage string) []option {
 // CleanupHelp returns the text for a person who asks for help with the command
 // cleanup.
 func CleanupHelp(program string) string {
-	return help(program, "cleanup", `removes what the agents of a release have made: it stops their DaemonSet, then removes every
-HostEndpoint of the release and what they wrote into FelixConfigurations. It can be run again at any time. It touches nothing, and ends
+	return help(program, "cleanup", `takes a firewall away: it closes the release's clearance, so that agents open their nodes and write
+nothing any more, stops controller and agents, then removes what is left of the release's HostEndpoints, of what was written into
+FelixConfigurations, of its GlobalNetworkPolicies and GlobalNetworkSets. It can be run again at any time. It touches nothing, and ends
 with 2, where neither Helm nor Argo CD has installed the release: others run hooks as they apply them.`, cleanupOptions(&Command{}))
 }
 
 // VerifyHelp returns the text for a person who asks for help with the command
 // verify.
 func VerifyHelp(program string) string {
-	return help(program, "verify", `proves a release: every node with an agent is armed (in mode off none is), and every policy is there at
-its revision. It changes nothing, prints what it saw, and ends with 1 if that is not so within the time.`, verifyOptions(&Command{}))
+	return help(program, "verify", `proves a release: every node with an agent is armed with the set (in mode off none is), every policy of
+the set is there and unchanged, the controller is ready and its clearance objects to nothing. It changes nothing, prints what it saw, and ends
+with 1 if that is not so within the time.`, verifyOptions(&Command{}))
 }
 
 func help(program, command, what string, options []option) string {

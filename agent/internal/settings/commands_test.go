@@ -19,7 +19,7 @@ func TestCleanupIsToldByFlagOrVariable(t *testing.T) {
 		"HOST_FIREWALL_DAEMONSET": "other",
 		"HOST_FIREWALL_LOG_LEVEL": "debug",
 	}
-	c, err := settings.ParseCleanup([]string{"--release=fw", "--daemonset=fw", "--account=fw-cleanup", "--test-pod=fw-test", "--timeout=90s", "--arming-labels=a=b,c="},
+	c, err := settings.ParseCleanup([]string{"--release=fw", "--daemonset=fw", "--account=fw-cleanup", "--test-pod=fw-test", "--timeout=90s", "--deployment=fw-controller"},
 		func(name string) (string, bool) { value, ok := environment[name]; return value, ok })
 	require.NoError(t, err)
 	assert.Equal(t, "fw", c.Release)
@@ -28,9 +28,9 @@ func TestCleanupIsToldByFlagOrVariable(t *testing.T) {
 	assert.Equal(t, "fw-cleanup", c.Account)
 	assert.Equal(t, "fw-test", c.TestPod)
 	assert.Equal(t, 90*time.Second, c.Timeout)
-	assert.Equal(t, map[string]string{"a": "b", "c": ""}, c.ArmingLabels)
+	assert.Equal(t, "fw-controller", c.Deployment)
 	assert.Equal(t, slog.LevelDebug, c.LogLevel)
-	assert.Equal(t, "[release=fw namespace=kube-system daemonset=fw account=fw-cleanup test-pod=fw-test arming-labels=a=b,c= api-group= kubeconfig= timeout=1m30s log-level=debug log-format=text]",
+	assert.Equal(t, "[release=fw namespace=kube-system daemonset=fw deployment=fw-controller account=fw-cleanup test-pod=fw-test api-group= kubeconfig= timeout=1m30s log-level=debug log-format=text]",
 		strings.ReplaceAll(c.LogValue().String(), "=90s", "=1m30s"))
 }
 
@@ -40,6 +40,7 @@ func TestCleanupReportsEverythingBadAtOnce(t *testing.T) {
 		"--release (HOST_FIREWALL_RELEASE): is required",
 		"--namespace (HOST_FIREWALL_NAMESPACE): is required",
 		"--daemonset (HOST_FIREWALL_DAEMONSET): is required",
+		"--deployment (HOST_FIREWALL_DEPLOYMENT): is required",
 		"--account (HOST_FIREWALL_ACCOUNT): is required",
 		`--test-pod (HOST_FIREWALL_TEST_POD): "A" is not the name of a Pod`,
 		`--timeout (HOST_FIREWALL_TIMEOUT): "soon" is no time`,
@@ -54,22 +55,22 @@ func TestCleanupHelpNamesEverySetting(t *testing.T) {
 	_, err := settings.ParseCleanup([]string{"--help"}, func(string) (string, bool) { return "", false })
 	require.ErrorIs(t, err, flag.ErrHelp)
 	help := settings.CleanupHelp("agent")
-	for _, words := range []string{"agent cleanup", "--release", "HOST_FIREWALL_NAMESPACE", "--daemonset", "--arming-labels", "--timeout", "default: 4m"} {
+	for _, words := range []string{"agent cleanup", "--release", "HOST_FIREWALL_NAMESPACE", "--daemonset", "--deployment", "--timeout", "default: 4m"} {
 		assert.Contains(t, help, words)
 	}
 	assert.NotContains(t, help, "--node-name")
 }
 
 func TestVerifyIsToldByFlagOrVariable(t *testing.T) {
-	environment := map[string]string{"HOST_FIREWALL_POLICIES": "fw-ssh,fw-drop", "HOST_FIREWALL_MODE": "off"}
-	c, err := settings.ParseVerify([]string{"--release=fw", "--namespace=ns", "--daemonset=fw", "--policy-revision=r1"},
+	environment := map[string]string{"HOST_FIREWALL_POLICIES": "fw-ssh=0123456789abcdef,fw-drop=fedcba9876543210", "HOST_FIREWALL_MODE": "off"}
+	c, err := settings.ParseVerify([]string{"--release=fw", "--namespace=ns", "--daemonset=fw", "--deployment=fw-controller", "--set=r1"},
 		func(name string) (string, bool) { value, ok := environment[name]; return value, ok })
 	require.NoError(t, err)
 	assert.Equal(t, "fw", c.Release)
-	assert.Equal(t, []string{"fw-ssh", "fw-drop"}, c.Policies)
-	assert.Equal(t, "r1", c.PolicyRevision)
+	assert.Equal(t, map[string]string{"fw-ssh": "0123456789abcdef", "fw-drop": "fedcba9876543210"}, c.Policies)
+	assert.Equal(t, "r1", c.Set)
 	assert.Equal(t, settings.ModeOff, c.Mode)
-	assert.Equal(t, map[string]string{"host-endpoint": "ingress"}, c.ArmingLabels)
+	assert.Equal(t, "fw-controller", c.Deployment)
 	assert.Equal(t, "ns", c.Namespace)
 	assert.Equal(t, "fw", c.DaemonSet)
 	assert.Equal(t, time.Minute, c.Timeout)
@@ -81,9 +82,10 @@ func TestVerifyReportsEverythingBadAtOnce(t *testing.T) {
 		"--release (HOST_FIREWALL_RELEASE): is required",
 		"--mode (HOST_FIREWALL_MODE): ",
 		"--policies (HOST_FIREWALL_POLICIES): is required",
-		"--policy-revision (HOST_FIREWALL_POLICY_REVISION): is required",
+		"--set (HOST_FIREWALL_SET): is required",
 		"--namespace (HOST_FIREWALL_NAMESPACE): is required",
 		"--daemonset (HOST_FIREWALL_DAEMONSET): is required",
+		"--deployment (HOST_FIREWALL_DEPLOYMENT): is required",
 		`--timeout (HOST_FIREWALL_TIMEOUT): "1ms" is no time of at least a second: write for example 1m`,
 		"not defined: -test-pod",
 	} {
@@ -95,7 +97,7 @@ func TestVerifyHelpNamesEverySetting(t *testing.T) {
 	_, err := settings.ParseVerify([]string{"--help"}, func(string) (string, bool) { return "", false })
 	require.ErrorIs(t, err, flag.ErrHelp)
 	help := settings.VerifyHelp("agent")
-	for _, words := range []string{"agent verify", "--release", "--mode", "--policies", "--policy-revision", "HOST_FIREWALL_NAMESPACE", "--daemonset", "--timeout", "default: 1m"} {
+	for _, words := range []string{"agent verify", "--release", "--mode", "--policies", "--set", "--deployment", "HOST_FIREWALL_NAMESPACE", "--daemonset", "--timeout", "default: 1m"} {
 		assert.Contains(t, help, words)
 	}
 	assert.NotContains(t, help, "--node-name")

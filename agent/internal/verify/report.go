@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -11,17 +12,21 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
-	"github.com/host-firewall/host-firewall/agent/internal/gate"
+	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 )
 
 // Want is what the values ask for.
 type Want struct {
-	gate.Want
-	// Off tells that no endpoint is to be armed; otherwise all of them are.
-	Off bool
-	// ArmingLabels are the labels that arm an endpoint of the release.
-	ArmingLabels map[string]string
+	// Release is the id of the release.
+	Release string
+	// Mode is its mode, and Off tells that in it no endpoint is to be armed; otherwise all
+	// of them are.
+	Mode string
+	Off  bool
+	// Set is the set of policies that they are to be armed with.
+	Set clearance.Set
 }
 
 // state is what the note of every endpoint is to say.
@@ -35,9 +40,10 @@ func (w Want) state() string {
 // seen is what one look has found.
 type seen struct {
 	Rollout
-	nodes     []string
-	endpoints []*v3.HostEndpoint
-	policies  []*v3.GlobalNetworkPolicy
+	data, annotations map[string]string
+	nodes             []string
+	endpoints         []*v3.HostEndpoint
+	policies          []*policyset.Policy
 }
 
 // report is a look at the release, judged.
@@ -47,17 +53,23 @@ type report struct {
 	nodes    []node
 	policies []policy
 	// problems say what is not as it should be.
-	problems []string
+	problems []problem
 }
 
 // node is a row of the table of nodes.
 type node struct {
-	name, state, reason string
-	since               time.Time
+	name, state, set, reason string
+	since                    time.Time
 }
 
-// policy is a row of the table of policies; without a revision it is missing.
-type policy struct{ name, revision string }
+// policy is a row of the table of policies.
+type policy struct{ name, state string }
+
+// problem is something that is not as it should be, on some nodes or for all.
+type problem struct {
+	text  string
+	nodes []string
+}
 
 // judge holds what was seen against what is wanted.
 func judge(want Want, s seen) report {
@@ -66,52 +78,93 @@ func judge(want Want, s seen) report {
 		agents[agent.Node] = agent
 	}
 	r := report{want: want, agents: len(agents)}
-	switch {
-	case s.Wanted == 0:
-		r.problem("no node is to have an agent: see agent.nodeSelector and agent.affinity")
-	case len(agents) < s.Wanted:
-		r.problem("%d nodes are to have an agent, and %d have one", s.Wanted, len(agents))
-	case s.Updated < s.Wanted:
-		r.problem("%d of %d agents are the present ones: the others are still to be replaced", s.Updated, s.Wanted)
-	}
+	said := r.judgeRelease(s)
 	ours := map[string][]*v3.HostEndpoint{}
 	for _, hep := range s.endpoints {
 		if endpoint.ReleaseOf(hep) == want.Release {
 			ours[hep.Spec.Node] = append(ours[hep.Spec.Node], hep)
 		}
 	}
-	for _, name := range s.nodes {
-		row := rowOf(name, ours[name])
-		problem := ""
+	for _, name := range slices.Sorted(slices.Values(s.nodes)) {
+		row, lack := rowOf(name, ours[name]), ""
 		if agent, has := agents[name]; has {
-			problem = want.lack(agent, row, ours[name])
+			hold, _ := said.Hold(name)
+			lack = want.lack(agent, row, ours[name], hold)
+			row.reason = cmp.Or(row.reason, hold)
 		} else {
-			// What an agent has noted is as old as that agent.
-			noted := row
-			row = node{name: name, state: "no agent", reason: "it is not protected"}
-			if len(ours[name]) > 0 {
-				row.reason = fmt.Sprintf("nobody keeps its endpoint %s, which an agent that is gone noted as %s at %s", ours[name][0].Name, noted.state, timeOf(noted.since))
-			}
-			if want.Off {
-				problem = want.lackOf(ours[name])
-			}
+			row, lack = want.unkept(row, ours[name])
 		}
-		if problem != "" {
-			row.reason = problem
-			r.problem("node %s: %s", name, problem)
+		if lack != "" {
+			row.reason = lack
+			r.problem(lack, name)
 		}
 		r.nodes = append(r.nodes, row)
 	}
-	slices.SortFunc(r.nodes, func(a, b node) int { return cmp.Compare(a.name, b.name) })
-
-	revisions := gate.Revisions(want.Release, s.policies)
-	for _, name := range want.Policies {
-		r.policies = append(r.policies, policy{name, revisions[name]})
-	}
-	if complete, why := gate.Check(want.Want, s.policies); !complete {
-		r.problem("%s", why)
-	}
 	return r
+}
+
+// judgeRelease judges what concerns no single node, and returns what the clearance says.
+func (r *report) judgeRelease(s seen) clearance.Clearance {
+	switch {
+	case s.Wanted == 0:
+		r.problem("no node is to have an agent: see agent.nodeSelector and agent.affinity")
+	case r.agents < s.Wanted:
+		r.problem(fmt.Sprintf("%d nodes are to have an agent, and %d have one", s.Wanted, r.agents))
+	case s.Updated < s.Wanted:
+		r.problem(fmt.Sprintf("%d of %d agents are the present ones: the others are still to be replaced", s.Updated, s.Wanted))
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.want.Set.Policies)) {
+		r.policies = append(r.policies, policy{name, r.want.stateOf(name, s.policies)})
+	}
+	if lack := policyset.Lack(r.want.Release, r.want.Set, s.policies); lack != "" {
+		r.problem(lack)
+	}
+	said, err := clearance.Parse(s.data, s.annotations)
+	for _, text := range r.want.objections(said, err, s.data) {
+		r.problem(text)
+	}
+	if !s.Controller {
+		r.problem("the controller is not ready: its log says why")
+	}
+	return said
+}
+
+// stateOf says how one policy of the set is.
+func (w Want) stateOf(name string, have []*policyset.Policy) string {
+	alone := clearance.Set{Revision: w.Set.Revision, Policies: map[string]string{name: w.Set.Policies[name]}}
+	for _, p := range have {
+		switch {
+		case p.Name != name || p.DeletionTimestamp != nil:
+		case policyset.Lack(w.Release, alone, []*policyset.Policy{p}) == "":
+			return "unchanged"
+		default:
+			return "changed"
+		}
+	}
+	return "missing"
+}
+
+// objections are what the clearance says against the release.
+func (w Want) objections(said clearance.Clearance, err error, data map[string]string) (all []string) {
+	switch {
+	case said.Opened:
+		all = append(all, fmt.Sprintf("it is opened by the annotation %s of ConfigMap %s, so no node has an endpoint until that goes: %s",
+			clearance.OpenAnnotation, w.Release, cmp.Or(said.Open, "no reason is given")))
+	case said.Closed:
+		all = append(all, fmt.Sprintf("ConfigMap %s is closed: the release is being uninstalled, or an uninstall was cut off", w.Release))
+	case data == nil:
+		all = append(all, fmt.Sprintf("the controller has said nothing yet: there is no ConfigMap %s", w.Release))
+	case err != nil:
+		all = append(all, fmt.Sprintf("ConfigMap %s: %v", w.Release, err))
+	case said.Wanted.Revision != w.Set.Revision:
+		all = append(all, fmt.Sprintf("the controller looks after set %s, and set %s is wanted", said.Wanted.Revision, w.Set.Revision))
+	case said.Reason != "":
+		all = append(all, fmt.Sprintf("no node may be armed with set %s: %s", w.Set.Revision, said.Reason))
+	}
+	for _, set := range slices.Sorted(maps.Keys(said.Drift)) {
+		all = append(all, fmt.Sprintf("set %s has been changed: %s", set, said.Drift[set]))
+	}
+	return all
 }
 
 // rowOf shows what the agent has noted on the endpoints of a node.
@@ -120,12 +173,28 @@ func rowOf(name string, endpoints []*v3.HostEndpoint) node {
 		return node{name: name, state: "no endpoint"}
 	}
 	note := endpoint.NoteOf(endpoints[0])
-	return node{name: name, state: note.State, since: note.Since, reason: note.Reason}
+	return node{name: name, state: note.State, set: endpoint.SetOf(endpoints[0]), since: note.Since, reason: note.Reason}
 }
 
-// lack says why a node with an agent is not as it should be; empty: it is.
-func (w Want) lack(agent Agent, row node, endpoints []*v3.HostEndpoint) string {
+// unkept shows a node without an agent: what was noted there is as old as the agent that
+// is gone. lack says what is wrong with it.
+func (w Want) unkept(noted node, endpoints []*v3.HostEndpoint) (row node, lack string) {
+	row = node{name: noted.name, state: "no agent", set: noted.set, reason: "it is not protected"}
+	if len(endpoints) > 0 {
+		row.reason = fmt.Sprintf("nobody keeps its endpoint %s, which an agent that is gone noted as %s at %s", endpoints[0].Name, noted.state, timeOf(noted.since))
+	}
+	if w.Off {
+		lack = w.lackOf(endpoints)
+	}
+	return row, lack
+}
+
+// lack says why a node with an agent is not as it should be; empty: it is. hold is why
+// the controller holds it back.
+func (w Want) lack(agent Agent, row node, endpoints []*v3.HostEndpoint, hold string) string {
 	switch lack := w.lackOf(endpoints); {
+	case hold != "" && !w.Off:
+		return hold
 	case !agent.Ready && row.reason != "":
 		return fmt.Sprintf("agent %s has not been ready since %s, its node was last noted as %s: %s", agent.Pod, timeOf(agent.Since), row.state, row.reason)
 	case !agent.Ready:
@@ -144,31 +213,56 @@ func (w Want) lackOf(endpoints []*v3.HostEndpoint) string {
 		return "it has no endpoint"
 	}
 	for _, hep := range endpoints {
-		switch armed := endpoint.SetOf(hep) != ""; {
-		case armed && w.Off:
+		switch set := endpoint.SetOf(hep); {
+		case w.Off && set != "":
 			return fmt.Sprintf("HostEndpoint %s is armed, although mode is off", hep.Name)
-		case !armed && !w.Off:
+		case w.Off, set == w.Set.Revision:
+		case set == "":
 			return fmt.Sprintf("HostEndpoint %s is not armed", hep.Name)
+		default:
+			return fmt.Sprintf("HostEndpoint %s is armed with set %s, and set %s is wanted", hep.Name, set, w.Set.Revision)
 		}
 	}
 	return ""
 }
 
-func (r *report) problem(format string, args ...any) {
-	r.problems = append(r.problems, fmt.Sprintf(format, args...))
+// problem notes one, on a node or for all. What is so on many nodes is one problem.
+func (r *report) problem(text string, nodes ...string) {
+	for i := range r.problems {
+		if r.problems[i].text == text {
+			r.problems[i].nodes = append(r.problems[i].nodes, nodes...)
+			return
+		}
+	}
+	r.problems = append(r.problems, problem{text, nodes})
+}
+
+// String is the problem for people.
+func (p problem) String() string {
+	const most = 3
+	switch n := len(p.nodes); {
+	case n == 0:
+		return p.text
+	case n == 1:
+		return fmt.Sprintf("node %s: %s", p.nodes[0], p.text)
+	case n <= most:
+		return fmt.Sprintf("nodes %s: %s", strings.Join(p.nodes, ", "), p.text)
+	default:
+		return fmt.Sprintf("nodes %s and %d more: %s", strings.Join(p.nodes[:most], ", "), n-most, p.text)
+	}
 }
 
 // print writes the report for people.
 func (r report) print(out io.Writer) error {
 	var text strings.Builder
 	table := tabwriter.NewWriter(&text, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "NODE\tSTATE\tSINCE\tREASON")
+	fmt.Fprintln(table, "NODE\tSTATE\tSET\tSINCE\tREASON")
 	for _, n := range r.nodes {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", n.name, n.state, timeOf(n.since), cmp.Or(n.reason, "-"))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", n.name, n.state, cmp.Or(n.set, "-"), timeOf(n.since), cmp.Or(n.reason, "-"))
 	}
-	fmt.Fprintln(table, "\nPOLICY\tREVISION")
+	fmt.Fprintf(table, "\nPOLICY OF SET %s\tSTATE\n", r.want.Set.Revision)
 	for _, p := range r.policies {
-		fmt.Fprintf(table, "%s\t%s\n", p.name, cmp.Or(p.revision, "missing"))
+		fmt.Fprintf(table, "%s\t%s\n", p.name, p.state)
 	}
 	_ = table.Flush() // a strings.Builder takes everything
 	text.WriteString("\n" + r.verdict() + "\n")
@@ -187,12 +281,25 @@ func timeOf(t time.Time) string {
 // verdict says in words what the tables mean.
 func (r report) verdict() string {
 	if len(r.problems) > 0 {
-		return fmt.Sprintf("Release %s is not as it should be:\n  - %s", r.want.Release, strings.Join(r.problems, "\n  - "))
+		return fmt.Sprintf("Release %s in mode %s is not as it should be:%s", r.want.Release, r.want.Mode, listOf(r.problems))
 	}
-	state := "armed"
+	state := "armed with set " + r.want.Set.Revision
 	if r.want.Off {
-		state = "not armed, as mode is off"
+		state = "not armed"
 	}
-	return fmt.Sprintf("Release %s is as it should be: %d nodes are %s, %d policies are at revision %s.",
-		r.want.Release, r.agents, state, len(r.policies), r.want.Revision)
+	return fmt.Sprintf("Release %s in mode %s is as it should be: %d nodes are %s, its %d policies are there and unchanged.",
+		r.want.Release, r.want.Mode, r.agents, state, len(r.policies))
+}
+
+// listOf lists the problems; of thousands the first ones tell enough.
+func listOf(problems []problem) string {
+	const most = 20
+	var b strings.Builder
+	for _, p := range problems[:min(most, len(problems))] {
+		b.WriteString("\n  - " + p.String())
+	}
+	if more := len(problems) - most; more > 0 {
+		fmt.Fprintf(&b, "\n  - and %d more problems", more)
+	}
+	return b.String()
 }

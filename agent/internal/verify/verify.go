@@ -10,6 +10,9 @@ import (
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 )
 
 // poll is how often the cluster is looked at while something is not as it should
@@ -20,18 +23,23 @@ const poll = time.Second
 type Cluster interface {
 	// Served tells whether Calico's API is there at all.
 	Served(ctx context.Context) (bool, error)
-	// Rollout returns how far the agents of a DaemonSet are. Its absence is an error.
-	Rollout(ctx context.Context, namespace, daemonSet string) (Rollout, error)
+	// Rollout returns how far the agents of a DaemonSet and the controller of a Deployment
+	// are. The absence of one is an error.
+	Rollout(ctx context.Context, namespace, daemonSet, deployment string) (Rollout, error)
+	// ConfigMap returns what a ConfigMap says, nothing where there is none.
+	ConfigMap(ctx context.Context, namespace, name string) (data, annotations map[string]string, err error)
 	// Nodes returns the names of all Nodes.
 	Nodes(ctx context.Context) ([]string, error)
 	// Endpoints returns all HostEndpoints, whosever they are.
 	Endpoints(ctx context.Context) ([]*v3.HostEndpoint, error)
 	// Policies returns the policies of the release.
-	Policies(ctx context.Context) ([]*v3.GlobalNetworkPolicy, error)
+	Policies(ctx context.Context) ([]*policyset.Policy, error)
 }
 
-// Rollout is how far the agents are.
+// Rollout is how far the agents and the controller are.
 type Rollout struct {
+	// Controller tells that the present one is ready.
+	Controller bool
 	// Wanted is how many nodes are to have an agent, and Updated how many have the
 	// present one.
 	Wanted, Updated int
@@ -54,8 +62,9 @@ type Agent struct {
 // Config says where to look, for what, and for how long.
 type Config struct {
 	Want
-	// Namespace and DaemonSet are where the agents run.
-	Namespace, DaemonSet string
+	// Namespace is where the release is; DaemonSet and Deployment are by which the agents
+	// and the controller run.
+	Namespace, DaemonSet, Deployment string
 	// Timeout is how long to wait for what is not there yet.
 	Timeout time.Duration
 }
@@ -63,31 +72,27 @@ type Config struct {
 // Run looks at the release until it is as it should be, or the time is over, and
 // prints what it saw last. The error says that the release is not proven.
 func Run(ctx context.Context, cluster Cluster, config Config, out io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, config.Timeout)
-	defer cancel()
 	var last report
 	var broken error
-	for {
+	err := wait.PollUntilContextTimeout(ctx, poll, config.Timeout, true, func(ctx context.Context) (bool, error) {
 		seen, err := look(ctx, cluster, config)
 		switch {
 		case err == nil:
 			last, broken = judge(config.Want, seen), nil
-			if len(last.problems) == 0 {
-				return last.print(out)
-			}
+			return len(last.problems) == 0, nil
 		case ctx.Err() == nil || broken == nil:
 			// What comes of the end of the time says less.
 			broken = err
 		}
-		select {
-		case <-ctx.Done():
-			if broken != nil {
-				return fmt.Errorf("cannot look at release %s: %w", config.Release, broken)
-			}
-			return errors.Join(last.print(out), fmt.Errorf("release %s is not as it should be", config.Release))
-		case <-time.After(poll):
-		}
+		return false, nil
+	})
+	switch {
+	case err == nil:
+		return last.print(out)
+	case broken != nil:
+		return fmt.Errorf("cannot look at release %s: %w", config.Release, broken)
 	}
+	return errors.Join(last.print(out), fmt.Errorf("release %s is not as it should be", config.Release))
 }
 
 // look reads everything once.
@@ -99,7 +104,10 @@ func look(ctx context.Context, cluster Cluster, config Config) (s seen, err erro
 	if !served {
 		return s, errors.New("the API server does not serve Calico's objects: install Calico or its CRDs")
 	}
-	if s.Rollout, err = cluster.Rollout(ctx, config.Namespace, config.DaemonSet); err != nil {
+	if s.Rollout, err = cluster.Rollout(ctx, config.Namespace, config.DaemonSet, config.Deployment); err != nil {
+		return s, err
+	}
+	if s.data, s.annotations, err = cluster.ConfigMap(ctx, config.Namespace, config.Release); err != nil {
 		return s, err
 	}
 	if s.nodes, err = cluster.Nodes(ctx); err != nil {

@@ -15,7 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/host-firewall/host-firewall/agent/internal/gate"
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 	"github.com/host-firewall/host-firewall/agent/internal/verify"
 )
 
@@ -25,7 +26,9 @@ type fake struct {
 	rollout   verify.Rollout
 	nodes     []string
 	endpoints []*v3.HostEndpoint
-	policies  []*v3.GlobalNetworkPolicy
+	policies  []*policyset.Policy
+	// data and annotations are the ConfigMap's.
+	data, annotations map[string]string
 	// before is asked before each look and may change the cluster or fail.
 	before func(f *fake, passed time.Duration) error
 	began  time.Time
@@ -33,8 +36,8 @@ type fake struct {
 
 func (f *fake) Served(context.Context) (bool, error) { return !f.absent, nil }
 
-func (f *fake) Rollout(_ context.Context, namespace, daemonSet string) (verify.Rollout, error) {
-	if namespace != "ns" || daemonSet != "fw" {
+func (f *fake) Rollout(_ context.Context, namespace, daemonSet, deployment string) (verify.Rollout, error) {
+	if namespace != "ns" || daemonSet != "fw" || deployment != "fw-controller" {
 		return verify.Rollout{}, fmt.Errorf("DaemonSet %s/%s is not there", namespace, daemonSet)
 	}
 	if f.before != nil {
@@ -45,9 +48,16 @@ func (f *fake) Rollout(_ context.Context, namespace, daemonSet string) (verify.R
 	return f.rollout, nil
 }
 
-func (f *fake) Nodes(context.Context) ([]string, error)                     { return f.nodes, nil }
-func (f *fake) Endpoints(context.Context) ([]*v3.HostEndpoint, error)       { return f.endpoints, nil }
-func (f *fake) Policies(context.Context) ([]*v3.GlobalNetworkPolicy, error) { return f.policies, nil }
+func (f *fake) Nodes(context.Context) ([]string, error)               { return f.nodes, nil }
+func (f *fake) Endpoints(context.Context) ([]*v3.HostEndpoint, error) { return f.endpoints, nil }
+func (f *fake) Policies(context.Context) ([]*policyset.Policy, error) { return f.policies, nil }
+
+func (f *fake) ConfigMap(_ context.Context, namespace, name string) (data, annotations map[string]string, err error) {
+	if namespace != "ns" || name != "fw" {
+		return nil, nil, nil
+	}
+	return f.data, f.annotations, nil
+}
 
 // hep adds an endpoint with the note of a state; of mode off it is not armed.
 func (f *fake) hep(name, node, state, reason string) *v3.HostEndpoint {
@@ -59,28 +69,43 @@ func (f *fake) hep(name, node, state, reason string) *v3.HostEndpoint {
 		Spec: v3.HostEndpointSpec{Node: node, InterfaceName: "*"},
 	}
 	if state == "Armed" {
-		hep.Labels["host-endpoint"] = "ingress"
+		hep.Labels["host-firewall.io/set"] = "r1"
 	}
 	f.endpoints = append(f.endpoints, hep)
 	return hep
 }
 
-func (f *fake) policy(name, release, revision string) {
-	f.policies = append(f.policies, &v3.GlobalNetworkPolicy{ObjectMeta: metav1.ObjectMeta{
-		Name: name, Labels: map[string]string{"host-firewall.io/release": release}, Annotations: map[string]string{"host-firewall.io/revision": revision},
-	}})
+// say puts on the ConfigMap what a controller says.
+func (f *fake) say(what func(c *clearance.Clearance)) {
+	c := clearance.Clearance{Wanted: want}
+	what(&c)
+	f.data = c.Data()
+}
+
+// want is the set that the values ask for, and specs are the specs of its policies.
+var (
+	specs = map[string]map[string]any{"fw-ssh-r1": {"order": 10, "types": []any{"Ingress"}}, "fw-drop-r1": {"order": 20, "types": []any{"Ingress"}}}
+	want  = clearance.Set{Revision: "r1", Policies: map[string]string{"fw-ssh-r1": policyset.Digest(specs["fw-ssh-r1"]), "fw-drop-r1": policyset.Digest(specs["fw-drop-r1"])}}
+)
+
+func (f *fake) policy(name, release, set string, spec map[string]any) {
+	f.policies = append(f.policies, policyset.Of(metav1.ObjectMeta{
+		Name: name, Labels: map[string]string{"host-firewall.io/release": release, "host-firewall.io/set": set},
+	}, spec))
 }
 
 // protected is a cluster in which all is as it should be: two nodes with agents, and one that is not to have any.
 func protected() *fake {
 	f := &fake{
-		rollout: verify.Rollout{Wanted: 2, Updated: 2, Agents: []verify.Agent{{Node: "n2", Pod: "p2", Ready: true}, {Node: "n1", Pod: "p1", Ready: true, Since: time.Unix(1e9, 0)}}},
+		rollout: verify.Rollout{Controller: true, Wanted: 2, Updated: 2, Agents: []verify.Agent{{Node: "n2", Pod: "p2", Ready: true}, {Node: "n1", Pod: "p1", Ready: true, Since: time.Unix(1e9, 0)}}},
 		nodes:   []string{"n2", "windows", "n1"},
 	}
-	f.hep("n1", "n1", "Armed", "2 policies at revision r1")
-	f.hep("n2", "n2", "Armed", "2 policies at revision r1")
-	f.policy("fw-ssh", "fw", "r1")
-	f.policy("fw-drop", "fw", "r1")
+	f.hep("n1", "n1", "Armed", "armed with set r1")
+	f.hep("n2", "n2", "Armed", "armed with set r1")
+	f.policy("fw-ssh-r1", "fw", "r1", specs["fw-ssh-r1"])
+	f.policy("fw-drop-r1", "fw", "r1", specs["fw-drop-r1"])
+	f.policy("fw-drop-r0", "fw", "r0", nil)
+	f.say(func(*clearance.Clearance) {})
 	return f
 }
 
@@ -100,11 +125,8 @@ func (f *fake) run(t *testing.T, off bool) (printed string, took time.Duration, 
 	synctest.Test(t, func(t *testing.T) {
 		f.began = time.Now()
 		err = verify.Run(t.Context(), f, verify.Config{
-			Want: verify.Want{
-				Want: gate.Want{Release: "fw", Revision: "r1", Policies: []string{"fw-ssh", "fw-drop"}},
-				Off:  off, ArmingLabels: map[string]string{"host-endpoint": "ingress"},
-			},
-			Namespace: "ns", DaemonSet: "fw", Timeout: time.Minute,
+			Want:      verify.Want{Release: "fw", Mode: map[bool]string{true: "off", false: "enforce"}[off], Off: off, Set: want},
+			Namespace: "ns", DaemonSet: "fw", Deployment: "fw-controller", Timeout: time.Minute,
 		}, &out)
 		took = time.Since(f.began)
 	})
@@ -115,30 +137,33 @@ func TestReleaseThatIsAsItShouldBeIsProvenAtOnce(t *testing.T) {
 	printed, took, err := protected().run(t, false)
 	require.NoError(t, err)
 	assert.Zero(t, took)
-	assert.Equal(t, `NODE      STATE      SINCE                  REASON
-n1        Armed      2026-01-02T03:04:05Z   2 policies at revision r1
-n2        Armed      2026-01-02T03:04:05Z   2 policies at revision r1
-windows   no agent   -                      it is not protected
+	assert.Equal(t, `NODE      STATE      SET   SINCE                  REASON
+n1        Armed      r1    2026-01-02T03:04:05Z   armed with set r1
+n2        Armed      r1    2026-01-02T03:04:05Z   armed with set r1
+windows   no agent   -     -                      it is not protected
 
-POLICY    REVISION
-fw-ssh    r1
-fw-drop   r1
+POLICY OF SET r1   STATE
+fw-drop-r1         unchanged
+fw-ssh-r1          unchanged
 
-Release fw is as it should be: 2 nodes are armed, 2 policies are at revision r1.
+Release fw in mode enforce is as it should be: 2 nodes are armed with set r1, its 2 policies are there and unchanged.
 `, printed)
 }
 
 func TestReleaseThatIsOffIsProvenByDisarmedNodes(t *testing.T) {
 	printed, _, err := switchedOff().run(t, true)
 	require.NoError(t, err)
-	assert.Contains(t, printed, "n1        Off        2026-01-02T03:04:05Z   mode is off, no endpoint is armed\n")
-	assert.Contains(t, printed, "2 nodes are not armed, as mode is off")
+	assert.Contains(t, printed, "n1        Off        -     2026-01-02T03:04:05Z   mode is off, no endpoint is armed\n")
+	assert.Contains(t, printed, "in mode off is as it should be: 2 nodes are not armed")
 
 	f := switchedOff()
 	f.endpoints = nil
+	f.say(func(c *clearance.Clearance) {
+		c.Held = map[string][]string{"policy default-deny would apply": {"n1", "n2"}}
+	})
 	printed, _, err = f.run(t, true)
 	require.NoError(t, err, "a policy of somebody else may keep agents from making any")
-	assert.Contains(t, printed, "n1        no endpoint")
+	assert.Contains(t, printed, "n1        no endpoint   -     -       policy default-deny would apply")
 }
 
 func TestRolloutThatIsJustEndingIsWaitedFor(t *testing.T) {
@@ -166,14 +191,15 @@ func TestReleaseThatIsNotAsItShouldBeFailsInItsTimeAndSaysWhy(t *testing.T) {
 		want   []string
 	}{
 		"node without endpoint":         {false, func(f *fake) { f.endpoints = f.endpoints[1:] }, []string{"n1        no endpoint", "node n1: it has no endpoint"}},
-		"disarmed endpoint":             {false, func(f *fake) { delete(f.endpoints[0].Labels, "host-endpoint") }, []string{"node n1: HostEndpoint n1 is not armed"}},
+		"disarmed endpoint":             {false, func(f *fake) { delete(f.endpoints[0].Labels, "host-firewall.io/set") }, []string{"node n1: HostEndpoint n1 is not armed"}},
+		"endpoint of another set":       {false, func(f *fake) { f.endpoints[0].Labels["host-firewall.io/set"] = "r0" }, []string{"node n1: HostEndpoint n1 is armed with set r0, and set r1 is wanted"}},
 		"one of two endpoints disarmed": {false, func(f *fake) { f.hep("n1-eth0", "n1", "Waiting", "") }, []string{"node n1: HostEndpoint n1-eth0 is not armed"}},
 		"endpoint of another release":   {false, func(f *fake) { f.endpoints[1].Labels["host-firewall.io/release"] = "other" }, []string{"node n2: it has no endpoint"}},
 		"agent that waits": {false, func(f *fake) {
 			f.endpoints = f.endpoints[1:]
-			f.hep("n1", "n1", "Waiting", "GlobalNetworkPolicies are missing: fw-ssh")
+			f.hep("n1", "n1", "Waiting", "node n0 goes first with set r1")
 			f.rollout.Agents[1].Ready = false
-		}, []string{"node n1: agent p1 has not been ready since 2001-09-09T01:46:40Z, its node was last noted as Waiting: GlobalNetworkPolicies are missing: fw-ssh"}},
+		}, []string{"node n1: agent p1 has not been ready since 2001-09-09T01:46:40Z, its node was last noted as Waiting: node n0 goes first with set r1"}},
 		"agent that never made an endpoint": {false, func(f *fake) {
 			f.endpoints = f.endpoints[1:]
 			f.rollout.Agents[1].Ready = false
@@ -185,13 +211,39 @@ func TestReleaseThatIsNotAsItShouldBeFailsInItsTimeAndSaysWhy(t *testing.T) {
 		"node without the agent it needs":         {false, func(f *fake) { f.rollout.Wanted = 3 }, []string{"3 nodes are to have an agent, and 2 have one", "windows   no agent"}},
 		"two agents on one node, none on another": {false, func(f *fake) { f.rollout.Agents[0].Node = "n1" }, []string{"2 nodes are to have an agent, and 1 have one"}},
 		"nobody to protect":                       {false, func(f *fake) { f.rollout = verify.Rollout{} }, []string{"agent.nodeSelector"}},
-		"policy that is missing":                  {false, func(f *fake) { f.policies = f.policies[:1] }, []string{"fw-drop   missing", "GlobalNetworkPolicies are missing: fw-drop"}},
-		"policy of another release":               {false, func(f *fake) { f.policies[0].Labels["host-firewall.io/release"] = "other" }, []string{"fw-ssh    missing"}},
-		"policy of another revision": {false, func(f *fake) { f.policies[0].Annotations["host-firewall.io/revision"] = "r0" },
-			[]string{"fw-ssh    r0", `not at revision "r1": fw-ssh (at "r0")`}},
-		"armed although off":                 {true, func(f *fake) { f.endpoints[0].Labels["host-endpoint"] = "ingress" }, []string{"node n1: HostEndpoint n1 is armed, although mode is off"}},
-		"armed although off, and left alone": {true, func(f *fake) { f.hep("windows", "windows", "Armed", "") }, []string{"node windows: HostEndpoint windows is armed"}},
-		"policy that is missing while off":   {true, func(f *fake) { f.policies = nil }, []string{"GlobalNetworkPolicies are missing: fw-ssh, fw-drop"}},
+		"controller that is not ready":            {false, func(f *fake) { f.rollout.Controller = false }, []string{"the controller is not ready"}},
+		"policy that is missing":                  {false, func(f *fake) { f.policies = f.policies[:1] }, []string{"fw-drop-r1         missing", "GlobalNetworkPolicies are missing: fw-drop-r1"}},
+		"policy that is about to go":              {false, func(f *fake) { f.policies[0].DeletionTimestamp = &metav1.Time{} }, []string{"fw-ssh-r1          missing"}},
+		"policy of another release":               {false, func(f *fake) { f.policies[0].Labels["host-firewall.io/release"] = "other" }, []string{"fw-ssh-r1          changed"}},
+		"policy that was edited by hand": {false, func(f *fake) {
+			f.policies = f.policies[1:]
+			f.policy("fw-ssh-r1", "fw", "r1", map[string]any{"order": 10, "types": []any{"Egress"}})
+		}, []string{"fw-ssh-r1          changed", "not as the chart has rendered them: fw-ssh-r1"}},
+		"policy that pretends to be of the set": {false, func(f *fake) { f.policy("mine", "fw", "r1", nil) }, []string{"do not belong to it: mine"}},
+		"controller that has said nothing":      {false, func(f *fake) { f.data = nil }, []string{"there is no ConfigMap fw"}},
+		"clearance that was edited by hand":     {false, func(f *fake) { f.data["held"] = "?" }, []string{"ConfigMap fw: key held of the clearance cannot be read"}},
+		"clearance of another set":              {false, func(f *fake) { f.data["set"] = "r2" }, []string{"looks after set r2, and set r1 is wanted"}},
+		"set that is not cleared":               {false, func(f *fake) { f.say(func(c *clearance.Clearance) { c.Reason = "node n9 is not trusted" }) }, []string{"no node may be armed with set r1: node n9 is not trusted"}},
+		"drift of a set that is still in force": {false, func(f *fake) {
+			f.say(func(c *clearance.Clearance) { c.Drift = map[string]string{"r0": "fw-ssh-r0 is missing"} })
+		}, []string{"set r0 has been changed: fw-ssh-r0 is missing"}},
+		"held nodes": {false, func(f *fake) {
+			f.say(func(c *clearance.Clearance) {
+				c.Held = map[string][]string{"policy default-deny would apply": {"n1", "n2", "windows"}}
+			})
+		}, []string{"nodes n1, n2: policy default-deny would apply", "windows   no agent"}},
+		"all nodes held": {false, func(f *fake) { f.say(func(c *clearance.Clearance) { c.Held = map[string][]string{"policy x": {"*"}} }) }, []string{"nodes n1, n2: policy x"}},
+		"rival on a node": {false, func(f *fake) {
+			f.say(func(c *clearance.Clearance) { c.Conflicts = map[string][]string{"HostEndpoint a wins": {"n2"}} })
+		}, []string{"node n2: HostEndpoint a wins"}},
+		"release that was opened": {false, func(f *fake) { f.annotations = map[string]string{"host-firewall.io/open": "locked out"} },
+			[]string{"opened by the annotation host-firewall.io/open of ConfigMap fw", ": locked out"}},
+		"release that was opened, and is off": {true, func(f *fake) { f.annotations = map[string]string{"host-firewall.io/open": ""} }, []string{"no reason is given"}},
+		"release that is being uninstalled":   {false, func(f *fake) { f.data = clearance.Closing() }, []string{"ConfigMap fw is closed: the release is being uninstalled"}},
+		"armed although off":                  {true, func(f *fake) { f.endpoints[0].Labels["host-firewall.io/set"] = "r1" }, []string{"node n1: HostEndpoint n1 is armed, although mode is off"}},
+		"armed with any set although off":     {true, func(f *fake) { f.endpoints[0].Labels["host-firewall.io/set"] = "r0" }, []string{"node n1: HostEndpoint n1 is armed, although mode is off"}},
+		"armed although off, and left alone":  {true, func(f *fake) { f.hep("windows", "windows", "Armed", "") }, []string{"node windows: HostEndpoint windows is armed"}},
+		"policy that is missing while off":    {true, func(f *fake) { f.policies = nil }, []string{"GlobalNetworkPolicies are missing: fw-drop-r1, fw-ssh-r1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := protected()
@@ -202,7 +254,7 @@ func TestReleaseThatIsNotAsItShouldBeFailsInItsTimeAndSaysWhy(t *testing.T) {
 			printed, took, err := f.run(t, test.off)
 			require.EqualError(t, err, "release fw is not as it should be")
 			assert.Equal(t, time.Minute, took)
-			for _, words := range append(test.want, "Release fw is not as it should be:\n  - ") {
+			for _, words := range append(test.want, " is not as it should be:\n  - ") {
 				assert.Contains(t, printed, words)
 			}
 			assert.Equal(t, 1, strings.Count(printed, "NODE"), "only what was seen last is printed")
@@ -210,12 +262,28 @@ func TestReleaseThatIsNotAsItShouldBeFailsInItsTimeAndSaysWhy(t *testing.T) {
 	}
 }
 
+func TestOfThousandsOfProblemsTheFirstAreTold(t *testing.T) {
+	f := protected()
+	f.nodes, f.endpoints, f.rollout.Agents = nil, nil, nil
+	for i := range 3000 {
+		name := fmt.Sprintf("n%04d", i)
+		f.nodes = append(f.nodes, name)
+		f.rollout.Agents = append(f.rollout.Agents, verify.Agent{Node: name, Pod: name, Ready: i%2 == 0})
+	}
+	f.rollout.Wanted, f.rollout.Updated = 3000, 3000
+	printed, _, err := f.run(t, false)
+	require.Error(t, err)
+	assert.Contains(t, printed, "\n  - nodes n0000, n0002, n0004 and 1497 more: it has no endpoint\n")
+	assert.Contains(t, printed, "\n  - and 1481 more problems\n")
+	assert.Equal(t, 21, strings.Count(printed, "\n  - "))
+}
+
 func TestEndpointThatNobodyKeepsIsShown(t *testing.T) {
 	f := protected()
-	f.hep("windows", "windows", "Armed", "2 policies at revision r0")
+	f.hep("windows", "windows", "Armed", "armed with set r0")
 	printed, _, err := f.run(t, false)
 	require.NoError(t, err)
-	assert.Contains(t, printed, "windows   no agent   -                      nobody keeps its endpoint windows, which an agent that is gone noted as Armed at 2026-01-02T03:04:05Z\n")
+	assert.Contains(t, printed, "windows   no agent   r1    -                      nobody keeps its endpoint windows, which an agent that is gone noted as Armed at 2026-01-02T03:04:05Z\n")
 }
 
 func TestClusterThatCannotBeReadIsAFailureThatSaysWhy(t *testing.T) {

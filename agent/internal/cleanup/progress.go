@@ -1,0 +1,84 @@
+package cleanup
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const (
+	// parallel is how many requests are made at a time.
+	parallel = 16
+	// lines is about how many lines are said of many objects.
+	lines = 10
+)
+
+// cleaner is one run.
+type cleaner struct {
+	cluster Cluster
+	config  Config
+
+	groups []Group // that answer
+	unseen string  // which are served, but don't
+	left   bool    // there was something of the release
+	closed bool    // the clearance is
+
+	mu  sync.Mutex
+	out io.Writer
+}
+
+// say writes one line. Nobody can be told that a line could not be written.
+func (c *cleaner) say(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fmt.Fprintf(c.out, format+"\n", args...)
+}
+
+// each does something to all objects, some at a time, and says how far it is. What was
+// gone before is no error. It returns the first error in their order and how many there
+// were.
+func each[T metav1.Object](c *cleaner, did string, objects []T, do func(T) error) error {
+	failures := make([]error, len(objects))
+	all, done := len(objects), 0
+	finish := func(object T) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if done++; done%max(1, all/lines) == 0 || done == all {
+			fmt.Fprintf(c.out, "%s %s (%d of %d)\n", did, object.GetName(), done, all)
+		}
+	}
+	slots := make(chan struct{}, parallel)
+	var group sync.WaitGroup
+	for i, object := range objects {
+		slots <- struct{}{}
+		group.Go(func() {
+			err := do(object)
+			if err == nil {
+				finish(object)
+			}
+			failures[i] = ignoreNotFound(err)
+			<-slots
+		})
+	}
+	group.Wait()
+	failures = slices.DeleteFunc(failures, func(err error) bool { return err == nil })
+	switch len(failures) {
+	case 0:
+		return nil
+	case 1:
+		return failures[0]
+	}
+	return fmt.Errorf("%w (and %d more problems)", failures[0], len(failures)-1)
+}
+
+// ignoreNotFound leaves out that there is nothing to remove.
+func ignoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
