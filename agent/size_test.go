@@ -1,0 +1,81 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// sources are the Go files here and below, without tests.
+func sources(t *testing.T) (files []string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+			files = append(files, filepath.ToSlash(path))
+		}
+		return err
+	}))
+	require.Contains(t, files, "main.go")
+	return files
+}
+
+func TestFunctionsAreShort(t *testing.T) {
+	const most = 60
+	for _, file := range sources(t) {
+		set := token.NewFileSet()
+		parsed, err := parser.ParseFile(set, file, nil, parser.SkipObjectResolution)
+		require.NoError(t, err)
+		ast.Inspect(parsed, func(n ast.Node) bool {
+			name := "a function literal"
+			switch f := n.(type) {
+			case *ast.FuncDecl:
+				name = f.Name.Name
+			case *ast.FuncLit:
+			default:
+				return true
+			}
+			first, last := set.Position(n.Pos()).Line, set.Position(n.End()).Line
+			assert.LessOrEqual(t, last-first+1, most, "lines of %s, %s:%d", name, file, first)
+			return true
+		})
+	}
+}
+
+// What has to be read and understood stays small: that a feature comes is no reason for
+// more, before something else has become simpler.
+func TestSourceKeepsToItsBudgets(t *testing.T) {
+	in := func(file string, folders ...string) bool {
+		return slices.ContainsFunc(folders, func(folder string) bool { return strings.HasPrefix(file, "internal/"+folder+"/") })
+	}
+	ofController := func(file string) bool {
+		return in(file, "controller") || slices.Contains([]string{"controller.go", "internal/calico/controller.go", "internal/settings/controller.go"}, file)
+	}
+	for name, budget := range map[string]struct {
+		lines int
+		holds func(file string) bool
+	}{
+		"keeper and calico": {3000, func(file string) bool { return in(file, "keeper", "calico") }},
+		// The bench at scale is no part of the agent.
+		"the agent without the controller": {6700, func(file string) bool { return !ofController(file) && !in(file, "scalebench") }},
+	} {
+		lines := 0
+		for _, file := range sources(t) {
+			if budget.holds(file) {
+				text, err := os.ReadFile(file)
+				require.NoError(t, err)
+				lines += strings.Count(string(text), "\n")
+			}
+		}
+		t.Logf("%s: %d of %d lines", name, lines, budget.lines)
+		assert.LessOrEqual(t, lines, budget.lines, name)
+	}
+}
