@@ -46,7 +46,7 @@ func (c command) run(ctx context.Context, args []string, lookupEnv func(string) 
 	log.Info("starting to "+c.verb, "version", buildVersion(), "settings", s)
 	config, err := restConfig(s.Kubeconfig)
 	if err != nil {
-		log.Error("cannot "+c.verb, "error", fmt.Errorf("read access to the API server: %w", err))
+		log.Error("cannot "+c.verb, "error", err)
 		return exitFailure
 	}
 	cluster, err := calico.NewDirect(config, calico.Options{

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -64,10 +65,39 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 			return c.run(ctx, args[1:], lookupEnv, stdout, stderr)
 		}
 	}
-	s, err := settings.Parse(args, lookupEnv)
+	if len(args) > 0 && args[0] == "controller" {
+		return controls().run(ctx, args[1:], lookupEnv, stdout, stderr)
+	}
+	return keeps().run(ctx, args, lookupEnv, stdout, stderr)
+}
+
+// service is something that the program does until it is stopped.
+type service struct {
+	parse func(args []string, lookupEnv func(string) (string, bool)) (settings.Settings, error)
+	help  func(program string) string
+	open  func(s settings.Settings, log *slog.Logger) (loop, error)
+	left  string // what stays when it stops, for the log
+}
+
+// keeps is the agent of a node.
+func keeps() service {
+	return service{settings.Parse, settings.Help, openKeeper, "the endpoints stay as they are"}
+}
+
+// loop is what is running then.
+type loop struct {
+	alive   func() error
+	report  func() health.Report
+	metrics http.Handler
+	parts   []func(context.Context) error
+}
+
+// run does it. It returns the exit code.
+func (v service) run(ctx context.Context, args []string, lookupEnv func(string) (string, bool), stdout, stderr io.Writer) int {
+	s, err := v.parse(args, lookupEnv)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, settings.Help(program))
+		fmt.Fprint(stdout, v.help(program))
 		return exitOK
 	case err != nil:
 		fmt.Fprintf(stderr, "%s can't start with these settings:\n%v\n", program, err)
@@ -75,66 +105,74 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 	}
 	log := newLogger(stderr, s)
 	log.Info("starting", "version", buildVersion(), "settings", s)
-	if err := serve(ctx, s, log); err != nil {
+	l, err := v.open(s, log)
+	if err == nil {
+		err = l.serve(ctx, s)
+	}
+	if err != nil {
 		log.Error("cannot go on", "error", err)
 		return exitFailure
 	}
-	log.Info("stopped, the endpoints stay as they are")
+	log.Info("stopped, " + v.left)
 	return exitOK
 }
 
-// serve wires the parts together and runs them until the context ends. The error
-// says which part could not start or broke.
-func serve(ctx context.Context, s settings.Settings, log *slog.Logger) error {
+// openKeeper wires the parts of the agent together.
+func openKeeper(s settings.Settings, log *slog.Logger) (loop, error) {
 	config, err := restConfig(s.Kubeconfig)
 	if err != nil {
-		return fmt.Errorf("read access to the API server: %w", err)
+		return loop{}, err
 	}
 	meter := newMeter(buildVersion(), s.Mode, s.Set)
 	options := wiring.Options(s)
 	options.UserAgent, options.Count, options.Log = program+"/"+buildVersion(), meter.request, log
 	cluster, err := calico.New(config, options)
 	if err != nil {
-		return err
+		return loop{}, err
 	}
 	keep := keeper.New(wiring.Keeper(s, meter), cluster, log)
-	probes, err := health.Listen(s.HealthPort, health.Checks{
-		Alive: keep.Alive,
-		Report: func() health.Report {
+	return loop{
+		alive: keep.Alive,
+		report: func() health.Report {
 			status := keep.Status()
 			return health.Report{State: string(status.State), Ready: status.Ready, Reason: status.Reason, Since: status.Since}
 		},
-	})
+		metrics: meter.handler(keep.Status),
+		parts: []func(context.Context) error{
+			func(ctx context.Context) error { cluster.Run(ctx, keep.Wake); return nil },
+			func(ctx context.Context) error { keep.Run(ctx); return nil },
+			func(ctx context.Context) error { return links.Watch(ctx, keep.LinksChanged) },
+		},
+	}, nil
+}
+
+// serve runs all parts until the context ends. The error says which part could not start
+// or broke.
+func (l loop) serve(ctx context.Context, s settings.Settings) error {
+	probes, err := health.Listen(s.HealthPort, health.Checks{Alive: l.alive, Report: l.report})
 	if err != nil {
 		return err
 	}
-	servers := []*health.Server{probes}
+	parts := append(l.parts, probes.Serve)
 	if s.MetricsAddress != "" {
-		metrics, err := health.ListenMetrics(s.MetricsAddress, meter.handler(keep.Status))
+		metrics, err := health.ListenMetrics(s.MetricsAddress, l.metrics)
 		if err != nil {
 			return errors.Join(err, probes.Close())
 		}
-		servers = append(servers, metrics)
+		parts = append(parts, metrics.Serve)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var parts sync.WaitGroup
-	parts.Go(func() { cluster.Run(ctx, keep.Wake) })
-	parts.Go(func() { keep.Run(ctx) })
-	parts.Go(func() {
-		if err := links.Watch(ctx, keep.LinksChanged); err != nil {
-			cancel(err)
-		}
-	})
-	for _, server := range servers {
-		parts.Go(func() {
-			if err := server.Serve(ctx); err != nil {
+	var running sync.WaitGroup
+	for _, part := range parts {
+		running.Go(func() {
+			if err := part(ctx); err != nil {
 				cancel(err)
 			}
 		})
 	}
 	settle(ctx)
-	parts.Wait()
+	running.Wait()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
@@ -154,11 +192,16 @@ func settle(ctx context.Context) {
 }
 
 // restConfig reads the kubeconfig, or else the service account of the pod.
-func restConfig(kubeconfig string) (*rest.Config, error) {
+func restConfig(kubeconfig string) (config *rest.Config, err error) {
 	if kubeconfig == "" {
-		return rest.InClusterConfig()
+		config, err = rest.InClusterConfig()
+	} else {
+		config, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
 	}
-	return clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("read access to the API server: %w", err)
+	}
+	return config, nil
 }
 
 // newLogger returns the logger that the settings ask for. What client-go has to

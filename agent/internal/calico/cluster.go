@@ -81,6 +81,7 @@ type Options struct {
 type Cluster struct {
 	options Options
 	client  rest.Interface
+	open    func(group string, wake func()) *caches
 
 	mu      sync.Mutex
 	problem string  // why there are no caches yet
@@ -107,7 +108,9 @@ func New(config *rest.Config, options Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client for the API server: %w", err)
 	}
-	return &Cluster{options: options, client: client, problem: firstRead}, nil
+	c := &Cluster{options: options, client: client, problem: firstRead}
+	c.open = c.ofAgent
+	return c, nil
 }
 
 // groupVersion takes one of the group constants apart.
@@ -128,7 +131,7 @@ func (c *Cluster) Run(ctx context.Context, wake func()) {
 		}
 	}
 	c.options.Log.Info("reaching Calico", "group", group)
-	caches := c.ofAgent(group, wake)
+	caches := c.open(group, wake)
 	c.mu.Lock()
 	c.caches = caches
 	c.mu.Unlock()

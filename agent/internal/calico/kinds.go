@@ -15,6 +15,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 )
 
 // This file says what is read of each kind. A decoder keeps what it knows of a type
@@ -134,7 +135,9 @@ func newScheme() *runtime.Scheme {
 		scheme.AddKnownTypes(gv,
 			&v3.HostEndpoint{}, &v3.HostEndpointList{},
 			&v3.ClusterInformation{}, &v3.ClusterInformationList{},
+			&v3.GlobalNetworkSet{}, &v3.GlobalNetworkSetList{},
 		)
+		add(scheme, gv.WithKind(v3.KindGlobalNetworkPolicy), &globalNetworkPolicy{}, &listOf[globalNetworkPolicy]{})
 		add(scheme, gv.WithKind(v3.KindFelixConfiguration), &failsafe.Configuration{}, &listOf[failsafe.Configuration]{})
 	}
 	add(scheme, corev1.SchemeGroupVersion.WithKind("Node"), &node{}, &listOf[node]{})
@@ -157,6 +160,9 @@ func kept(group string) cache.TransformFunc {
 		switch o := object.(type) {
 		case *node:
 			object = o.whole()
+		case *globalNetworkPolicy:
+			trim(group, o)
+			object = policyset.Of(o.ObjectMeta, o.Spec)
 		case *configMap:
 			// That may be long, and is looked at more often than it changes.
 			o.said, o.err = clearance.Parse(o.Data, o.Annotations)

@@ -41,10 +41,12 @@ var errSilent = errors.New("the watch went silent: it did not end when it should
 type caches struct {
 	group  string
 	always []*source
-	// node, endpoints and clearance are of always. felix are the FelixConfigurations of the
-	// Node and for all nodes; they are read while the failsafe is narrowed.
-	node, endpoints, clearance *source
-	felix                      [2]*source
+	// node, endpoints and clearance are of always, and the next three of a controller's. felix
+	// are the FelixConfigurations of the Node and for all nodes; they are read while the
+	// failsafe is narrowed.
+	node, endpoints, clearance       *source
+	policies, trustSets, information *source
+	felix                            [2]*source
 
 	// running are the goroutines of all caches.
 	running sync.WaitGroup

@@ -169,6 +169,7 @@ func Help(program string) string {
 
 Usage:
   %[1]s [--name=value ...]   keep the endpoints, until SIGTERM
+  %[1]s controller           say which nodes may be armed, until SIGTERM; see %[1]s controller --help
   %[1]s cleanup              remove what the agents of a release have made; see %[1]s cleanup --help
   %[1]s verify               prove a release; see %[1]s verify --help
   %[1]s version              print the version

@@ -4,8 +4,11 @@ package wiring
 
 import (
 	"slices"
+	"time"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/controller"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
@@ -45,4 +48,23 @@ func Keeper(s settings.Settings, meter keeper.Meter) keeper.Config {
 		config.Failsafe = &failsafe.Want{Ports: s.SSHPorts, CIDRs: s.SSHCIDRs}
 	}
 	return config
+}
+
+// Controller is what the settings say to the controller.
+func Controller(s settings.Settings) controller.Config {
+	return controller.Config{
+		Release:        s.Release,
+		Namespace:      s.Namespace,
+		Wanted:         clearance.Set{Revision: s.Set, Policies: s.Policies},
+		Off:            s.Mode == settings.ModeOff,
+		TrustNodes:     s.TrustNodes,
+		ClusterCIDRs:   s.ClusterCIDRs,
+		APIServerPorts: s.APIServerPorts,
+		AcceptPolicies: s.AcceptPolicies,
+		Shape:          endpoint.Shape{Release: s.Release, Labels: s.EndpointLabels, NodeLabels: s.NodeLabels},
+		Interfaces:     s.Interfaces,
+		Adopt:          s.Adopt,
+		Resync:         s.Resync,
+		Started:        time.Now(),
+	}
 }

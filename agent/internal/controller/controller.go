@@ -1,0 +1,246 @@
+// Package controller is the loop of a release. It looks at the whole cluster, so that
+// agents need not: it keeps the addresses of all Nodes trusted, says which set of
+// policies may be armed and where, and removes sets that nobody uses any more. What it
+// decides is pure and apart from the loop.
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/util/flowcontrol"
+
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+)
+
+const (
+	// stuckAfter is the longest that a pass may take. Its requests time out sooner.
+	stuckAfter = 3 * time.Minute
+
+	// troubleAfter is how long a cache may be out of order before the controller says that
+	// it does not know the cluster any more: an API server that restarts is back by then.
+	troubleAfter = 30 * time.Second
+
+	// A pass looks at everything. So a wake-up waits for more of them, and for longer the
+	// longer a pass takes: a busy cluster costs a fifth of one core at most.
+	quietLeast = 20 * time.Millisecond
+	quietTimes = 4
+)
+
+// Config says what the controller looks after.
+type Config struct {
+	Release, Namespace string
+	// Wanted is the set that nodes are to be armed with.
+	Wanted clearance.Set
+	// Off arms no node.
+	Off bool
+	// TrustNodes keeps a set of addresses for each Node, which the policies trust. Without
+	// it no Node may be outside of ClusterCIDRs.
+	TrustNodes   bool
+	ClusterCIDRs []netip.Prefix
+	// APIServerPorts are TCP ports that the policies let everybody in to. None: whether API
+	// servers of nodes stay open is not asked.
+	APIServerPorts []uint16
+	// AcceptPolicies are names of policies of others that may apply to nodes.
+	AcceptPolicies []string
+	// Shape, Interfaces and Adopt are as agents have them.
+	Shape      endpoint.Shape
+	Interfaces []string
+	Adopt      bool
+	// Resync is the time after which a pass is made without an event.
+	Resync time.Duration
+	// Started is when this process has.
+	Started time.Time
+}
+
+// Reader is the cluster as caches have it. What comes from it may be behind, and is not
+// changed; all but Problem is read only while that returns an empty string.
+type Reader interface {
+	// Problem says why the caches are not complete; empty: they are.
+	Problem() string
+	// Trouble says what keeps a complete cache from following, and since when.
+	Trouble() (problem string, since time.Time)
+	Nodes() []*corev1.Node
+	// Endpoints returns everybody's, and up to which version they are followed.
+	Endpoints() (heps []*v3.HostEndpoint, version string)
+	// Policies returns everybody's.
+	Policies() []*policyset.Policy
+	// TrustSets returns the sets of the release.
+	TrustSets() []*v3.GlobalNetworkSet
+	// DatastoreReady tells whether Calico lets its datastore be written to.
+	DatastoreReady() bool
+	// ConfigMap returns that of the clearance, nil when there is none.
+	ConfigMap() *corev1.ConfigMap
+}
+
+// Writer changes what the controller keeps. Patches are JSON merge patches.
+type Writer interface {
+	CreateTrustSet(ctx context.Context, set *v3.GlobalNetworkSet) error
+	PatchTrustSet(ctx context.Context, name string, patch []byte) error
+	DeleteTrustSet(ctx context.Context, set *v3.GlobalNetworkSet) error
+	DeletePolicy(ctx context.Context, policy *policyset.Policy) error
+	CreateConfigMap(ctx context.Context, configMap *corev1.ConfigMap) error
+	PatchConfigMap(ctx context.Context, patch []byte) error
+	CreateEvent(ctx context.Context, event *corev1.Event) error
+}
+
+// Asker reads what is needed too seldom for a cache.
+type Asker interface {
+	// APIServer returns the addresses and TCP ports at which API servers listen.
+	APIServer(ctx context.Context) (addresses []string, ports []uint16, err error)
+	// ReadFelix returns the FelixConfiguration with that name, nil when there is none.
+	ReadFelix(ctx context.Context, name string) (*failsafe.Configuration, error)
+}
+
+// API is all that the controller needs of the API server.
+type API interface {
+	Reader
+	Writer
+	Asker
+}
+
+// Controller is the loop.
+type Controller struct {
+	config Config
+	api    API
+	log    *slog.Logger
+	woken  chan struct{} // holds what tells the loop to look again
+
+	// Only the loop touches these.
+	memory     memory
+	apiServers apiServers
+	writing    writing
+	events     events
+	unreadable string        // what was last said of policies of others
+	took       time.Duration // by the last pass, without what it wrote
+
+	mu        sync.Mutex
+	status    Status
+	busySince time.Time // zero between passes
+}
+
+// New returns a controller that does nothing before Run.
+func New(config Config, api API, log *slog.Logger) *Controller {
+	return &Controller{
+		config:  config,
+		api:     api,
+		log:     log,
+		woken:   make(chan struct{}, 1),
+		writing: writing{backoff: flowcontrol.NewBackOffWithJitter(retryFirst, retryMost, 0.2)},
+		events:  events{noticed: map[notice]*noticed{}, limit: flowcontrol.NewTokenBucketRateLimiter(eventsPerSecond, eventsBurst)},
+		status:  Status{State: Waiting, Reason: "starting", Since: config.Started},
+	}
+}
+
+// Wake makes the loop look again. It may be called from any goroutine.
+func (k *Controller) Wake() {
+	select {
+	case k.woken <- struct{}{}:
+	default:
+	}
+}
+
+// Run looks after the release until the context ends. It leaves everything as it is:
+// agents go on without it.
+func (k *Controller) Run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.woken:
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(max(quietLeast, quietTimes*k.took)):
+			}
+		case <-timer.C:
+		}
+		k.setBusy(time.Now())
+		again := k.pass(ctx, time.Now())
+		k.setBusy(time.Time{})
+		timer.Reset(time.Until(again))
+	}
+}
+
+// Alive returns an error when the loop is stuck in a pass. It may be called from any
+// goroutine.
+func (k *Controller) Alive() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if busy := time.Since(k.busySince); !k.busySince.IsZero() && busy > stuckAfter {
+		return fmt.Errorf("stuck in one pass for %s", busy.Round(time.Second))
+	}
+	return nil
+}
+
+func (k *Controller) setBusy(since time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.busySince = since
+}
+
+// pass compares once what is with what should be, and writes the difference. It returns
+// when to look again without an event.
+func (k *Controller) pass(ctx context.Context, now time.Time) (again time.Time) {
+	begin := time.Now()
+	resync := now.Add(k.config.Resync)
+	if problem := k.api.Problem(); problem != "" {
+		k.tell(now, Status{State: Waiting, Reason: problem})
+		return resync
+	}
+	f := k.facts(now)
+	if k.config.asksAPIServers(f, &k.memory) {
+		k.apiServers = k.askAPIServers(ctx, f)
+		f = k.facts(now)
+	}
+	d := k.config.decide(f, &k.memory)
+	d.at(resync)
+	k.took = time.Since(begin)
+	k.write(ctx, f, &d)
+	if unreadable := k.memory.unreadable; unreadable != k.unreadable && unreadable != "" {
+		k.log.Warn("policies of others left out", "problem", unreadable)
+	}
+	k.unreadable = k.memory.unreadable
+	k.checkTrouble(now, &d)
+	k.tell(now, d.status)
+	k.sendEvents(ctx, f, &d)
+	return d.again
+}
+
+// facts collects what is known.
+func (k *Controller) facts(now time.Time) facts {
+	f := facts{
+		now:        now,
+		nodes:      k.api.Nodes(),
+		policies:   k.api.Policies(),
+		trusted:    k.api.TrustSets(),
+		paused:     !k.api.DatastoreReady(),
+		configMap:  k.api.ConfigMap(),
+		apiServers: k.apiServers,
+	}
+	f.endpoints, f.version = k.api.Endpoints()
+	return f
+}
+
+// checkTrouble says in the status that a cache does not follow any more.
+func (k *Controller) checkTrouble(now time.Time, d *decision) {
+	problem, since := k.api.Trouble()
+	switch {
+	case problem == "":
+	case now.Sub(since) < troubleAfter:
+		d.at(since.Add(troubleAfter))
+	case d.status.Ready:
+		d.status.Ready, d.status.Reason = false, "as it was left, but "+problem
+	}
+}

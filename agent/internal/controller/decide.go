@@ -1,0 +1,360 @@
+package controller
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/trust"
+)
+
+const (
+	// settle is how long a set has to be complete before it is cleared. Felix reads
+	// policies and endpoints by separate watches and has to know the policies first, or for
+	// a moment it enforces half of them.
+	settle = time.Second
+	// knownFor is how long a Node is known before it counts as looked after. The time of
+	// its creation is in seconds: others of the same second are known by then.
+	knownFor = 2 * time.Second
+	// canaryTakes is how long the first node has to become armed, before it is the next
+	// one's turn, and wellFor how long it has to be well then.
+	canaryTakes, wellFor = 5 * time.Second, 3 * time.Second
+	// unusedFor is how long nobody uses a set before it goes.
+	unusedFor = 5 * time.Minute
+	// marksEvery is the least time between two changes of the marks alone: each wakes
+	// every agent.
+	marksEvery = time.Second
+	// mostReasons is how many reasons of one kind a ConfigMap holds: its size has a limit.
+	mostReasons = 500
+)
+
+// noCanary is the reason while there is no node that could go first.
+const noCanary = "waiting for a first node: none that is Ready and not held back has an endpoint whose agent was rolled out with this set"
+
+// facts are what one pass knows of the world. Nothing in them is changed.
+type facts struct {
+	now        time.Time
+	nodes      []*corev1.Node
+	endpoints  []*v3.HostEndpoint // everybody's
+	version    string             // up to which they are followed
+	policies   []*policyset.Policy
+	trusted    []*v3.GlobalNetworkSet
+	paused     bool
+	configMap  *corev1.ConfigMap
+	apiServers apiServers
+}
+
+// memory is what a pass hands on to the next one.
+type memory struct {
+	looked  bool      // a pass was made
+	opening bool      // an uninstall that is over has left the clearance closed
+	started time.Time // later than any controller before
+	nodes   map[string]*node
+	// policies are the versions of all, as last looked at; unreadable says which of others'
+	// can't be read.
+	policies   map[types.UID]string
+	unreadable string
+	// completeSince is since when the wanted set is complete; zero: it is not.
+	completeSince time.Time
+	// canary goes first, since then. verified tells that a node is armed with the wanted set
+	// and well, carriedSince when each that is armed with it was first seen so.
+	canary       string
+	canarySince  time.Time
+	carriedSince map[string]time.Time
+	verified     bool
+	unusedSince  map[string]time.Time // by set
+	marked       time.Time            // when the marks were last changed
+}
+
+// decision is what one pass comes to.
+type decision struct {
+	status  Status
+	writes  []write
+	notices []notice
+	again   time.Time // when to look again without an event; zero: not before the resync
+}
+
+// at makes the loop look again then, unless it does so sooner.
+func (d *decision) at(then time.Time) {
+	if d.again.IsZero() || then.Before(d.again) {
+		d.again = then
+	}
+}
+
+// decide says what should be, from what is known and remembered.
+func (c Config) decide(f facts, m *memory) (d decision) {
+	was := m.remember(c, f)
+	again := was.Wanted.Revision == c.Wanted.Revision
+	switch {
+	case was.Closed:
+		d.status = Status{State: Closed, Reason: c.subject() + " is closed: the release is being uninstalled"}
+		return d
+	case !again && was.Wanted.Revision != "" && was.Controller.After(m.started):
+		d.status = Status{State: Yielding, Reason: fmt.Sprintf("a newer controller looks after set %s (%s): this one, of set %s, writes nothing", was.Wanted.Revision, c.subject(), c.Wanted.Revision)}
+		return d
+	}
+	c.lookAtNodes(f, m)
+	carried := c.carried(f)
+	present := policyset.Present(c.Release, f.policies)
+	now := clearance.Clearance{
+		Wanted: c.Wanted, Before: was.Wanted, Present: slices.Sorted(maps.Keys(present)), Drift: map[string]string{},
+		Nodes: was.Nodes, Endpoints: was.Endpoints, Paused: f.paused, Controller: m.started,
+	}
+	if again {
+		now.Before = was.Before
+	}
+	if again && was.Controller.After(m.started) {
+		// Two of the same do the same, and don't fight over who says so.
+		now.Controller = was.Controller
+	}
+	for _, set := range []clearance.Set{now.Wanted, now.Before} {
+		if lack := policyset.Lack(c.Release, set, f.policies); lack != "" && carried[set.Revision] > 0 && !now.IsGone(set.Revision) {
+			now.Drift[set.Revision] = lack
+		}
+	}
+	now.Held, now.Conflicts = c.held(f, m, &d)
+	late := c.keepTrust(f, m, carried, &d)
+	c.removeUnused(f, m, now, present, carried, &d)
+	if f.paused {
+		d.writes = nil
+	}
+	now.Reason = c.mayNotArm(f, m, late, carried, &d)
+	if now.Reason == "" && !c.Off {
+		now.Canary, now.Reason = c.canary(f, m, &d)
+	}
+	c.mark(f, m, &now, late, &d)
+	c.publish(f, m, was, now, &d)
+	c.conclude(was, now, &d)
+	d.status.Untrusted, d.status.TrustSets, d.status.Sets = len(late), len(f.trusted), len(present)
+	return d
+}
+
+// remember reads the clearance as it is, and at first what a controller before has left.
+func (m *memory) remember(c Config, f facts) (was clearance.Clearance) {
+	if f.configMap != nil {
+		// Where somebody has written nonsense into it, that is written over.
+		was, _ = clearance.Parse(f.configMap.Data, f.configMap.Annotations)
+	}
+	if !m.looked {
+		*m = memory{looked: true, opening: was.Closed, started: c.Started, carriedSince: map[string]time.Time{}, unusedSince: map[string]time.Time{}}
+		if !was.Controller.Before(m.started) {
+			// Clocks of nodes differ, but whoever comes later is newer.
+			m.started = was.Controller.Add(1)
+		}
+		if was.Wanted.Revision == c.Wanted.Revision && was.Reason == "" {
+			m.canary, m.canarySince, m.verified = was.Canary, f.now, was.Canary == ""
+		}
+	}
+	if m.opening = m.opening && was.Closed; m.opening {
+		return clearance.Clearance{Open: was.Open, Opened: was.Opened}
+	}
+	return was
+}
+
+// carried counts the release's endpoints by the set that they are armed with.
+func (c Config) carried(f facts) map[string]int {
+	carried := map[string]int{}
+	for _, hep := range f.endpoints {
+		if set := endpoint.SetOf(hep); set != "" && endpoint.ReleaseOf(hep) == c.Release {
+			carried[set]++
+		}
+	}
+	return carried
+}
+
+// held says which nodes are held back.
+func (c Config) held(f facts, m *memory, d *decision) (held, conflicts map[string][]string) {
+	held, conflicts = map[string][]string{}, map[string][]string{}
+	if c.guardsAPIServers() {
+		d.at(c.nextAsk(f, m))
+		if last := f.apiServers; last.answered.IsZero() {
+			held[fmt.Sprintf("cannot tell whether API servers of nodes stay open: %v", last.err)] = []string{clearance.AllNodes}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
+		n := m.nodes[name]
+		reasons := c.holds(name, n, f)
+		for _, reason := range reasons {
+			held[reason] = append(held[reason], name)
+		}
+		for _, reason := range n.rivals {
+			conflicts[reason] = append(conflicts[reason], name)
+		}
+		if n.held = len(reasons)+len(n.rivals) > 0; !n.held {
+			continue
+		}
+		d.status.Held++
+		if n.armed {
+			d.notices = append(d.notices, notice{eventHeld, name, n.uid, slices.Concat(n.rivals, reasons)[0]})
+		}
+	}
+	for _, all := range []map[string][]string{held, conflicts} {
+		reasons := slices.Sorted(maps.Keys(all))
+		for _, reason := range reasons[min(len(reasons), mostReasons):] {
+			const other = "held back, as more nodes are than there is room for reasons: what holds the others back may hold this one, too"
+			all[other] = append(all[other], all[reason]...)
+			delete(all, reason)
+		}
+	}
+	return held, conflicts
+}
+
+// mayNotArm says why no node may be armed with the wanted set; empty: nothing forbids it.
+// late are the Nodes whose addresses are not trusted. Once a node is armed with the set,
+// that takes back nothing.
+func (c Config) mayNotArm(f facts, m *memory, late map[string]bool, carried map[string]int, d *decision) string {
+	if lack := policyset.Lack(c.Release, c.Wanted, f.policies); lack != "" {
+		m.completeSince = time.Time{}
+		return lack
+	}
+	if m.completeSince.IsZero() {
+		m.completeSince = f.now
+	}
+	untrusted := ""
+	if len(late) > 0 {
+		untrusted = "the addresses of some Nodes are not trusted yet: " + some(slices.Sorted(maps.Keys(late)))
+	} else if strangers := trust.Uncovered(f.nodes, c.ClusterCIDRs); len(strangers) > 0 && !c.TrustNodes {
+		untrusted = fmt.Sprintf("Ready nodes are not in cluster.cidrs and would be shut out: %s. List their networks there, or set cluster.trustNodes: true", some(strangers))
+	}
+	if carried[c.Wanted.Revision] > 0 {
+		if untrusted != "" {
+			d.notices = append(d.notices, notice{kind: eventUntrusted, message: untrusted})
+		}
+		return ""
+	}
+	if settled := m.completeSince.Add(settle); f.now.Before(settled) {
+		d.at(settled)
+		return "policies are complete, Felix gets a moment to read them"
+	}
+	return untrusted
+}
+
+// canary returns the one node that goes first with the wanted set; empty: a node is armed
+// with it and well, so all may, or there is a reason why none may.
+func (c Config) canary(f facts, m *memory, d *decision) (name, reason string) {
+	var candidates []string
+	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
+		if n := m.nodes[name]; n.wants && n.ready && !n.held {
+			candidates = append(candidates, name)
+		}
+	}
+	m.verify(f.now, d)
+	switch {
+	case m.verified:
+		m.canary = ""
+		return "", ""
+	case len(candidates) == 0:
+		return "", noCanary
+	}
+	at, still := slices.BinarySearch(candidates, m.canary)
+	over := m.canarySince.Add(canaryTakes)
+	switch {
+	case still && m.nodes[m.canary].carries:
+		return m.canary, ""
+	case still && f.now.Before(over):
+		d.at(over)
+		return m.canary, ""
+	case still:
+		at++
+	}
+	m.canary, m.canarySince = candidates[at%len(candidates)], f.now
+	d.at(f.now.Add(canaryTakes))
+	return m.canary, ""
+}
+
+// verify finds out whether a node is armed with the wanted set and well.
+func (m *memory) verify(now time.Time, d *decision) {
+	carries := false
+	for name, n := range m.nodes {
+		if !n.carries {
+			delete(m.carriedSince, name)
+			continue
+		}
+		carries = true
+		if m.carriedSince[name].IsZero() {
+			m.carriedSince[name] = now
+		}
+		well := m.carriedSince[name].Add(wellFor)
+		m.verified = m.verified || n.ready && !now.Before(well)
+		if now.Before(well) {
+			d.at(well)
+		}
+	}
+	m.verified = m.verified && carries
+}
+
+// mark says which Nodes and endpoints are looked after by now.
+func (c Config) mark(f facts, m *memory, now *clearance.Clearance, late map[string]bool, d *decision) {
+	waits := false
+	var first time.Time // creation of the oldest that is not looked after yet
+	for _, n := range m.nodes {
+		waits = waits || n.wants && !n.carries && !n.held
+		known := n.known.Add(knownFor)
+		unasked := c.guardsAPIServers() && f.apiServers.answered.Before(n.known)
+		if (unasked || f.now.Before(known)) && (first.IsZero() || n.created.Before(first)) {
+			first = n.created
+		}
+		if f.now.Before(known) {
+			d.at(known)
+		}
+	}
+	for name, n := range m.nodes {
+		if n.created.After(now.Nodes) && (first.IsZero() || n.created.Before(first)) && !late[name] {
+			now.Nodes = n.created
+		}
+	}
+	if waits && !c.Off && len(late) == 0 && clearance.Newer(f.version, now.Endpoints) {
+		now.Endpoints = f.version
+	}
+}
+
+// removeUnused removes the sets that nobody has used for a while.
+func (c Config) removeUnused(f facts, m *memory, now clearance.Clearance, present map[string][]*policyset.Policy, carried map[string]int, d *decision) {
+	used := func(set string) bool {
+		return set == now.Wanted.Revision || set == now.Before.Revision || carried[set] > 0
+	}
+	maps.DeleteFunc(m.unusedSince, func(set string, _ time.Time) bool { return now.IsGone(set) || used(set) })
+	for set, policies := range present {
+		if used(set) {
+			continue
+		}
+		if m.unusedSince[set].IsZero() {
+			m.unusedSince[set] = f.now
+		}
+		if over := m.unusedSince[set].Add(unusedFor); f.now.Before(over) {
+			d.at(over)
+			continue
+		}
+		for _, policy := range policies {
+			d.writes = append(d.writes, write{subject: "GlobalNetworkPolicy " + policy.Name, seen: policy.ResourceVersion, policy: policy})
+		}
+	}
+}
+
+// publish adds to the decision the change of the ConfigMap, before all others. What marks
+// alone would change can wait a little.
+func (c Config) publish(f facts, m *memory, was, now clearance.Clearance, d *decision) {
+	if f.configMap != nil {
+		if maps.Equal(now.Data(), f.configMap.Data) {
+			return
+		}
+		rest := now
+		rest.Nodes, rest.Endpoints = was.Nodes, was.Endpoints
+		if due := m.marked.Add(marksEvery); maps.Equal(rest.Data(), f.configMap.Data) && f.now.Before(due) {
+			d.at(due)
+			return
+		}
+		if !now.Nodes.Equal(was.Nodes) || now.Endpoints != was.Endpoints {
+			m.marked = f.now
+		}
+	}
+	d.writes = slices.Insert(d.writes, 0, c.writeOfConfigMap(f.configMap, now.Data()))
+}

@@ -1,0 +1,85 @@
+package controller
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/trust"
+)
+
+// keepTrust adds to the decision the changes that lead to the sets of addresses as they
+// should be. late are the Nodes whose set is not so yet.
+func (c Config) keepTrust(f facts, m *memory, carried map[string]int, d *decision) (late map[string]bool) {
+	late = map[string]bool{}
+	var sets []*v3.GlobalNetworkSet
+	// Without trust in Nodes there are no sets, but a node that is still armed with another
+	// set of policies may rely on them.
+	if c.TrustNodes || len(carried) > 1 || len(carried) == 1 && carried[c.Wanted.Revision] == 0 {
+		var refused []trust.Refusal
+		sets, refused = trust.Sets(c.Release, f.nodes, f.endpoints)
+		for _, r := range refused {
+			d.notices = append(d.notices, notice{eventRefused, r.Node, m.nodes[r.Node].uid, r.Address + " of this Node is not trusted: " + r.Reason})
+		}
+	}
+	have := make(map[string]*v3.GlobalNetworkSet, len(f.trusted))
+	for _, set := range f.trusted {
+		have[set.Name] = set
+	}
+	for _, set := range sets {
+		is := have[set.Name]
+		delete(have, set.Name)
+		if is == nil || !same(is, set) {
+			d.writes = append(d.writes, writeOfSet(is, set))
+			late[set.OwnerReferences[0].Name] = c.TrustNodes
+		}
+	}
+	for name, set := range have {
+		if strings.HasPrefix(name, trust.Name(c.Release, "")) {
+			d.writes = append(d.writes, write{subject: subjectOf(set), seen: set.ResourceVersion, set: set, gone: true})
+		}
+	}
+	maps.DeleteFunc(late, func(_ string, counts bool) bool { return !counts })
+	return late
+}
+
+// same tells whether a set is as it should be. Labels and annotations of others may be on
+// it, but not the annotation in which Calico keeps other metadata that win over these.
+func same(is, should *v3.GlobalNetworkSet) bool {
+	_, shadowed := is.Annotations[endpoint.MetadataAnnotation]
+	for key, value := range should.Labels {
+		shadowed = shadowed || is.Labels[key] != value
+	}
+	return !shadowed && slices.Equal(is.Spec.Nets, should.Spec.Nets) &&
+		slices.EqualFunc(is.OwnerReferences, should.OwnerReferences, func(a, b metav1.OwnerReference) bool {
+			return a.APIVersion == b.APIVersion && a.Kind == b.Kind && a.Name == b.Name && a.UID == b.UID
+		})
+}
+
+// writeOfSet is the change that makes a set as it should be. is may be nil.
+func writeOfSet(is, should *v3.GlobalNetworkSet) write {
+	metadata := map[string]any{
+		"labels":          should.Labels,
+		"annotations":     map[string]any{endpoint.MetadataAnnotation: nil},
+		"ownerReferences": should.OwnerReferences,
+	}
+	w := write{subject: subjectOf(should), set: should}
+	if is != nil {
+		w.seen, metadata["resourceVersion"] = is.ResourceVersion, is.ResourceVersion
+	}
+	w.patch = encode(map[string]any{"metadata": metadata, "spec": map[string]any{"nets": should.Spec.Nets}})
+	return w
+}
+
+func subjectOf(set *v3.GlobalNetworkSet) string { return "GlobalNetworkSet " + set.Name }
+
+// encode returns a patch as it is sent. What patches hold can always be encoded.
+func encode(patch map[string]any) []byte {
+	text, _ := json.Marshal(patch)
+	return text
+}
