@@ -71,25 +71,26 @@ func TestAgentImportsNoMoreOfClientGoThanItNeeds(t *testing.T) {
 
 func TestDependenciesPointOneWay(t *testing.T) {
 	want := map[string][]string{
-		"": {"/internal/calico", "/internal/cleanup", "/internal/clearance", "/internal/health",
+		"": {"/internal/calico", "/internal/cleanup", "/internal/clearance", "/internal/controller", "/internal/health",
 			"/internal/keeper", "/internal/links", "/internal/metrics", "/internal/settings", "/internal/verify", "/internal/wiring"},
-		"/internal/calico":    {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/verify"},
-		"/internal/cleanup":   {"/internal/clearance", "/internal/endpoint", "/internal/failsafe"},
-		"/internal/clearance": {},
-		"/internal/endpoint":  {},
-		"/internal/failsafe":  {"/internal/endpoint"},
-		"/internal/gate":      {"/internal/endpoint"},
-		"/internal/health":    {},
-		"/internal/keeper":    {"/internal/clearance", "/internal/endpoint", "/internal/failsafe"},
-		"/internal/links":     {"/internal/endpoint"},
-		"/internal/metrics":   {},
-		"/internal/policyset": {"/internal/clearance", "/internal/endpoint"},
+		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/verify"},
+		"/internal/cleanup":    {"/internal/clearance", "/internal/endpoint", "/internal/failsafe"},
+		"/internal/clearance":  {},
+		"/internal/controller": {"/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/trust"},
+		"/internal/endpoint":   {},
+		"/internal/failsafe":   {"/internal/endpoint"},
+		"/internal/gate":       {"/internal/endpoint"},
+		"/internal/health":     {},
+		"/internal/keeper":     {"/internal/clearance", "/internal/endpoint", "/internal/failsafe"},
+		"/internal/links":      {"/internal/endpoint"},
+		"/internal/metrics":    {},
+		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint"},
 		// The bench at scale: it is no part of the agent, but drives its packages.
 		"/internal/scalebench": {"/internal/calico", "/internal/endpoint", "/internal/keeper", "/internal/settings", "/internal/wiring"},
 		"/internal/settings":   {"/internal/endpoint"},
 		"/internal/trust":      {"/internal/endpoint"},
 		"/internal/verify":     {"/internal/clearance", "/internal/endpoint", "/internal/policyset"},
-		"/internal/wiring":     {"/internal/calico", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/settings"},
+		"/internal/wiring":     {"/internal/calico", "/internal/clearance", "/internal/controller", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/settings"},
 	}
 	got := map[string][]string{}
 	for _, pkg := range list(t, "./...") {

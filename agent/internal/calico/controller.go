@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 )
@@ -29,7 +30,7 @@ type Controller struct {
 func NewController(config *rest.Config, options Options) (*Controller, error) {
 	config = rest.CopyConfig(config)
 	// It says itself how many requests it makes at a time.
-	config.RateLimiter = unlimited{}
+	config.RateLimiter = flowcontrol.NewFakeAlwaysRateLimiter()
 	cluster, err := New(config, options)
 	if err != nil {
 		return nil, err
