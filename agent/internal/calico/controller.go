@@ -3,7 +3,6 @@ package calico
 import (
 	"context"
 	"encoding/json"
-	"maps"
 	"path"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -49,7 +48,7 @@ func (c *Cluster) ofController(group string, wake func()) *caches {
 		group:       group,
 		node:        made.of("Nodes", "v1", nodes, metav1.ListOptions{}, &node{}, &listOf[node]{}, kept("v1")),
 		endpoints:   of("HostEndpoints", hostEndpoints, metav1.ListOptions{}, &v3.HostEndpoint{}, &v3.HostEndpointList{}),
-		policies:    of("GlobalNetworkPolicies", globalNetworkPolicies, metav1.ListOptions{}, &globalNetworkPolicy{}, &listOf[globalNetworkPolicy]{}),
+		policies:    of("GlobalNetworkPolicies", globalNetworkPolicies, metav1.ListOptions{}, &policy{}, &listOf[policy]{}),
 		information: of("ClusterInformation "+defaultName, clusterInformations, byName(defaultName), &v3.ClusterInformation{}, &v3.ClusterInformationList{}),
 		trustSets: of("GlobalNetworkSets of release "+c.options.Release, globalNetworkSets,
 			metav1.ListOptions{LabelSelector: c.ofRelease()}, &v3.GlobalNetworkSet{}, &v3.GlobalNetworkSetList{}),
@@ -57,22 +56,6 @@ func (c *Cluster) ofController(group string, wake func()) *caches {
 	}
 	all.always = []*source{all.node, all.endpoints, all.policies, all.information, all.trustSets, all.clearance}
 	return all
-}
-
-// globalNetworkPolicy is what is read of a GlobalNetworkPolicy.
-type globalNetworkPolicy struct {
-	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
-
-	Spec map[string]any `json:"spec,omitempty"`
-}
-
-// DeepCopyObject is for the client: nobody changes the spec.
-func (p *globalNetworkPolicy) DeepCopyObject() runtime.Object {
-	copied := *p
-	p.ObjectMeta.DeepCopyInto(&copied.ObjectMeta)
-	copied.Spec = maps.Clone(p.Spec)
-	return &copied
 }
 
 // Nodes returns all Nodes. Like all that comes from a cache they must not be changed.

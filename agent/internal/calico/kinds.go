@@ -54,33 +54,23 @@ func (n *node) whole() *corev1.Node {
 	}
 }
 
-// policy is what is read of a GlobalNetworkPolicy. Of the release's, the annotated
-// revision stands for the rules, and of others' only counts whom they select.
+// policy is what is read of a GlobalNetworkPolicy.
 type policy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec struct {
-		Selector               string `json:"selector,omitempty"`
-		NamespaceSelector      string `json:"namespaceSelector,omitempty"`
-		ServiceAccountSelector string `json:"serviceAccountSelector,omitempty"`
-	} `json:"spec,omitempty"`
+	Spec map[string]any `json:"spec,omitempty"`
 }
 
+// DeepCopyObject returns a policy with the same spec: nobody changes it.
 func (p *policy) DeepCopyObject() runtime.Object {
 	copied := *p
 	p.ObjectMeta.DeepCopyInto(&copied.ObjectMeta)
 	return &copied
 }
 
-// whole returns the policy, of which nothing else is known.
-func (p *policy) whole() *v3.GlobalNetworkPolicy {
-	return &v3.GlobalNetworkPolicy{ObjectMeta: p.ObjectMeta, Spec: v3.GlobalNetworkPolicySpec{
-		Selector:               p.Spec.Selector,
-		NamespaceSelector:      p.Spec.NamespaceSelector,
-		ServiceAccountSelector: p.Spec.ServiceAccountSelector,
-	}}
-}
+// whole returns what is kept of the policy.
+func (p *policy) whole() *policyset.Policy { return policyset.Of(p.ObjectMeta, p.Spec) }
 
 // configMap is what is read of a ConfigMap: the clearance of a release.
 type configMap struct {
@@ -137,7 +127,7 @@ func newScheme() *runtime.Scheme {
 			&v3.ClusterInformation{}, &v3.ClusterInformationList{},
 			&v3.GlobalNetworkSet{}, &v3.GlobalNetworkSetList{},
 		)
-		add(scheme, gv.WithKind(v3.KindGlobalNetworkPolicy), &globalNetworkPolicy{}, &listOf[globalNetworkPolicy]{})
+		add(scheme, gv.WithKind(v3.KindGlobalNetworkPolicy), &policy{}, &listOf[policy]{})
 		add(scheme, gv.WithKind(v3.KindFelixConfiguration), &failsafe.Configuration{}, &listOf[failsafe.Configuration]{})
 	}
 	add(scheme, corev1.SchemeGroupVersion.WithKind("Node"), &node{}, &listOf[node]{})
@@ -160,9 +150,9 @@ func kept(group string) cache.TransformFunc {
 		switch o := object.(type) {
 		case *node:
 			object = o.whole()
-		case *globalNetworkPolicy:
+		case *policy:
 			trim(group, o)
-			object = policyset.Of(o.ObjectMeta, o.Spec)
+			object = o.whole()
 		case *configMap:
 			// That may be long, and is looked at more often than it changes.
 			o.said, o.err = clearance.Parse(o.Data, o.Annotations)

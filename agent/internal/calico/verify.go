@@ -85,12 +85,9 @@ func (d *Direct) Nodes(ctx context.Context) (names []string, err error) {
 
 // Policies returns the policies of the release, as the API server has them now.
 func (d *Direct) Policies(ctx context.Context) (policies []*policyset.Policy, err error) {
-	all, err := ofCalico[struct {
-		metav1.ObjectMeta `json:"metadata"`
-		Spec              map[string]any `json:"spec"`
-	}](ctx, d, globalNetworkPolicies, d.ofRelease())
+	all, err := ofCalico[policy](ctx, d, globalNetworkPolicies, d.ofRelease())
 	for _, p := range all {
-		policies = append(policies, policyset.Of(p.ObjectMeta, p.Spec))
+		policies = append(policies, p.whole())
 	}
 	return policies, err
 }
