@@ -1,6 +1,7 @@
 package helm_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -8,6 +9,7 @@ import (
 	"helm.sh/helm/v3/pkg/chartutil"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 func TestAdmissionPolicyIsWholeObjects(t *testing.T) {
@@ -21,29 +23,41 @@ func TestAdmissionPolicyIsWholeObjects(t *testing.T) {
 				kind := func(kind string) metav1.TypeMeta {
 					return metav1.TypeMeta{APIVersion: "admissionregistration.k8s.io/v1", Kind: kind}
 				}
-				var policies []admissionv1.ValidatingAdmissionPolicy
-				var bindings []admissionv1.ValidatingAdmissionPolicyBinding
-				for _, policy := range []struct {
-					name string
-					spec admissionv1.ValidatingAdmissionPolicySpec
-				}{
-					{names.id, admissionSpec(names.namespace, names.account)},
-					{names.id + "-networksets", networkSetsSpec()},
-				} {
-					meta := metav1.ObjectMeta{Name: policy.name, Labels: objectLabels(names.release, names.id)}
-					policies = append(policies, admissionv1.ValidatingAdmissionPolicy{
-						TypeMeta: kind("ValidatingAdmissionPolicy"), ObjectMeta: meta, Spec: policy.spec,
-					})
-					bindings = append(bindings, admissionv1.ValidatingAdmissionPolicyBinding{
-						TypeMeta: kind("ValidatingAdmissionPolicyBinding"), ObjectMeta: meta,
-						Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
-							PolicyName: policy.name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
-						},
-					})
+				want := func(name string, spec admissionv1.ValidatingAdmissionPolicySpec) (admissionv1.ValidatingAdmissionPolicy, admissionv1.ValidatingAdmissionPolicyBinding) {
+					meta := metav1.ObjectMeta{Name: name, Labels: objectLabels(names.release, names.id)}
+					return admissionv1.ValidatingAdmissionPolicy{TypeMeta: kind("ValidatingAdmissionPolicy"), ObjectMeta: meta, Spec: spec},
+						admissionv1.ValidatingAdmissionPolicyBinding{
+							TypeMeta: kind("ValidatingAdmissionPolicyBinding"), ObjectMeta: meta,
+							Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
+								PolicyName: name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
+							},
+						}
 				}
-				require.ElementsMatch(t, policies, r.admissionPolicies)
-				require.ElementsMatch(t, bindings, r.admissionBindings)
+				agents, agentsBinding := want(names.id, admissionSpec(names.namespace, names.account))
+				sets, setsBinding := want(names.id+"-networksets", networkSetsSpec())
+				require.ElementsMatch(t, []admissionv1.ValidatingAdmissionPolicy{agents, sets}, r.admissionPolicies)
+				require.ElementsMatch(t, []admissionv1.ValidatingAdmissionPolicyBinding{agentsBinding, setsBinding}, r.admissionBindings)
 				require.Equal(t, names.account, r.daemonSet(t).Spec.Template.Spec.ServiceAccountName, "the account that is held to it")
+
+				// What it lets through is asked of Kubernetes in the package validator.
+				policy := controlling[*admissionv1.ValidatingAdmissionPolicy](t, r)
+				controller, binding := want(names.id+"-controller", policy.Spec)
+				require.Equal(t, &controller, policy)
+				require.Equal(t, &binding, controlling[*admissionv1.ValidatingAdmissionPolicyBinding](t, r))
+				require.Equal(t, pointer(admissionv1.Fail), policy.Spec.FailurePolicy)
+				require.Equal(t, []admissionv1.NamedRuleWithOperations{{
+					RuleWithOperations: admissionv1.RuleWithOperations{
+						Operations: agents.Spec.MatchConstraints.ResourceRules[0].Operations,
+						Rule: admissionv1.Rule{
+							APIGroups: []string{"projectcalico.org", "crd.projectcalico.org"}, APIVersions: []string{"*"},
+							Resources: []string{"hostendpoints", "felixconfigurations", "globalnetworkpolicies", "globalnetworksets"},
+						},
+					},
+				}}, policy.Spec.MatchConstraints.ResourceRules)
+				account := r.deployment(t).Spec.Template.Spec.ServiceAccountName
+				require.Equal(t, []admissionv1.MatchCondition{{
+					Name: "by-the-controller", Expression: "request.userInfo.username == 'system:serviceaccount:" + names.namespace + ":" + account + "'",
+				}}, policy.Spec.MatchConditions)
 			})
 		}
 	}
@@ -68,6 +82,7 @@ func admissionSpec(namespace, account string) admissionv1.ValidatingAdmissionPol
 		Variables: []admissionv1.Variable{
 			{Name: "node", Expression: "request.userInfo.?extra[?'authentication.kubernetes.io/node-name'][?0].orValue('')"},
 			{Name: "objects", Expression: "[object, oldObject].filter(o, o != null)"},
+			{Name: "kept", Expression: "object.metadata.?annotations[?'projectcalico.org/metadata'].orValue('')"},
 			{Name: "interface", Expression: "object.?spec.?interfaceName.orValue('')"},
 			{Name: "fitted", Expression: "([variables.node] + variables.interface.lowerAscii().replace('_', '-').replace('.', '-').split('-')" +
 				".filter(part, part != '')).join('-')"},
@@ -91,6 +106,11 @@ func admissionSpec(namespace, account string) admissionv1.ValidatingAdmissionPol
 					" || object.metadata.name.matches('^.+-[0-9a-f]{12}$') && [object.metadata.name.substring(0, size(object.metadata.name) - 13)].all(head," +
 					" head == variables.fitted || size(variables.fitted) > 240 && variables.fitted.startsWith(head))",
 				MessageExpression: "'the agent of node ' + variables.node + ' names a host endpoint by that node and the interface only'",
+			},
+			{
+				Expression: "request.resource.resource != 'hostendpoints' || object == null || !object.metadata.?labels[?'host-firewall.io/trust'].hasValue()" +
+					` && !variables.kept.matches('host-firewall[.]io/trust|[\\\\](/|u00(2[d-fD-F]|[4-7]))')`,
+				MessageExpression: "'the agent of node ' + variables.node + ' gives no host endpoint the label host-firewall.io/trust'",
 			},
 			{
 				Expression:        "request.resource.resource != 'felixconfigurations' || variables.objects.all(o, o.metadata.name == 'node.' + variables.node)",
@@ -146,6 +166,11 @@ func TestAdmissionPolicyIsThereWhereTheClusterServesIt(t *testing.T) {
 			r := render(t, test.setting)
 			require.Len(t, r.admissionPolicies, test.want)
 			require.Len(t, r.admissionBindings, test.want, "one without the other says nothing")
+			controllers := slices.ContainsFunc(r.controlling, func(o runtime.Object) bool {
+				_, is := o.(*admissionv1.ValidatingAdmissionPolicy)
+				return is
+			})
+			require.Equal(t, test.want > 0, controllers)
 			if wanted := !strings.Contains(test.values, "admissionPolicy"); wanted && test.want == 0 {
 				require.Contains(t, r.notes, "ATTENTION: who takes over one node can open all others", "a promise that is not kept is owned up to")
 			} else {

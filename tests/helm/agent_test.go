@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,11 +14,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
-	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -38,22 +39,24 @@ func objectLabels(release, id string) map[string]string {
 // unknown or has a value that its type does not take fails the test.
 func argumentsOf(t testing.TB, r *rendered) map[string]string {
 	t.Helper()
+	return parsed(t, r.container(t).Args, "node-name", "ssh-cidrs", "ssh-ports", "narrow-failsafe")
+}
+
+// parsed are arguments of agent or controller, which have these flags beside those that both have.
+func parsed(t testing.TB, arguments []string, more ...string) map[string]string {
+	t.Helper()
 	flags := flag.NewFlagSet("host-firewall-agent", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	for _, name := range []string{
-		"node-name", "release", "policies", "policy-revision", "api-group", "arming-labels", "cluster-cidrs", "api-server-ports",
-		"log-level", "log-format", "kubeconfig", "mode", "interfaces", "node-labels", "accept-policies", "ssh-cidrs", "ssh-ports",
-		"metrics-address",
-	} {
-		flags.String(name, "", "")
-	}
-	for _, name := range []string{"await-nodes", "adopt", "narrow-failsafe"} {
-		flags.Bool(name, false, "")
-	}
 	flags.Uint("health-port", 0, "")
 	flags.Duration("resync", time.Hour, "")
-
-	arguments := r.container(t).Args
+	for _, name := range append(more, "release", "namespace", "mode", "api-group", "set", "interfaces", "node-labels", "adopt", "endpoint-labels",
+		"kubeconfig", "metrics-address", "log-level", "log-format") {
+		if slices.Contains([]string{"adopt", "narrow-failsafe", "trust-nodes"}, name) {
+			flags.Bool(name, false, "")
+		} else {
+			flags.String(name, "", "")
+		}
+	}
 	require.NoError(t, flags.Parse(arguments))
 	require.Empty(t, flags.Args())
 	given := map[string]string{}
@@ -76,14 +79,12 @@ func TestDaemonSetIsAWholeObject(t *testing.T) {
 					})
 					require.Equal(t, wantDaemonSet(names.release, names.namespace, names.id, []string{
 						"--release=" + names.id,
+						"--namespace=" + names.namespace,
 						"--mode=enforce",
-						"--policies=" + strings.Join(r.policyNames(), ","),
-						"--policy-revision=" + r.policies[0].Annotations["host-firewall.io/revision"],
 						"--api-group=" + group,
-						"--arming-labels=host-endpoint=ingress",
+						"--set=" + r.policies[0].Labels[setLabel],
+						"--endpoint-labels=host-endpoint=ingress",
 						"--interfaces=*",
-						"--await-nodes=true",
-						"--api-server-ports=6443",
 						"--health-port=9097",
 						"--resync=10m",
 						"--log-level=info",
@@ -173,96 +174,98 @@ func TestPodsAreRestrictedWhateverTheValues(t *testing.T) {
 	for name, values := range ciFiles(t) {
 		t.Run(name, func(t *testing.T) {
 			r := render(t, setting{values: values})
-			pod := r.daemonSet(t).Spec.Template.Spec
-			require.False(t, pod.HostPID)
-			require.False(t, pod.HostIPC)
-			require.Empty(t, pod.Volumes)
-			require.Empty(t, pod.InitContainers)
-			require.True(t, *pod.SecurityContext.RunAsNonRoot)
-			require.Positive(t, *pod.SecurityContext.RunAsUser)
-			require.Equal(t, corev1.SeccompProfileTypeRuntimeDefault, pod.SecurityContext.SeccompProfile.Type)
-			container := r.container(t)
-			if !strings.Contains(values, "metrics:") {
-				require.Empty(t, container.Ports, "a port of a pod on the host network is a port of the host")
+			for _, pod := range []corev1.PodSpec{r.daemonSet(t).Spec.Template.Spec, r.deployment(t).Spec.Template.Spec} {
+				require.False(t, pod.HostPID)
+				require.False(t, pod.HostIPC)
+				require.Empty(t, pod.Volumes)
+				require.Empty(t, pod.InitContainers)
+				require.True(t, *pod.SecurityContext.RunAsNonRoot)
+				require.Positive(t, *pod.SecurityContext.RunAsUser)
+				require.Equal(t, corev1.SeccompProfileTypeRuntimeDefault, pod.SecurityContext.SeccompProfile.Type)
+				container := pod.Containers[0]
+				if !strings.Contains(values, "metrics:") {
+					require.Empty(t, container.Ports, "a port of a pod on the host network is a port of the host")
+				}
+				require.Equal(t, &corev1.SecurityContext{
+					AllowPrivilegeEscalation: pointer(false),
+					ReadOnlyRootFilesystem:   pointer(true),
+					Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+				}, container.SecurityContext)
 			}
-			require.Equal(t, &corev1.SecurityContext{
-				AllowPrivilegeEscalation: pointer(false),
-				ReadOnlyRootFilesystem:   pointer(true),
-				Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-			}, container.SecurityContext)
 		})
 	}
 }
 
 func TestAgentIsToldWhatTheValuesSay(t *testing.T) {
 	t.Parallel()
-	defaults := argumentsOf(t, render(t, setting{}))
-	delete(defaults, "policy-revision")
-	for name, test := range map[string]struct {
-		values  string
-		changed map[string]string
-	}{
-		"all policies there are": {
-			`{ssh: {cidrs: [192.0.2.0/24], narrowFailsafe: false}, policies: {allowOutbound: {enabled: false}}}`,
-			map[string]string{"policies": "host-firewall-allow-cluster,host-firewall-allow-essential,host-firewall-allow-ssh,host-firewall-drop-other"},
+	requireTold(t, argumentsOf, map[string]told{
+		"policies are none of its business":              {`policies: {dropOther: {order: 30}}`, map[string]string{}},
+		"nor are the networks of the cluster":            {`cluster: {cidrs: [10.0.0.0/8], trustNodes: false}`, map[string]string{}},
+		"nor are policies of others, and the API server": {`{hostEndpoint: {acceptPolicies: ["*"]}, essential: {apiServerPorts: []}}`, map[string]string{}},
+		"SSH's failsafe": {
+			`ssh: {cidrs: [192.0.2.0/24, "2001:DB8::/32", 192.0.2.0/24], ports: [22, "2200:2299", 22]}`,
+			map[string]string{"narrow-failsafe": "true", "ssh-cidrs": "192.0.2.0/24,2001:db8::/32", "ssh-ports": "22,2200:2299"},
 		},
-		"arming labels, sorted": {
+		"not to narrow it": {`ssh: {cidrs: [192.0.2.0/24], narrowFailsafe: false}`, map[string]string{}},
+		"its ports": {
+			`agent: {health: {port: 19097}, metrics: {enabled: true, address: 127.0.0.1, port: 9198}}`,
+			map[string]string{"health-port": "19097", "metrics-address": "127.0.0.1:9198"},
+		},
+	}, map[string]string{"health-port": "9097"}, "9096")
+}
+
+// told is what a program is told otherwise than by default.
+type told struct {
+	values  string
+	changed map[string]string
+}
+
+// requireTold holds what agents and controller are told alike, and what one of them is told alone. The set is told by others.
+func requireTold(t *testing.T, arguments func(testing.TB, *rendered) map[string]string, tests map[string]told, alone map[string]string, metricsPort string) {
+	t.Helper()
+	tell := func(values string) map[string]string {
+		given := arguments(t, render(t, setting{values: values}))
+		delete(given, "set")
+		delete(given, "policies")
+		return given
+	}
+	defaults := map[string]string{
+		"release": "host-firewall", "namespace": "host-firewall", "mode": "enforce", "api-group": apiV3, "endpoint-labels": "host-endpoint=ingress",
+		"interfaces": "*", "resync": "10m0s", "log-level": "info", "log-format": "text",
+	}
+	maps.Copy(defaults, alone)
+	require.Equal(t, defaults, tell(""))
+	maps.Copy(tests, map[string]told{
+		"labels of an armed endpoint, sorted": {
 			`hostEndpoint: {labels: {zone: dmz, a.example.org/firewall: ""}}`,
-			map[string]string{"arming-labels": "a.example.org/firewall=,host-endpoint=ingress,zone=dmz"},
+			map[string]string{"endpoint-labels": "a.example.org/firewall=,host-endpoint=ingress,zone=dmz"},
 		},
-		"networks of the cluster, each once": {
-			`cluster: {cidrs: [10.0.0.0/8, "2001:DB8::/32", 10.0.0.0/8]}`,
-			map[string]string{"cluster-cidrs": "10.0.0.0/8,2001:db8::/32"},
-		},
-		"not to wait for endpoints that make nobody trusted": {
-			`cluster: {cidrs: [10.0.0.0/8], trustNodes: false}`,
-			map[string]string{"cluster-cidrs": "10.0.0.0/8", "await-nodes": "false"},
-		},
-		"ports of the API server, each once": {
-			`essential: {apiServerPorts: [443, 6443, 443]}`,
-			map[string]string{"api-server-ports": "443,6443"},
-		},
+		"no labels beside that of the set": {`hostEndpoint: {labels: null}`, map[string]string{"endpoint-labels": ""}},
 		"to close nothing":                 {`mode: audit`, map[string]string{"mode": "audit"}},
 		"to arm nothing":                   {`mode: "off"`, map[string]string{"mode": "off"}},
 		"to arm nothing, as YAML reads it": {`mode: off`, map[string]string{"mode": "off"}},
-		"interfaces, labels and what to put up with": {
-			`hostEndpoint: {interfaces: ["*", "eth*", "en[op]?"], nodeLabels: [zone, "rack.example.org/*"], adopt: true, acceptPolicies: [baseline, default.x]}`,
-			map[string]string{"interfaces": "*,eth*,en[op]?", "node-labels": "zone,rack.example.org/*", "adopt": "true", "accept-policies": "baseline,default.x"},
+		"interfaces, and labels of nodes": {
+			`hostEndpoint: {interfaces: ["*", "eth*", "en[op]?"], nodeLabels: [zone, "rack.example.org/*"], adopt: true}`,
+			map[string]string{"interfaces": "*,eth*,en[op]?", "node-labels": "zone,rack.example.org/*", "adopt": "true"},
 		},
 		"names as long as Linux has them, and globs that may match one": {
 			`hostEndpoint: {interfaces: [abcdefghijklmno, "a*b*c*d*e*f*g*h*", "*[a-z]", "??????????????*?"]}`,
 			map[string]string{"interfaces": "abcdefghijklmno,a*b*c*d*e*f*g*h*,*[a-z],??????????????*?"},
 		},
-		"metrics on all addresses":           {`agent: {metrics: {enabled: true}}`, map[string]string{"metrics-address": ":9096"}},
-		"metrics on one address":             {`agent: {metrics: {enabled: true, address: 127.0.0.1, port: 9198}}`, map[string]string{"metrics-address": "127.0.0.1:9198"}},
-		"metrics on an IPv6 address":         {`agent: {metrics: {enabled: true, address: "::1"}}`, map[string]string{"metrics-address": "[::1]:9096"}},
+		"metrics on all addresses":           {`agent: {metrics: {enabled: true}}`, map[string]string{"metrics-address": ":" + metricsPort}},
+		"metrics on an IPv6 address":         {`agent: {metrics: {enabled: true, address: "::1"}}`, map[string]string{"metrics-address": "[::1]:" + metricsPort}},
 		"no metrics, wherever they would be": {`agent: {metrics: {address: 127.0.0.1}}`, map[string]string{}},
-		"SSH's failsafe": {
-			`ssh: {cidrs: [192.0.2.0/24, "2001:DB8::/32", 192.0.2.0/24], ports: [22, "2200:2299", 22]}`,
-			map[string]string{
-				"policies":        "host-firewall-allow-outbound,host-firewall-allow-cluster,host-firewall-allow-essential,host-firewall-allow-ssh,host-firewall-drop-other",
-				"narrow-failsafe": "true", "ssh-cidrs": "192.0.2.0/24,2001:db8::/32", "ssh-ports": "22,2200:2299",
-			},
+		"how to run": {
+			`agent: {resync: 1h30m, log: {level: debug, format: json}}`,
+			map[string]string{"resync": "1h30m0s", "log-level": "debug", "log-format": "json"},
 		},
-		"its own settings": {
-			`agent: {health: {port: 19097}, resync: 1h30m, log: {level: debug, format: json}}`,
-			map[string]string{"health-port": "19097", "resync": "1h30m0s", "log-level": "debug", "log-format": "json"},
-		},
-		"an API group that is given": {
-			`calico: {apiGroup: crd.projectcalico.org/v1}`,
-			map[string]string{"api-group": apiV1},
-		},
-	} {
+		"an API group that is given": {`calico: {apiGroup: crd.projectcalico.org/v1}`, map[string]string{"api-group": apiV1}},
+	})
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			want := map[string]string{}
-			for _, arguments := range []map[string]string{defaults, test.changed} {
-				for name, value := range arguments {
-					want[name] = value
-				}
-			}
-			got := argumentsOf(t, render(t, setting{values: test.values}))
-			delete(got, "policy-revision")
-			require.Equal(t, want, got)
+			want := maps.Clone(defaults)
+			maps.Copy(want, test.changed)
+			require.Equal(t, want, tell(test.values))
 		})
 	}
 }
@@ -401,44 +404,17 @@ func TestNullIsAsGoodAsAbsent(t *testing.T) {
 
 func TestPodsNameNoUserWhereItIsNull(t *testing.T) {
 	r := render(t, setting{values: `agent: {runAsUser: null}`})
-	contexts := []*corev1.PodSecurityContext{r.daemonSet(t).Spec.Template.Spec.SecurityContext}
-	for _, hook := range slices.Concat(r.hooks, r.testHooks) {
-		switch object := hook.object.(type) {
-		case *batchv1.Job:
-			contexts = append(contexts, object.Spec.Template.Spec.SecurityContext)
-		case *corev1.Pod:
-			contexts = append(contexts, object.Spec.SecurityContext)
-		}
-	}
-	require.Len(t, contexts, 3)
-	for _, context := range contexts {
+	for _, pod := range r.pods(t) {
 		require.Equal(t, &corev1.PodSecurityContext{
 			RunAsNonRoot:   pointer(true),
 			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
-		}, context)
+		}, pod.SecurityContext)
 	}
 }
 
 func TestRightsAreExactlyWhatTheAgentCalls(t *testing.T) {
 	t.Parallel()
 	watch := []string{"list", "watch"}
-	rules := func(apiGroup string, narrows bool) []rbacv1.PolicyRule {
-		rule := func(group, resource string, verbs ...string) rbacv1.PolicyRule {
-			return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs}
-		}
-		group, _, _ := strings.Cut(apiGroup, "/")
-		endpoints := slices.Concat(watch, []string{"create", "patch", "delete"})
-		felix := slices.Concat(watch, []string{"patch", "delete"})
-		if narrows {
-			felix = slices.Concat(watch, []string{"create", "patch", "delete"})
-		}
-		want := []rbacv1.PolicyRule{rule(group, "hostendpoints", endpoints...), rule(group, "globalnetworkpolicies", watch...)}
-		if apiGroup == apiV3 {
-			want = append(want, rule(group, "tiers", "get"), rule(group, "tier.globalnetworkpolicies", watch...))
-		}
-		return append(want, rule(group, "felixconfigurations", felix...), rule(group, "clusterinformations", watch...),
-			rule("", "nodes", watch...), rule("", "events", "create"))
-	}
 	const cidrs = `cidrs: [192.0.2.0/24]`
 	for values, narrows := range map[string]bool{
 		``:                                   false,
@@ -451,57 +427,74 @@ func TestRightsAreExactlyWhatTheAgentCalls(t *testing.T) {
 		for _, group := range []string{apiV3, apiV1} {
 			t.Run(group+"/"+values, func(t *testing.T) {
 				r := render(t, setting{release: "edge", namespace: "kube-system", served: clusterServing(group), values: values})
+				felix := slices.Concat(watch, []string{"patch", "delete"})
+				if narrows {
+					felix = slices.Concat(watch, []string{"create", "patch", "delete"})
+				}
 				id := "edge-host-firewall"
-				named := metav1.ObjectMeta{Name: id, Labels: objectLabels("edge", id)}
-				require.Equal(t, []rbacv1.ClusterRole{{
-					TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole"},
-					ObjectMeta: named,
-					Rules:      rules(group, narrows),
-				}}, r.clusterRoles)
-				require.Equal(t, []rbacv1.ClusterRoleBinding{{
-					TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRoleBinding"},
-					ObjectMeta: named,
-					RoleRef:    rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: id},
-					Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Name: id, Namespace: "kube-system"}},
-				}}, r.clusterRoleBindings)
-				named.Namespace = "default"
-				require.Equal(t, []rbacv1.Role{{
-					TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "Role"},
-					ObjectMeta: named,
-					Rules: []rbacv1.PolicyRule{{
-						APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, ResourceNames: []string{"kubernetes"}, Verbs: []string{"get"},
-					}},
-				}}, r.roles)
-				require.Equal(t, []rbacv1.RoleBinding{{
-					TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "RoleBinding"},
-					ObjectMeta: named,
-					RoleRef:    rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "Role", Name: id},
-					Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Name: id, Namespace: "kube-system"}},
-				}}, r.roleBindings)
-				named.Namespace = "kube-system"
-				require.Equal(t, []corev1.ServiceAccount{{
-					TypeMeta:                     metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
-					ObjectMeta:                   named,
-					AutomountServiceAccountToken: pointer(false),
-				}}, r.serviceAccounts)
+				calico, _, _ := strings.Cut(group, "/")
+				require.Equal(t, wantRights("edge", id, id, "kube-system",
+					[]rbacv1.PolicyRule{
+						rule(calico, "hostendpoints", slices.Concat(watch, []string{"create", "patch", "delete"})...),
+						rule(calico, "felixconfigurations", felix...),
+						rule("", "nodes", watch...),
+						rule("", "events", "create"),
+					},
+					[]rbacv1.PolicyRule{of(id, rule("", "configmaps", watch...))},
+				), r.rights(id))
 			})
 		}
 	}
 }
 
+// rights are the account of this name and what it may do, in the order in which Helm writes them.
+func (r *rendered) rights(name string) (objects []runtime.Object) {
+	for _, object := range r.objects {
+		switch object.(type) {
+		case *corev1.ServiceAccount, *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding, *rbacv1.Role, *rbacv1.RoleBinding:
+			if object.(metav1.Object).GetName() == name {
+				objects = append(objects, object)
+			}
+		}
+	}
+	return objects
+}
+
+// wantRights are those of an account of a release, in the whole cluster and in its namespace.
+func wantRights(releaseName, id, name, namespace string, cluster, own []rbacv1.PolicyRule) []runtime.Object {
+	meta := metav1.ObjectMeta{Name: name, Labels: objectLabels(releaseName, id)}
+	inside := meta
+	inside.Namespace = namespace
+	kind := func(kind string) metav1.TypeMeta { return metav1.TypeMeta{APIVersion: rbac + "/v1", Kind: kind} }
+	account := []rbacv1.Subject{{Kind: "ServiceAccount", Name: name, Namespace: namespace}}
+	return []runtime.Object{
+		&corev1.ServiceAccount{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: inside, AutomountServiceAccountToken: pointer(false)},
+		&rbacv1.ClusterRole{TypeMeta: kind("ClusterRole"), ObjectMeta: meta, Rules: cluster},
+		&rbacv1.ClusterRoleBinding{
+			TypeMeta: kind("ClusterRoleBinding"), ObjectMeta: meta, Subjects: account, RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "ClusterRole", Name: name},
+		},
+		&rbacv1.Role{TypeMeta: kind("Role"), ObjectMeta: inside, Rules: own},
+		&rbacv1.RoleBinding{TypeMeta: kind("RoleBinding"), ObjectMeta: inside, Subjects: account, RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "Role", Name: name}},
+	}
+}
+
+const rbac = "rbac.authorization.k8s.io"
+
+func rule(groups, resources string, verbs ...string) rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{APIGroups: strings.Split(groups, " "), Resources: strings.Split(resources, " "), Verbs: verbs}
+}
+
+// of is a rule for one object.
+func of(name string, rule rbacv1.PolicyRule) rbacv1.PolicyRule {
+	rule.ResourceNames = []string{name}
+	return rule
+}
+
 func TestAccountAndRightsCanBeBroughtAlong(t *testing.T) {
 	r := render(t, setting{values: `{rbac: {create: false}, serviceAccount: {create: false, name: "1e3"}}`})
-	require.Empty(t, r.clusterRoles)
-	require.Empty(t, r.clusterRoleBindings)
-	require.Empty(t, r.roles)
-	require.Empty(t, r.roleBindings)
-	require.Empty(t, r.serviceAccounts)
+	require.Empty(t, r.rights("host-firewall"))
+	require.Len(t, r.rights("host-firewall-controller"), 1, "its account")
 	require.Equal(t, "1e3", r.daemonSet(t).Spec.Template.Spec.ServiceAccountName)
-
-	r = render(t, setting{values: `essential: {apiServerPorts: []}`})
-	require.Empty(t, r.roles, "nobody asks")
-	require.Empty(t, r.roleBindings)
-	require.NotContains(t, argumentsOf(t, r), "api-server-ports")
 
 	r = render(t, setting{values: `{commonAnnotations: {owner: all, only: common}, serviceAccount: {name: firewall, annotations: {owner: account}}}`})
 	require.Equal(t, "firewall", r.serviceAccounts[0].Name)

@@ -38,6 +38,7 @@ func TestAPIGroupIsTheOneThatIsServed(t *testing.T) {
 			require.Equal(t, test.want, argumentsOf(t, r)["api-group"])
 			group := map[string]string{apiV3: "projectcalico.org", apiV1: "crd.projectcalico.org"}[test.want]
 			require.Equal(t, []string{group}, r.clusterRoles[0].Rules[0].APIGroups)
+			require.Equal(t, test.want, controllerArguments(t, r)["api-group"])
 			require.Contains(t, r.notes, "kubectl get hostendpoints."+group+" ")
 		})
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	projectcalico "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/stretchr/testify/require"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/lint"
@@ -31,6 +32,7 @@ func TestEveryValuesFileRendersOnEveryKubernetesAndCalico(t *testing.T) {
 			for _, s := range []setting{{}, edgeOne(apiV3), edgeOne(apiV1)} {
 				s.values, s.kubernetes = values, kubernetes
 				r := render(t, s)
+				require.NotNil(t, r.deployment(t), name)
 				kinds := []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "DaemonSet"}
 				others := slices.Repeat([]string{"GlobalNetworkPolicy"}, len(r.policies))
 				if kubernetes == newestKubernetes {
@@ -118,9 +120,9 @@ func TestNamesFitWhateverTheRelease(t *testing.T) {
 		"my-host-firewall-2":           "my-host-firewall-2",
 		"edge.eu.example":              "edge-eu-example-host-firewall",
 		"1e3":                          "1e3-host-firewall",
-		long:                           long[:47],
-		strings.Repeat("y", 46):        strings.Repeat("y", 46),
-		strings.Repeat("z", 45) + "-z": strings.Repeat("z", 45) + "-z",
+		long:                           long[:38],
+		strings.Repeat("y", 37):        strings.Repeat("y", 37),
+		strings.Repeat("z", 36) + "-z": strings.Repeat("z", 36) + "-z",
 	} {
 		for _, namespace := range []string{"host-firewall", "kube-system"} {
 			r := render(t, setting{release: release, namespace: namespace})
@@ -129,8 +131,12 @@ func TestNamesFitWhateverTheRelease(t *testing.T) {
 				require.NoError(t, err)
 				require.Truef(t, accessor.GetName() == id || strings.HasPrefix(accessor.GetName(), id+"-"), "%s for %s", accessor.GetName(), release)
 				require.Empty(t, validation.IsDNS1123Label(accessor.GetName()))
+				want := objectLabels(release, id)
+				if _, isPolicy := object.(*projectcalico.GlobalNetworkPolicy); isPolicy {
+					want[setLabel] = argumentsOf(t, r)["set"]
+				}
 				if _, isPod := object.(*corev1.Pod); !isPod {
-					require.Equal(t, objectLabels(release, id), accessor.GetLabels())
+					require.Equal(t, want, accessor.GetLabels())
 				}
 				require.Contains(t, namespacesOf(object, namespace), accessor.GetNamespace())
 			}
@@ -145,9 +151,11 @@ func TestNamesCanBeOverridden(t *testing.T) {
 	// A name that YAML would read as a number stays a name.
 	r := render(t, setting{values: `{fullnameOverride: "123", nameOverride: "007"}`})
 	require.Equal(t, "123", r.daemonSet(t).Name)
-	require.Equal(t, "123-drop-other", r.policy(t, "drop-other").Name)
+	set := argumentsOf(t, r)["set"]
+	require.Equal(t, "123-drop-other-"+set, r.policy(t, "drop-other").Name)
+	require.Equal(t, "123-controller", r.deployment(t).Name)
 	require.Equal(t, "007", r.daemonSet(t).Spec.Selector.MatchLabels["app.kubernetes.io/name"])
-	require.Equal(t, "host-firewall.io/release == '123' && host-endpoint == 'ingress'", r.policies[0].Spec.Selector)
+	require.Equal(t, "host-firewall.io/release == '123' && host-firewall.io/set == '"+set+"'", r.policies[0].Spec.Selector)
 
 	require.Equal(t, "edge-hf", render(t, setting{release: "edge", values: `nameOverride: hf`}).daemonSet(t).Name)
 }
@@ -166,17 +174,24 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 	t.Parallel()
 	always := []string{
 		"179, 2379, 2380, 5473, 6443, 6666, 6667 and udp 68",
-		"kubectl get hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall -L host-endpoint\n",
+		"  kubectl -n host-firewall get configmap host-firewall -o yaml\n",
+		"kubectl get hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall -L host-firewall.io/set\n",
 		"-o custom-columns='NODE:.spec.node,INTERFACE:.spec.interfaceName,STATE:.metadata.annotations.host-firewall\\.io/state'\n",
-		"  kubectl delete hostendpoints.crd.projectcalico.org --all\n  kubectl delete hostendpoints.projectcalico.org --all\n",
+		"LOCKED OUT? This opens every node again, from wherever kubectl still works",
+		":\n  kubectl -n host-firewall annotate configmap host-firewall host-firewall.io/open=\"why\"\n",
+		"to protect the nodes again:\n  kubectl -n host-firewall annotate configmap host-firewall host-firewall.io/open-\n",
 	}
 	const (
-		open22      = "tcp 22 is open to everybody"
-		failsafe22  = "tcp 22, 179,"
-		waits       = "An agent waits while a policy of somebody else would apply"
-		narrows     = "Each agent narrows Calico's failsafe for tcp 22 to ssh.cidrs"
-		hookCleans  = "A Job of that command stops the agents, disarms and removes the endpoints"
-		byHand      = "kubectl delete hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall\n"
+		open22     = "tcp 22 is open to everybody"
+		failsafe22 = "tcp 22, 179,"
+		waits      = "A node waits while a policy of somebody else would apply"
+		narrows    = "Each agent narrows Calico's failsafe for tcp 22 to ssh.cidrs"
+		hookCleans = "A Job of that command lets the agents disarm, removes controller, agents, endpoints and policies"
+		byHand     = "  kubectl -n host-firewall annotate configmap host-firewall host-firewall.io/open=\"it goes\"\n" +
+			"  kubectl get hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall       # until there are none\n" +
+			"  helm uninstall host-firewall -n host-firewall\n" +
+			"  kubectl delete globalnetworkpolicies.projectcalico.org,globalnetworksets.projectcalico.org -l host-firewall.io/release=host-firewall\n" +
+			"  kubectl -n host-firewall delete configmap host-firewall\n"
 		closedPorts = "NodePorts and forwarded connections from outside included"
 		hostPorts   = "NodePorts and forwarded connections are left alone"
 		alone       = "ATTENTION: cluster.trustNodes is off and cluster.cidrs is empty"
@@ -191,7 +206,7 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 	}{
 		"defaults": {
 			``,
-			[]string{"nodes that run an agent of this release: every port", "all pods of the cluster: every port", "the API server, wherever it runs: every port", "the API server (tcp 6443), ping, answers of DHCP", "(tcp 6443 stays open)", "there is no policy for SSH", open22, failsafe22, closedPorts, "What goes out is allowed.", "makes a host endpoint for its node,\nand arms", "  kubectl delete clusterrolebinding host-firewall\n", waits, hookCleans, testLogs, uninstall, protects},
+			[]string{"to the nodes of the cluster: every port", "all pods of the cluster: every port", "the API server, wherever it runs: every port", "the API server (tcp 6443), ping, answers of DHCP", "(tcp 6443 stays open)", "there is no policy for SSH", open22, failsafe22, closedPorts, "What goes out is allowed.", "makes a host endpoint for its node,\nand arms", waits, hookCleans, testLogs, uninstall, protects},
 			[]string{"ATTENTION", "SSH, tcp", narrows, byHand, "Other interfaces", "METRICS"},
 		},
 		"ssh on 22": {
@@ -214,11 +229,6 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 			[]string{"SSH, tcp 2222", "SSH on tcp 2222 is open to ssh.cidrs.", open22, failsafe22, "take it out of\nfailsafeInboundHostPorts"},
 			[]string{"ATTENTION", narrows},
 		},
-		"rights of one's own": {
-			`rbac: {create: false}`,
-			[]string{"kubectl -n host-firewall delete daemonset host-firewall\n  kubectl delete hostendpoints.crd.projectcalico.org --all\n"},
-			[]string{"clusterrolebinding"},
-		},
 		"agents that wait for a person": {
 			`{mode: audit, agent: {updateStrategy: {type: OnDelete}}}`,
 			[]string{"ATTENTION: agent.updateStrategy is OnDelete.", "  kubectl -n host-firewall delete pods -l app.kubernetes.io/name=host-firewall,app.kubernetes.io/instance=host-firewall\n"},
@@ -234,14 +244,9 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 			[]string{"10.0.8.0/24, 10.0.9.0/24 and 2 more: every port"},
 			[]string{"10.0.10.0/24"},
 		},
-		"no hook, and nothing narrowed": {
-			`{mode: audit, ssh: {cidrs: [192.0.2.0/24]}, cleanup: {enabled: false}}`,
-			[]string{byHand},
-			[]string{"The failsafe ports stay narrowed"},
-		},
 		"off": {
 			`mode: off`,
-			[]string{"ATTENTION: mode is off", "protects nothing", "An admission policy lets each agent write", "What follows is what `mode: enforce` would do."},
+			[]string{"ATTENTION: mode is off", "protects nothing", "Admission policies let each agent write", "What follows is what `mode: enforce` would do."},
 			[]string{protects},
 		},
 		"audit": {
@@ -302,8 +307,8 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		},
 		"without cleanup": {
 			`cleanup: {enabled: false}`,
-			[]string{byHand, "cleanup.enabled is off", "open as long as no policy selects them", "helm test host-firewall -n host-firewall\n", uninstall},
-			[]string{hookCleans, "failsafe ports stay narrowed"},
+			[]string{byHand, "cleanup.enabled is off", "leaves endpoints, policies and network sets behind, in force", "helm test host-firewall -n host-firewall\n", uninstall},
+			[]string{hookCleans},
 		},
 		"a cleanup that takes longer than Helm waits": {
 			`cleanup: {timeoutSeconds: 600}`,
@@ -312,22 +317,17 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 		},
 		"metrics": {
 			`agent: {metrics: {enabled: true}}`,
-			[]string{"METRICS", "/metrics at every address of its node, tcp 9096,", "Everybody reaches it until the node is armed"},
+			[]string{"METRICS", "/metrics at every address of its node, tcp 9096, and the controller where it runs, tcp 9094,\nwithout TLS", "Everybody reaches that until the node is armed"},
 			nil,
 		},
 		"metrics on loopback": {
 			`agent: {metrics: {enabled: true, address: 127.0.0.1}}`,
 			[]string{"/metrics at 127.0.0.1, tcp 9096,", "Nobody outside the node reaches that."},
-			[]string{"Everybody reaches it"},
+			[]string{"Everybody reaches that"},
 		},
 		"metrics while nothing is closed": {
 			"mode: audit\nagent: {metrics: {enabled: true}}",
-			[]string{"While mode is audit, everybody reaches it."},
-			nil,
-		},
-		"without cleanup, narrowed": {
-			`{cleanup: {enabled: false}, ssh: {cidrs: [192.0.2.0/24]}}`,
-			[]string{byHand, "failsafe ports stay narrowed"},
+			[]string{"While mode is audit, everybody reaches that."},
 			nil,
 		},
 		"little": {

@@ -47,29 +47,21 @@ func TestUninstallHookIsWholeObjects(t *testing.T) {
 
 // wantCleaning is what belongs to the release for its uninstall, in the order in which Helm writes it.
 func wantCleaning(releaseName, namespace, id string) []runtime.Object {
-	const rbac = "rbac.authorization.k8s.io"
 	name := id + "-cleanup"
-	meta := func(namespace string) metav1.ObjectMeta {
-		return metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: objectLabels(releaseName, id)}
-	}
-	kind := func(kind string) metav1.TypeMeta { return metav1.TypeMeta{APIVersion: rbac + "/v1", Kind: kind} }
-	account := []rbacv1.Subject{{Kind: "ServiceAccount", Name: name, Namespace: namespace}}
-	return []runtime.Object{
-		&corev1.ServiceAccount{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: meta(namespace), AutomountServiceAccountToken: pointer(false)},
-		&rbacv1.ClusterRole{TypeMeta: kind("ClusterRole"), ObjectMeta: meta(""), Rules: []rbacv1.PolicyRule{{
-			APIGroups: []string{"projectcalico.org", "crd.projectcalico.org"},
-			Resources: []string{"hostendpoints", "felixconfigurations"}, Verbs: []string{"list", "patch", "delete"},
-		}}},
-		&rbacv1.ClusterRoleBinding{TypeMeta: kind("ClusterRoleBinding"), ObjectMeta: meta(""), Subjects: account,
-			RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "ClusterRole", Name: name}},
-		&rbacv1.Role{TypeMeta: kind("Role"), ObjectMeta: meta(namespace), Rules: []rbacv1.PolicyRule{
-			{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, ResourceNames: []string{id}, Verbs: []string{"get", "delete"}},
-			{APIGroups: []string{""}, Resources: []string{"serviceaccounts"}, ResourceNames: []string{name}, Verbs: []string{"get"}},
-			{APIGroups: []string{""}, Resources: []string{"pods"}, ResourceNames: []string{id + "-test"}, Verbs: []string{"delete"}},
-		}},
-		&rbacv1.RoleBinding{TypeMeta: kind("RoleBinding"), ObjectMeta: meta(namespace), Subjects: account,
-			RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "Role", Name: name}},
-	}
+	return wantRights(releaseName, id, name, namespace,
+		[]rbacv1.PolicyRule{
+			rule("projectcalico.org crd.projectcalico.org", "hostendpoints felixconfigurations", "list", "patch", "delete"),
+			rule("projectcalico.org crd.projectcalico.org", "globalnetworkpolicies globalnetworksets", "list", "delete"),
+			rule("projectcalico.org", "tiers", "get"),
+			rule("projectcalico.org", "tier.globalnetworkpolicies", "list", "delete"),
+		},
+		[]rbacv1.PolicyRule{
+			of(id, rule("", "configmaps", "get", "patch", "delete")),
+			of(id+"-controller", rule("apps", "deployments", "get", "delete")),
+			of(id, rule("apps", "daemonsets", "get", "delete")),
+			of(name, rule("", "serviceaccounts", "get")),
+			of(id+"-test", rule("", "pods", "delete")),
+		})
 }
 
 // wantCleanup is the Job of the uninstall hook.
@@ -119,8 +111,8 @@ func wantCleanup(releaseName, namespace, id, group string) *batchv1.Job {
 						Image:           "host-firewall/agent:0.1.0",
 						ImagePullPolicy: corev1.PullIfNotPresent,
 						Args: []string{
-							"cleanup", "--release=" + id, "--account=" + name, "--test-pod=" + id + "-test", "--arming-labels=host-endpoint=ingress", "--api-group=" + group,
-							"--timeout=240s", "--namespace=" + namespace, "--daemonset=" + id, "--log-level=info", "--log-format=text",
+							"cleanup", "--release=" + id, "--namespace=" + namespace, "--account=" + name, "--test-pod=" + id + "-test", "--api-group=" + group,
+							"--timeout=240s", "--daemonset=" + id, "--deployment=" + id + "-controller", "--log-level=info", "--log-format=text",
 						},
 						Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
 							corev1.ResourceCPU:    resource.MustParse("10m"),
@@ -139,20 +131,24 @@ func wantCleanup(releaseName, namespace, id, group string) *batchv1.Job {
 }
 
 // The names of the release have to be the ones that the Role lets the cleanup touch.
-func TestCleanupStopsTheDaemonSetOfTheRelease(t *testing.T) {
+func TestCleanupStopsWhatTheReleaseRuns(t *testing.T) {
 	for _, values := range []string{``, `fullnameOverride: other`, `nameOverride: other`} {
 		r := render(t, setting{release: "edge", namespace: "kube-system", values: values})
-		set := r.daemonSet(t)
-		require.Contains(t, r.cleanup(t).Spec.Template.Spec.Containers[0].Args, "--daemonset="+set.Name)
-		require.Contains(t, r.cleanup(t).Spec.Template.Spec.Containers[0].Args, "--namespace="+set.Namespace)
 		role, isRole := r.cleaning[3].(*rbacv1.Role)
 		require.True(t, isRole)
-		require.Equal(t, []string{set.Name}, role.Rules[0].ResourceNames)
-		require.Equal(t, []string{r.cleanup(t).Spec.Template.Spec.ServiceAccountName}, role.Rules[1].ResourceNames)
-		require.Contains(t, r.cleanup(t).Spec.Template.Spec.Containers[0].Args, "--account="+role.Rules[1].ResourceNames[0])
-		require.Equal(t, []string{r.testHooks[0].Name}, role.Rules[2].ResourceNames)
-		require.Contains(t, r.cleanup(t).Spec.Template.Spec.Containers[0].Args, "--test-pod="+r.testHooks[0].Name)
-		require.Equal(t, set.Namespace, role.Namespace)
+		require.Equal(t, r.daemonSet(t).Namespace, role.Namespace)
+		arguments := r.cleanup(t).Spec.Template.Spec.Containers[0].Args
+		require.Contains(t, arguments, "--namespace="+role.Namespace)
+		for i, touched := range []struct{ flag, name string }{
+			{"release", argumentsOf(t, r)["release"]},
+			{"deployment", r.deployment(t).Name},
+			{"daemonset", r.daemonSet(t).Name},
+			{"account", r.cleanup(t).Spec.Template.Spec.ServiceAccountName},
+			{"test-pod", r.testHooks[0].Name},
+		} {
+			require.Equal(t, []string{touched.name}, role.Rules[i].ResourceNames, touched.flag)
+			require.Contains(t, arguments, "--"+touched.flag+"="+touched.name)
+		}
 	}
 }
 
@@ -172,7 +168,6 @@ func TestPodOfTheCleanupIsNoPodOfTheDaemonSet(t *testing.T) {
 func TestCleanupRunsAsTheAgentRuns(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
 	r := render(t, setting{values: `
-hostEndpoint: {labels: {zone: dmz}}
 cleanup: {timeoutSeconds: 600}
 commonLabels: {team: network}
 commonAnnotations: {example.org/owner: network}
@@ -199,7 +194,7 @@ agent:
 	require.Equal(t, agent.Containers[0].SecurityContext, container.SecurityContext)
 	require.Empty(t, container.Resources)
 	require.Subset(t, container.Args, []string{
-		"--arming-labels=host-endpoint=ingress,zone=dmz", "--timeout=600s", "--log-level=debug", "--log-format=json",
+		"--timeout=600s", "--log-level=debug", "--log-format=json",
 	})
 }
 

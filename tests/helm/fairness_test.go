@@ -43,16 +43,17 @@ func TestQueueOfTheAgentsIsWholeObjects(t *testing.T) {
 					MatchingPrecedence:         850,
 					DistinguisherMethod:        &flowcontrolv1.FlowDistinguisherMethod{Type: flowcontrolv1.FlowDistinguisherMethodByUserType},
 					Rules: []flowcontrolv1.PolicyRulesWithSubjects{{
-						Subjects: []flowcontrolv1.Subject{{
-							Kind:           rbacv1.ServiceAccountKind,
-							ServiceAccount: &flowcontrolv1.ServiceAccountSubject{Name: names.account, Namespace: names.namespace},
-						}},
+						Subjects: []flowcontrolv1.Subject{
+							{Kind: rbacv1.ServiceAccountKind, ServiceAccount: &flowcontrolv1.ServiceAccountSubject{Name: names.account, Namespace: names.namespace}},
+							{Kind: rbacv1.ServiceAccountKind, ServiceAccount: &flowcontrolv1.ServiceAccountSubject{Name: names.id + "-controller", Namespace: names.namespace}},
+						},
 						ResourceRules:    []flowcontrolv1.ResourcePolicyRule{{Verbs: every, APIGroups: every, Resources: every, ClusterScope: true, Namespaces: every}},
 						NonResourceRules: []flowcontrolv1.NonResourcePolicyRule{{Verbs: every, NonResourceURLs: every}},
 					}},
 				},
 			}}, r.flowSchemas)
 			require.Equal(t, names.account, r.daemonSet(t).Spec.Template.Spec.ServiceAccountName, "the account whose requests wait there")
+			require.Equal(t, names.id+"-controller", r.deployment(t).Spec.Template.Spec.ServiceAccountName)
 		})
 	}
 }

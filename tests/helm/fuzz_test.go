@@ -25,7 +25,7 @@ func FuzzValues(f *testing.F) {
 		"policies: {dropOther: {order: 1e400}}", "hostEndpoint: {labels: {a: null}}", "hostEndpoint: {labels: {in: x, has: y, all: z}}",
 		"ssh: {cidrs: [::/0, 0.0.0.0/0], ports: [65535, \"1:1\"], allowEverywhere: true}", "commonLabels: {app.kubernetes.io/component: x}",
 		"agent: {metrics: {enabled: true, address: \"1::2::3\"}}", "serviceAccount: {name: a..b}", "hostEndpoint: {acceptPolicies: [a.-b]}",
-		"commonAnnotations: {a: \"b\\n\\n  c\\n\"}", "global: {a: b}", "global: 1",
+		"commonAnnotations: {a: \"b\\n\\n  c\\n\"}", "commonAnnotations: {argocd.argoproj.io/sync-options: \" ,Prune=true\"}", "controller: {}", "global: {a: b}", "global: 1",
 	} {
 		f.Add(values)
 	}
@@ -125,7 +125,7 @@ func isValue(t testing.TB, path string) bool {
 		if leaf == path || strings.HasPrefix(leaf, path+".") {
 			return true
 		}
-		if strings.HasPrefix(path, leaf+".") && (slices.Contains([]string{"ingress", "agent.extraEnv", "agent.tolerations", "cleanup.tolerations"}, leaf) || slices.Contains(openValues, leaf)) {
+		if strings.HasPrefix(path, leaf+".") && (slices.Contains([]string{"ingress", "agent.extraEnv", "agent.tolerations", "cleanup.tolerations", "controller.tolerations"}, leaf) || slices.Contains(openValues, leaf)) {
 			return true
 		}
 	}
@@ -174,7 +174,8 @@ func (i inventor) value(path string) any {
 		return i.list(i.entry)
 	case "hostEndpoint.labels":
 		return i.labels("host-endpoint", "zone", "example.org/firewall", "in", "not", "host-firewall.io/node")
-	case "agent.podLabels", "commonLabels", "podMonitor.labels", "agent.podAnnotations", "commonAnnotations", "serviceAccount.annotations":
+	case "agent.podLabels", "commonLabels", "controller.podLabels", "podMonitor.labels", "agent.podAnnotations", "commonAnnotations",
+		"controller.podAnnotations", "serviceAccount.annotations":
 		return i.labels("team", "zone", "example.org/owner", "app.kubernetes.io/component", "app.kubernetes.io/part-of", "helm.sh/hook")
 	case "hostEndpoint.interfaces":
 		return i.list(func() any { return pick(i, "*", "eth0", "eth*", "bond?", "en[op]1", "eth[", "") })
@@ -196,17 +197,17 @@ func (i inventor) value(path string) any {
 		return i.list(func() any {
 			return map[string]any{"name": pick(i, "A", "B", "HOST_FIREWALL_MODE"), "value": pick(i, "", "a\nb\n\n", "{{ .x }}", "1")}
 		})
-	case "agent.affinity":
+	case "agent.affinity", "controller.affinity":
 		return pick(i, map[string]any{}, map[string]any{"podAntiAffinity": map[string]any{}}, map[string]any{"nodeAffinity": map[string]any{"required": nil}})
-	case "agent.resources":
+	case "agent.resources", "controller.resources":
 		return map[string]any{"limits": map[string]any{"memory": pick[any](i, "64Mi", "16Mi", 1e9, "64MB"), "cpu": pick[any](i, "1", 0.5, "5m", "-1")}}
 	case "agent.updateStrategy":
 		return map[string]any{"type": pick(i, "RollingUpdate", "OnDelete", "Recreate")}
 	case "podMonitor.relabelings", "podMonitor.metricRelabelings":
 		return i.list(func() any { return map[string]any{"action": pick(i, "drop", "Drop", "DROP"), "regex": "go_.*"} })
-	case "agent.tolerations", "cleanup.tolerations":
+	case "agent.tolerations", "cleanup.tolerations", "controller.tolerations":
 		return i.list(func() any { return map[string]any{"operator": "Exists"} })
-	case "agent.nodeSelector":
+	case "agent.nodeSelector", "controller.nodeSelector":
 		return i.labels("zone", "kubernetes.io/arch")
 	case "agent.kubernetesService.host":
 		return pick(i, "", "api.example.org", "192.0.2.1", "2001:db8::1", "https://api")
@@ -218,15 +219,15 @@ func (i inventor) value(path string) any {
 		return pick(i, "json", "xml")
 	case "agent.resync", "podMonitor.interval", "podMonitor.scrapeTimeout":
 		return pick(i, "1m", "90s", "10", "1h30m", "1d")
-	case "serviceAccount.name", "nameOverride", "fullnameOverride", "agent.priorityClassName", "agent.image.tag":
-		return pick(i, "", "edge", "1e3", "007", "a.b", "a..b", "null", strings.Repeat("n", 47))
+	case "serviceAccount.name", "nameOverride", "fullnameOverride", "agent.priorityClassName", "controller.priorityClassName", "agent.image.tag":
+		return pick(i, "", "edge", "1e3", "007", "a.b", "a..b", "null", strings.Repeat("n", 38))
 	}
 	_, key, _ := strings.Cut(path[strings.LastIndex(path, ".")-1:], ".")
 	switch key {
 	case "order":
 		return pick[any](i, 9, 9.5, -3, 1e6, 10, 30)
 	case "port", "runAsUser", "timeoutSeconds":
-		return pick(i, 0, 80, 1024, 9097, 9096, 60000, 70000)
+		return pick(i, 0, 80, 1024, 9097, 9096, 9095, 60000, 70000)
 	}
 	return i.IntN(2) == 0 // all others are switches
 }

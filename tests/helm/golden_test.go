@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -68,7 +69,7 @@ func edgeOne(group string) setting {
 	return setting{release: "edge-one", namespace: "space-one", served: append(clusterServing(group), servesPodMonitor)}
 }
 
-// Two releases in two namespaces, with names of the same length: all that may differ is these names and the revision.
+// Two releases in two namespaces, with names of the same length: all that may differ is these names, the set's revision and digests.
 func TestNothingButItsNamesTellsOneReleaseFromAnother(t *testing.T) {
 	for name, values := range valuesFiles(t) {
 		for _, kubernetes := range []string{oldestKubernetes, newestKubernetes} {
@@ -80,7 +81,8 @@ func TestNothingButItsNamesTellsOneReleaseFromAnother(t *testing.T) {
 						s.release, s.namespace, s.kubernetes, s.values = release, namespace, kubernetes, values
 						r := render(t, s)
 						require.Empty(t, r.broken(t, namespace))
-						return strings.ReplaceAll(r.manifest+r.notes, argumentsOf(t, r)["policy-revision"], "revision")
+						text := strings.ReplaceAll(r.manifest+r.notes, argumentsOf(t, r)["set"], "revision")
+						return regexp.MustCompile(`-revision=[0-9a-f]{16}\b`).ReplaceAllString(text, "-revision=digest")
 					}
 					one, two := text("edge-one", "space-one"), text("edge-two", "space-two")
 					require.Contains(t, one, "space-one")

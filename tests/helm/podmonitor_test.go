@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-func TestPodMonitorIsAWholeObjectAndFindsTheAgents(t *testing.T) {
+func TestPodMonitorsAreWholeObjectsAndFindAgentsAndController(t *testing.T) {
 	r := render(t, setting{release: "edge", namespace: "kube-system", values: `
 agent: {metrics: {enabled: true, port: 9198}}
 podMonitor:
@@ -21,7 +21,7 @@ podMonitor:
   metricRelabelings: [{action: drop, sourceLabels: [__name__], regex: "go_.*"}]`})
 	want := objectLabels("edge", "edge-host-firewall")
 	want["release"] = "prometheus"
-	require.Equal(t, []monitoring.PodMonitor{{
+	agents := monitoring.PodMonitor{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "monitoring.coreos.com/v1", Kind: "PodMonitor"},
 		ObjectMeta: metav1.ObjectMeta{Name: "edge-host-firewall", Namespace: "kube-system", Labels: want},
 		Spec: monitoring.PodMonitorSpec{
@@ -39,7 +39,16 @@ podMonitor:
 				},
 			}},
 		},
-	}}, r.podMonitors)
+	}
+	require.Equal(t, []monitoring.PodMonitor{agents}, r.podMonitors)
+	controllers := agents.DeepCopy()
+	controllers.Name += "-controller"
+	controllers.Spec.Selector.MatchLabels = controllerLabels("edge-host-firewall")
+	controllers.Spec.PodMetricsEndpoints[0].RelabelConfigs = controllers.Spec.PodMetricsEndpoints[0].RelabelConfigs[1:]
+	require.Equal(t, controllers, controlling[*monitoring.PodMonitor](t, r))
+	deployment := r.deployment(t).Spec.Template
+	require.Subset(t, deployment.Labels, controllers.Spec.Selector.MatchLabels)
+	require.Equal(t, "metrics", deployment.Spec.Containers[0].Ports[0].Name)
 
 	monitor := r.podMonitors[0].Spec
 	selector, err := metav1.LabelSelectorAsSelector(&monitor.Selector)

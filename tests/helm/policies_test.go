@@ -11,10 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-const (
-	releaseOnly  = "host-firewall.io/release == 'host-firewall'"
-	armedRelease = releaseOnly + " && host-endpoint == 'ingress'"
-)
+// releaseOnly selects endpoints that may not be armed. The specs here have it, for the set is told by them: specs() takes its term away.
+const releaseOnly = "host-firewall.io/release == 'host-firewall'"
 
 func allow(source projectcalico.EntityRule) projectcalico.Rule {
 	return projectcalico.Rule{Action: projectcalico.Allow, Source: source}
@@ -46,7 +44,7 @@ func portRange(t testing.TB, first, last uint16) numorstring.Port {
 }
 
 func trustedNodes() projectcalico.Rule {
-	return allow(projectcalico.EntityRule{Selector: releaseOnly, NamespaceSelector: "global()"})
+	return allow(projectcalico.EntityRule{Selector: releaseOnly + " && host-firewall.io/trust == 'node'", NamespaceSelector: "global()"})
 }
 
 func trustedPods() projectcalico.Rule {
@@ -98,7 +96,7 @@ func entryRule(name string, protocol numorstring.Protocol, cidr string, to ...nu
 func outboundSpec() projectcalico.GlobalNetworkPolicySpec {
 	return projectcalico.GlobalNetworkPolicySpec{
 		Order:    pointer(10.0),
-		Selector: armedRelease,
+		Selector: releaseOnly,
 		Types:    []projectcalico.PolicyType{projectcalico.PolicyTypeEgress},
 		Egress:   []projectcalico.Rule{{Action: projectcalico.Allow}},
 	}
@@ -108,7 +106,7 @@ func outboundSpec() projectcalico.GlobalNetworkPolicySpec {
 func ingressSpec(order float64, rules ...projectcalico.Rule) projectcalico.GlobalNetworkPolicySpec {
 	return projectcalico.GlobalNetworkPolicySpec{
 		Order:          &order,
-		Selector:       armedRelease,
+		Selector:       releaseOnly,
 		Types:          []projectcalico.PolicyType{projectcalico.PolicyTypeIngress},
 		PreDNAT:        true,
 		ApplyOnForward: true,
@@ -126,6 +124,7 @@ func dropSpec() projectcalico.GlobalNetworkPolicySpec {
 	return ingressSpec(20, projectcalico.Rule{Action: projectcalico.Deny})
 }
 
+// namedSpec is a spec by its purpose, without the term of its set.
 type namedSpec struct {
 	name string
 	spec projectcalico.GlobalNetworkPolicySpec
@@ -134,7 +133,10 @@ type namedSpec struct {
 func (r *rendered) specs() []namedSpec {
 	var specs []namedSpec
 	for _, policy := range r.policies {
-		specs = append(specs, namedSpec{strings.TrimPrefix(policy.Name, "host-firewall-"), policy.Spec})
+		set := policy.Labels[setLabel]
+		spec := *policy.Spec.DeepCopy()
+		spec.Selector = strings.TrimSuffix(spec.Selector, " && host-firewall.io/set == '"+set+"'")
+		specs = append(specs, namedSpec{strings.TrimSuffix(strings.TrimPrefix(policy.Name, "host-firewall-"), "-"+set), spec})
 	}
 	return specs
 }
@@ -143,20 +145,23 @@ func TestDefaultPoliciesAreWholeObjectsInBothGroups(t *testing.T) {
 	for _, group := range []string{apiV3, apiV1} {
 		t.Run(group, func(t *testing.T) {
 			r := render(t, setting{served: clusterServing(group)})
-			revision := r.policies[0].Annotations["host-firewall.io/revision"]
+			set := argumentsOf(t, r)["set"]
 			var want []projectcalico.GlobalNetworkPolicy
 			for _, policy := range []namedSpec{
-				{"allow-outbound", outboundSpec()},
 				{"allow-cluster", ingressSpec(10, trustedNodes(), trustedPods(), trustedAPIServer())},
 				{"allow-essential", ingressSpec(10, essentialRules()...)},
+				{"allow-outbound", outboundSpec()},
 				{"drop-other", dropSpec()},
 			} {
+				policy.spec.Selector += " && host-firewall.io/set == '" + set + "'"
+				labels := objectLabels("host-firewall", "host-firewall")
+				labels[setLabel] = set
 				want = append(want, projectcalico.GlobalNetworkPolicy{
 					TypeMeta: metav1.TypeMeta{APIVersion: group, Kind: "GlobalNetworkPolicy"},
 					ObjectMeta: metav1.ObjectMeta{
-						Name:        "host-firewall-" + policy.name,
-						Labels:      objectLabels("host-firewall", "host-firewall"),
-						Annotations: map[string]string{"host-firewall.io/revision": revision},
+						Name:        "host-firewall-" + policy.name + "-" + set,
+						Labels:      labels,
+						Annotations: map[string]string{"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false"},
 					},
 					Spec: policy.spec,
 				})
@@ -340,43 +345,42 @@ policies: {allowIngress: {order: 3, preDNAT: false, applyOnForward: true}, dropO
 	}
 }
 
-func TestArmingLabelsAreAllAskedForInTheSelector(t *testing.T) {
-	t.Parallel()
-	r := render(t, setting{values: `hostEndpoint: {labels: {host-endpoint: null, zone: dmz, example.org/firewall: "on"}}`})
+// What an ingress range of one port says, Calico's API server writes as that port, and the digest would be another one.
+func TestRangeOfOnePortIsThatPort(t *testing.T) {
+	r := render(t, setting{values: entry(`ports: ["443:443", 443, "80:81"]`)})
+	require.Equal(t, []numorstring.Port{port(443), portRange(t, 80, 81)}, r.policy(t, "allow-ingress").Spec.Ingress[0].Destination.Ports)
+}
+
+func TestAnnotationsOfAllObjectsDoNotTakeThoseOfPoliciesAway(t *testing.T) {
+	r := render(t, setting{values: `
+commonAnnotations: {argocd.argoproj.io/sync-options: "ServerSideApply=true,Prune=false", helm.sh/resource-policy: drop, example.org/owner: network}`})
 	for _, policy := range r.policies {
-		require.Equal(t, releaseOnly+" && example.org/firewall == 'on' && zone == 'dmz'", policy.Spec.Selector, policy.Name)
+		require.Equal(t, map[string]string{
+			"argocd.argoproj.io/sync-options": "Prune=false,ServerSideApply=true", "helm.sh/resource-policy": "keep", "example.org/owner": "network",
+		}, policy.Annotations)
 	}
-	require.Equal(t, trustedNodes(), r.policy(t, "allow-cluster").Spec.Ingress[0], "nodes are trusted before they are armed")
+	require.Equal(t, "ServerSideApply=true,Prune=false", r.daemonSet(t).Annotations["argocd.argoproj.io/sync-options"])
 }
 
-// Helm writes the policies of an upgrade one after the other, in this order.
-func TestDropIsWrittenWhereItDoesNotComeBeforeTheRest(t *testing.T) {
-	require.Equal(t, []string{
-		"host-firewall-allow-outbound", "host-firewall-allow-cluster", "host-firewall-allow-essential", "host-firewall-drop-other",
-	}, render(t, setting{}).policyNames())
-	require.Equal(t, []string{
-		"host-firewall-drop-other", "host-firewall-allow-outbound", "host-firewall-allow-cluster", "host-firewall-allow-essential",
-	}, render(t, setting{values: `policies: {dropOther: {preDNAT: false}}`}).policyNames(), "an upgrade takes the drop out of preDNAT first")
-}
-
-func TestRevisionIsOneForAllPoliciesAndTheAgent(t *testing.T) {
+func TestSetIsOneForAllPoliciesAgentsAndController(t *testing.T) {
 	t.Parallel()
-	for name, values := range ciFiles(t) {
+	for name, values := range valuesFiles(t) {
 		t.Run(name, func(t *testing.T) {
 			r := render(t, setting{values: values})
-			revision := argumentsOf(t, r)["policy-revision"]
-			require.Regexp(t, `^[0-9a-f]{16}$`, revision)
+			set := argumentsOf(t, r)["set"]
+			require.Regexp(t, `^[0-9a-f]{8}$`, set)
+			require.Equal(t, set, controllerArguments(t, r)["set"])
 			for _, policy := range r.policies {
-				require.Equal(t, revision, policy.Annotations["host-firewall.io/revision"], policy.Name)
+				require.Equal(t, set, policy.Labels[setLabel], policy.Name)
 			}
 		})
 	}
 }
 
-func TestRevisionChangesWithThePoliciesOnly(t *testing.T) {
+func TestSetChangesWithThePoliciesOnly(t *testing.T) {
 	t.Parallel()
-	revision := func(s setting) string { return argumentsOf(t, render(t, s))["policy-revision"] }
-	plain := revision(setting{})
+	set := func(s setting) string { return argumentsOf(t, render(t, s))["set"] }
+	plain := set(setting{})
 	for _, same := range []setting{
 		{namespace: "elsewhere"},
 		{kubernetes: oldestKubernetes},
@@ -384,9 +388,10 @@ func TestRevisionChangesWithThePoliciesOnly(t *testing.T) {
 		{values: `commonLabels: {team: network}`},
 		{values: `commonAnnotations: {example.org/owner: network}`},
 		{values: `cluster: {cidrs: []}`},
+		{values: `hostEndpoint: {labels: {host-endpoint: armed}}`},
 		{release: "other", values: `fullnameOverride: host-firewall`},
 	} {
-		require.Equal(t, plain, revision(same), "%+v", same)
+		require.Equal(t, plain, set(same), "%+v", same)
 	}
 	seen := map[string]setting{plain: {}}
 	for _, other := range []setting{
@@ -402,10 +407,32 @@ func TestRevisionChangesWithThePoliciesOnly(t *testing.T) {
 		{values: `ingress: [{name: web, cidrs: [192.0.2.0/24], protocol: TCP, ports: [443]}]`},
 		{values: `policies: {dropOther: {order: 30}}`},
 		{values: `policies: {allowOutbound: {enabled: false}}`},
-		{values: `hostEndpoint: {labels: {host-endpoint: armed}}`},
 	} {
-		changed := revision(other)
+		changed := set(other)
 		require.NotContains(t, seen, changed, "%+v", other)
 		seen[changed] = other
 	}
+}
+
+// An upgrade writes a set beside the one that is in force, and never into it; going back finds it as it was.
+func TestWhatDiffersInAnySpecHasNoPolicyInCommon(t *testing.T) {
+	t.Parallel()
+	specs := map[string][]namedSpec{}
+	for _, group := range []string{apiV3, apiV1} {
+		for name, values := range valuesFiles(t) {
+			r := render(t, setting{values: values, served: append(clusterServing(group), servesPodMonitor)})
+			for _, policy := range r.policies {
+				all := append(r.specs(), namedSpec{name: group})
+				if known, there := specs[policy.Name]; there {
+					require.Equal(t, known, all, "%s of %s is of another set, too", policy.Name, name)
+				}
+				specs[policy.Name] = all
+			}
+		}
+	}
+	names := func(values string) []string { return render(t, setting{values: values}).policyNames() }
+	files := ciFiles(t)
+	require.Equal(t, names(files["default"]), names(files["metrics"]), "what is the same is one set")
+	require.Equal(t, names(files["default"]), names(`mode: off`))
+	require.NotEqual(t, names(files["default"]), names(files["audit"]))
 }

@@ -194,7 +194,7 @@ func (r *rendered) decode(t testing.TB) {
 		kind := object.GetObjectKind().GroupVersionKind()
 		r.objects = append(r.objects, object)
 		switch name := object.(metav1.Object).GetName(); {
-		case strings.HasSuffix(name, "-controller") || strings.HasSuffix(name, "-controller-endpointslices"):
+		case strings.HasSuffix(name, "-controller") || strings.HasSuffix(name, "-endpointslices"):
 			r.controlling = append(r.controlling, object)
 			continue
 		case strings.HasSuffix(name, "-test"):

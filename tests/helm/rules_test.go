@@ -2,6 +2,7 @@ package helm_test
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -25,6 +26,8 @@ import (
 
 const (
 	releaseLabel = "host-firewall.io/release"
+	setLabel     = "host-firewall.io/set"
+	trustLabel   = "host-firewall.io/trust"
 	// onlyPods selects what Calico itself labels: with namespaceSelector all() alone, NetworkSets are meant too.
 	onlyPods = "has(projectcalico.org/orchestrator)"
 )
@@ -38,19 +41,19 @@ func (f *findings) unless(ok bool, format string, args ...any) {
 	}
 }
 
-// expected is what the agents of a release are told about its policies.
+// expected is what agents and controller of a release are told about its policies.
 type expected struct {
-	group, release, revision string
-	arming                   map[string]string
+	group, release, set string
+	names               []string
 }
 
 func expectedOf(t testing.TB, r *rendered) expected {
 	t.Helper()
-	arguments := argumentsOf(t, r)
-	e := expected{arguments["api-group"], arguments["release"], arguments["policy-revision"], map[string]string{}}
-	for _, label := range strings.Split(arguments["arming-labels"], ",") {
-		key, value, _ := strings.Cut(label, "=")
-		e.arming[key] = value
+	arguments := controllerArguments(t, r)
+	e := expected{group: arguments["api-group"], release: arguments["release"], set: arguments["set"]}
+	for _, policy := range strings.Split(arguments["policies"], ",") {
+		name, _, _ := strings.Cut(policy, "=")
+		e.names = append(e.names, name)
 	}
 	return e
 }
@@ -66,6 +69,7 @@ func (e expected) broken(policies []projectcalico.GlobalNetworkPolicy) []string 
 		names[policy.Name] = true
 		found = append(found, e.brokenPolicy(policy)...)
 	}
+	found.unless(slices.Equal(slices.Sorted(maps.Keys(names)), slices.Sorted(slices.Values(e.names))), "the controller waits for %v", e.names)
 	return append(found, brokenOrder(policies)...)
 }
 
@@ -75,15 +79,18 @@ func (e expected) brokenPolicy(policy projectcalico.GlobalNetworkPolicy) []strin
 	unless := func(ok bool, format string, args ...any) {
 		found.unless(ok, "%s: %s", policy.Name, fmt.Sprintf(format, args...))
 	}
-	unless(policy.APIVersion == e.group, "%s is not the group that the agents watch", policy.APIVersion)
+	unless(policy.APIVersion == e.group, "%s is not the group that the controller watches", policy.APIVersion)
 	unless(len(validation.IsDNS1123Label(policy.Name)) == 0, "the name is no DNS label: a dot would be read as a tier")
+	unless(strings.HasSuffix(policy.Name, "-"+e.set), "the name is not that of its set, so an upgrade would change it in place")
 	unless(policy.Labels[releaseLabel] == e.release, "the release's label is missing")
-	unless(policy.Annotations["host-firewall.io/revision"] == e.revision, "it has not the revision that the agents wait for")
+	unless(policy.Labels[setLabel] == e.set, "it is of another set than the one that agents arm with")
+	unless(policy.Annotations["helm.sh/resource-policy"] == "keep", "an upgrade would delete it while endpoints carry its set")
+	unless(slices.Contains(strings.Split(policy.Annotations["argocd.argoproj.io/sync-options"], ","), "Prune=false"), "Argo CD would prune it")
 	unless(spec.Tier == "", "older Calico knows no tier")
 	unless(spec.Order != nil, "without an order it comes last")
 	unless(spec.NamespaceSelector == "" && spec.ServiceAccountSelector == "", "selectors of namespaces and accounts exclude host endpoints")
 	unless(!spec.DoNotTrack, "doNotTrack does not work on all interfaces")
-	unless(e.selectsArmedEndpoints(spec.Selector), "selector %q does not select exactly the armed endpoints of the release", spec.Selector)
+	unless(asksForAll(spec.Selector, map[string]string{releaseLabel: e.release, setLabel: e.set}), "selector %q does not select exactly the armed endpoints of the release", spec.Selector)
 
 	switch {
 	case slices.Equal(spec.Types, []projectcalico.PolicyType{projectcalico.PolicyTypeIngress}):
@@ -110,15 +117,6 @@ func (e expected) brokenPolicy(policy projectcalico.GlobalNetworkPolicy) []strin
 		unless(!reflect.DeepEqual(rule, projectcalico.Rule{Action: projectcalico.Allow}), "rule %d lets everybody in to everything", i)
 	}
 	return found
-}
-
-// selectsArmedEndpoints tells whether a selector asks for the release and for every arming label.
-func (e expected) selectsArmedEndpoints(text string) bool {
-	labels := map[string]string{releaseLabel: e.release}
-	for key, value := range e.arming {
-		labels[key] = value
-	}
-	return asksForAll(text, labels)
 }
 
 // asksForAll tells whether a selector, read as Felix reads it, selects what has all of these labels, and not what has another
@@ -167,11 +165,11 @@ func (e expected) brokenRule(rule projectcalico.Rule) []string {
 		}
 		switch entity.NamespaceSelector {
 		case "":
-			found.unless(entity.Selector == "", "trusts pods that borrow the label of an endpoint")
+			found.unless(entity.Selector == "", "trusts pods that borrow the labels of a node")
 		case "all()":
 			found.unless(entity.Selector == onlyPods, "trusts NetworkSets of every namespace")
 		case "global()":
-			found.unless(asksForAll(entity.Selector, map[string]string{releaseLabel: e.release}), "trusts %q, which is not the endpoints of the release", entity.Selector)
+			found.unless(asksForAll(entity.Selector, map[string]string{releaseLabel: e.release, trustLabel: "node"}), "trusts %q, which is not the nodes of the release", entity.Selector)
 		default:
 			found.unless(false, "has namespaces %q", entity.NamespaceSelector)
 		}
@@ -259,6 +257,8 @@ func (r *rendered) broken(t testing.TB, namespace string) []string {
 		switch o := object.(type) {
 		case *appsv1.DaemonSet:
 			metadata = append(metadata, &o.Spec.Template)
+		case *appsv1.Deployment:
+			metadata = append(metadata, &o.Spec.Template)
 		case *batchv1.Job:
 			metadata = append(metadata, &o.Spec.Template)
 		}
@@ -268,10 +268,11 @@ func (r *rendered) broken(t testing.TB, namespace string) []string {
 			found.unless(len(errs) == 0, "%s: %v", name, errs.ToAggregate())
 		}
 	}
-	arguments := argumentsOf(t, r)
-	if address := arguments["metrics-address"]; !strings.HasPrefix(address, ":") && address != "" {
-		_, err := netip.ParseAddrPort(address)
-		found.unless(err == nil, "nobody can listen on %s", address)
+	for _, arguments := range []map[string]string{argumentsOf(t, r), controllerArguments(t, r)} {
+		if address := arguments["metrics-address"]; !strings.HasPrefix(address, ":") && address != "" {
+			_, err := netip.ParseAddrPort(address)
+			found.unless(err == nil, "nobody can listen on %s", address)
+		}
 	}
 	return found
 }
@@ -320,18 +321,22 @@ func TestNoBrokenPolicyGoesUnnoticed(t *testing.T) {
 		"no rules":                        {"allow-ssh", func(p *policy) { p.Spec.Ingress = nil }, "says nothing"},
 		"preDNAT alone":                   {"allow-ssh", func(p *policy) { p.Spec.ApplyOnForward = false }, "without applyOnForward"},
 		"egress before translation":       {"allow-outbound", func(p *policy) { p.Spec.PreDNAT, p.Spec.ApplyOnForward = true, true }, "preDNAT is for"},
-		"a dot in the name":               {"allow-ssh", func(p *policy) { p.Name = "edge.allow-ssh" }, "read as a tier"},
-		"a name twice":                    {"allow-ssh", func(p *policy) { p.Name = "host-firewall-drop-other" }, "two of the name"},
+		"a dot in the name":               {"allow-ssh", func(p *policy) { p.Name = "edge.allow-ssh-" + e.set }, "read as a tier"},
+		"a name twice":                    {"allow-ssh", func(p *policy) { p.Name = "host-firewall-drop-other-" + e.set }, "two of the name"},
 		"another group":                   {"allow-ssh", func(p *policy) { p.APIVersion = apiV1 }, "not the group"},
 		"no owner":                        {"allow-ssh", func(p *policy) { delete(p.Labels, releaseLabel) }, "label is missing"},
-		"another revision":                {"allow-ssh", func(p *policy) { p.Annotations["host-firewall.io/revision"] = "x" }, "not the revision"},
+		"another set":                     {"allow-ssh", func(p *policy) { p.Labels[setLabel] = "x" }, "another set"},
+		"a name for ever":                 {"allow-ssh", func(p *policy) { p.Name = "host-firewall-allow-ssh" }, "change it in place"},
+		"a policy that nobody waits for":  {"allow-ssh", func(p *policy) { p.Name = "host-firewall-more-" + e.set }, "the controller waits for"},
+		"one that Helm deletes":           {"allow-ssh", func(p *policy) { delete(p.Annotations, "helm.sh/resource-policy") }, "an upgrade would delete it"},
+		"one that Argo CD deletes":        {"allow-ssh", func(p *policy) { p.Annotations["argocd.argoproj.io/sync-options"] = "Replace=true" }, "Argo CD would"},
 		"a tier":                          {"allow-ssh", func(p *policy) { p.Spec.Tier = "default" }, "no tier"},
 		"no order":                        {"allow-ssh", func(p *policy) { p.Spec.Order = nil }, "without an order"},
 		"pods only":                       {"allow-ssh", func(p *policy) { p.Spec.NamespaceSelector = "all()" }, "exclude host endpoints"},
 		"every node":                      {"drop-other", func(p *policy) { p.Spec.Selector = "all()" }, "exactly the armed"},
-		"any release":                     {"drop-other", func(p *policy) { p.Spec.Selector = "host-endpoint == 'ingress'" }, "exactly the armed"},
+		"any release":                     {"drop-other", func(p *policy) { p.Spec.Selector = "has(host-firewall.io/set)" }, "exactly the armed"},
 		"not armed yet":                   {"drop-other", func(p *policy) { p.Spec.Selector = releaseOnly }, "exactly the armed"},
-		"one or the other":                {"drop-other", func(p *policy) { p.Spec.Selector = releaseOnly + " || host-endpoint == 'ingress'" }, "exactly the armed"},
+		"one or the other":                {"drop-other", func(p *policy) { p.Spec.Selector = releaseOnly + " || host-firewall.io/set == '" + e.set + "'" }, "exactly the armed"},
 		"no selector":                     {"drop-other", func(p *policy) { p.Spec.Selector = "host-firewall.io/release =" }, "exactly the armed"},
 		"a drop before the rest":          {"drop-other", func(p *policy) { p.Spec.Order = pointer(10.0) }, "drop comes before"},
 		"an allow behind the translation": {"allow-ssh", func(p *policy) { p.Spec.PreDNAT = false }, "drop comes before"},
@@ -358,7 +363,8 @@ func TestNoBrokenPolicyGoesUnnoticed(t *testing.T) {
 		"ICMPv6 for IPv4":              {"allow-essential", rule(func(r *projectcalico.Rule) { *r = allowICMP(6, 135); r.IPVersion = pointer(4) }), "ICMPv6 for IPv4"},
 		"ICMP without a type":          {"allow-essential", rule(func(r *projectcalico.Rule) { *r = allowICMP(4, 8); r.ICMP.Type = nil }), "one type"},
 		"an ICMP type of TCP":          {"allow-ssh", rule(func(r *projectcalico.Rule) { r.ICMP = &projectcalico.ICMPFields{Type: pointer(8)} }), "without ICMP"},
-		"trust in another release":     {"allow-cluster", rule(func(r *projectcalico.Rule) { r.Source.Selector = "has(host-firewall.io/release)" }), "not the endpoints of the release"},
+		"trust in another release":     {"allow-cluster", rule(func(r *projectcalico.Rule) { r.Source.Selector = "has(host-firewall.io/trust)" }), "not the nodes of the release"},
+		"trust in endpoints":           {"allow-cluster", rule(func(r *projectcalico.Rule) { r.Source.Selector = releaseOnly }), "not the nodes of the release"},
 		"trust in a pod with a label":  {"allow-cluster", rule(func(r *projectcalico.Rule) { r.Source.NamespaceSelector = "" }), "borrow the label"},
 		"trust in a NetworkSet":        {"allow-cluster", func(p *policy) { p.Spec.Ingress[1].Source.Selector = "" }, "trusts NetworkSets"},
 		"trust in another Service":     {"allow-cluster", func(p *policy) { p.Spec.Ingress[2].Source.Services.Name = "web" }, "trusts the Service"},
@@ -370,7 +376,7 @@ func TestNoBrokenPolicyGoesUnnoticed(t *testing.T) {
 			policies := make([]policy, len(r.policies))
 			for i, p := range r.policies {
 				policies[i] = *p.DeepCopy()
-				if p.Name == "host-firewall-"+test.policy {
+				if p.Name == "host-firewall-"+test.policy+"-"+e.set {
 					test.change(&policies[i])
 				}
 			}

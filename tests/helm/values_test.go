@@ -25,6 +25,11 @@ var openValues = []string{
 	"agent.updateStrategy",
 	"commonAnnotations",
 	"commonLabels",
+	"controller.affinity",
+	"controller.nodeSelector",
+	"controller.podAnnotations",
+	"controller.podLabels",
+	"controller.resources",
 	"hostEndpoint.labels",
 	"podMonitor.labels",
 	"serviceAccount.annotations",
@@ -279,7 +284,9 @@ func TestNoNewKeyIsRequired(t *testing.T) {
 			require.Contains(t, inner, key, "%s requires a key that testdata/oldest-values.yaml does not have", path)
 		}
 		for key, property := range node.Properties {
-			walk(path+"/"+key, property.resolve(t, root), inner[key])
+			if value, there := inner[key]; there { // what is not there lacks nothing
+				walk(path+"/"+key, property.resolve(t, root), value)
+			}
 		}
 	}
 	walk("", root, oldest(t))
@@ -375,6 +382,15 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"agent.log.format":                       {``, `agent: {log: {format: json}}`},
 		"agent.resync":                           {``, `agent: {resync: 1m}`},
 		"rbac.create":                            {``, `rbac: {create: false}`},
+		"controller.resources":                   {``, `controller: {resources: {limits: {memory: 1Gi}}}`},
+		"controller.tolerations":                 {``, `controller: {tolerations: [{key: dedicated}]}`},
+		"controller.nodeSelector":                {``, `controller: {nodeSelector: {a: b}}`},
+		"controller.affinity":                    {``, `controller: {affinity: {podAntiAffinity: {}}}`},
+		"controller.priorityClassName":           {``, `controller: {priorityClassName: ""}`},
+		"controller.podLabels":                   {``, `controller: {podLabels: {a: b}}`},
+		"controller.podAnnotations":              {``, `controller: {podAnnotations: {a: b}}`},
+		"controller.health.port":                 {``, `controller: {health: {port: 19095}}`},
+		"controller.metrics.port":                {metrics, metrics + "\ncontroller: {metrics: {port: 19094}}"},
 		"serviceAccount.create":                  {`serviceAccount: {name: account}`, `serviceAccount: {create: false, name: account}`},
 		"serviceAccount.name":                    {``, `serviceAccount: {name: other}`},
 		"serviceAccount.annotations":             {``, `serviceAccount: {annotations: {a: b}}`},

@@ -2,6 +2,7 @@ package helm_test
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,10 +54,9 @@ func TestHelmTestIsWholeObjects(t *testing.T) {
 				want.Spec.ServiceAccountName = id
 				want.Spec.Containers[0].Name = "verify"
 				want.Spec.Containers[0].Args = []string{
-					"verify", "--release=" + names.id, "--mode=enforce", "--policies=" + strings.Join(r.policyNames(), ","),
-					"--policy-revision=" + r.policies[0].Annotations["host-firewall.io/revision"], "--api-group=" + group,
-					"--arming-labels=host-endpoint=ingress", "--namespace=" + names.namespace, "--daemonset=" + names.id,
-					"--log-level=info", "--log-format=text",
+					"verify", "--release=" + names.id, "--namespace=" + names.namespace, "--mode=enforce", "--api-group=" + group,
+					"--set=" + r.policies[0].Labels[setLabel], "--policies=" + controllerArguments(t, r)["policies"],
+					"--daemonset=" + names.id, "--deployment=" + names.id + "-controller", "--log-level=info", "--log-format=text",
 				}
 				require.Equal(t, want, r.testPod(t))
 			})
@@ -66,32 +66,17 @@ func TestHelmTestIsWholeObjects(t *testing.T) {
 
 // wantTesting is what belongs to the release for helm test, in the order in which Helm writes it.
 func wantTesting(releaseName, namespace, id, group string) []runtime.Object {
-	const rbac = "rbac.authorization.k8s.io"
-	name, apiGroup := id+"-test", strings.Split(group, "/")[0]
-	meta := func(namespace string) metav1.ObjectMeta {
-		return metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: objectLabels(releaseName, id)}
-	}
-	kind := func(kind string) metav1.TypeMeta { return metav1.TypeMeta{APIVersion: rbac + "/v1", Kind: kind} }
-	account := []rbacv1.Subject{{Kind: "ServiceAccount", Name: name, Namespace: namespace}}
-	rules := []rbacv1.PolicyRule{{APIGroups: []string{apiGroup}, Resources: []string{"hostendpoints", "globalnetworkpolicies"}, Verbs: []string{"list"}}}
+	calico, _, _ := strings.Cut(group, "/")
+	rules := []rbacv1.PolicyRule{rule(calico, "hostendpoints globalnetworkpolicies", "list")}
 	if group == apiV3 {
-		rules = append(rules,
-			rbacv1.PolicyRule{APIGroups: []string{apiGroup}, Resources: []string{"tiers"}, Verbs: []string{"get"}},
-			rbacv1.PolicyRule{APIGroups: []string{apiGroup}, Resources: []string{"tier.globalnetworkpolicies"}, Verbs: []string{"list"}})
+		rules = append(rules, rule(calico, "tiers", "get"), rule(calico, "tier.globalnetworkpolicies", "list"))
 	}
-	rules = append(rules, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list"}})
-	return []runtime.Object{
-		&corev1.ServiceAccount{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: meta(namespace), AutomountServiceAccountToken: pointer(false)},
-		&rbacv1.ClusterRole{TypeMeta: kind("ClusterRole"), ObjectMeta: meta(""), Rules: rules},
-		&rbacv1.ClusterRoleBinding{TypeMeta: kind("ClusterRoleBinding"), ObjectMeta: meta(""), Subjects: account,
-			RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "ClusterRole", Name: name}},
-		&rbacv1.Role{TypeMeta: kind("Role"), ObjectMeta: meta(namespace), Rules: []rbacv1.PolicyRule{
-			{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, ResourceNames: []string{id}, Verbs: []string{"get"}},
-			{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}},
-		}},
-		&rbacv1.RoleBinding{TypeMeta: kind("RoleBinding"), ObjectMeta: meta(namespace), Subjects: account,
-			RoleRef: rbacv1.RoleRef{APIGroup: rbac, Kind: "Role", Name: name}},
-	}
+	return wantRights(releaseName, id, id+"-test", namespace, append(rules, rule("", "nodes", "list")), []rbacv1.PolicyRule{
+		of(id, rule("apps", "daemonsets", "get")),
+		of(id+"-controller", rule("apps", "deployments", "get")),
+		of(id, rule("", "configmaps", "get")),
+		rule("", "pods", "list"),
+	})
 }
 
 // The cleanup removes the Pod. Where there is no cleanup, nothing may be left that nobody removes.
@@ -112,18 +97,15 @@ func TestPodOfHelmTestIsNoPodOfTheDaemonSet(t *testing.T) {
 	}
 }
 
-// What the test asks for is what the agents were told.
-func TestHelmTestIsToldWhatTheAgentsAreTold(t *testing.T) {
+// What the test asks for is what agents and controller were told.
+func TestHelmTestIsToldWhatTheControllerIsTold(t *testing.T) {
 	t.Parallel()
 	for name, values := range ciFiles(t) {
 		r := render(t, setting{values: values})
 		arguments := r.testPod(t).Spec.Containers[0].Args
-		for _, given := range r.container(t).Args {
-			flag, _, _ := strings.Cut(given, "=")
-			for _, shared := range []string{"--release", "--mode", "--policies", "--policy-revision", "--api-group", "--arming-labels"} {
-				if flag == shared {
-					require.Contains(t, arguments, given, name)
-				}
+		for flag, value := range controllerArguments(t, r) {
+			if slices.Contains([]string{"release", "namespace", "mode", "api-group", "set", "policies"}, flag) {
+				require.Contains(t, arguments, "--"+flag+"="+value, name)
 			}
 		}
 	}

@@ -324,6 +324,7 @@ containers:
       - {{ .command }}
       {{- .arguments | nindent 6 }}
       - {{ printf "--daemonset=%s" (include "host-firewall.fullname" .root) | quote }}
+      - {{ printf "--deployment=%s" (include "host-firewall.controllerName" .root) | quote }}
       - {{ printf "--log-level=%s" $agent.log.level | quote }}
       - {{ printf "--log-format=%s" $agent.log.format | quote }}
     {{- with include "host-firewall.environment" .root | trim }}
@@ -368,7 +369,7 @@ API server does.
 {{- define "host-firewall.controllerAffinity" -}}
 {{- $first := dict "weight" 100 "preference" (dict "matchExpressions" (list (dict "key" "node-role.kubernetes.io/control-plane" "operator" "Exists"))) -}}
 {{- $preferred := dict "nodeAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" (list $first)) -}}
-{{- dig "affinity" dict (.Values.controller | default dict) | default .Values.agent.affinity | default dict | deepCopy | merge $preferred | toYaml -}}
+{{- dig "affinity" dict (.Values.controller | default dict) | default .Values.agent.affinity | default dict | mergeOverwrite $preferred | toYaml -}}
 {{- end -}}
 
 {{/*
