@@ -294,6 +294,14 @@ func TestAgentSaysAtOnceWhatItWaitsForWhereOneNodeGoesFirst(t *testing.T) {
 		s.pass(0)
 		assert.True(t, s.isArmed())
 	})
+	play(t, func(c *cluster) {
+		withClearance(c)
+		c.said.Endpoints = "0"
+		c.put(testEndpoint("r1"))
+	}, func(s *scene) {
+		s.pass(0)
+		assert.Equal(t, "r2", endpoint.NoteOf(s.stored["n1"]).Wanted, "and where the controller has not looked at the endpoint as it is now")
+	})
 }
 
 func TestAgentOfTheOldSetStaysReadyWhileTheControllerLooksAfterTheNewOne(t *testing.T) {
