@@ -79,7 +79,6 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/controller": {"/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/trust"},
 		"/internal/endpoint":   {},
 		"/internal/failsafe":   {"/internal/endpoint"},
-		"/internal/gate":       {"/internal/endpoint"},
 		"/internal/health":     {},
 		"/internal/keeper":     {"/internal/clearance", "/internal/endpoint", "/internal/failsafe"},
 		"/internal/links":      {"/internal/endpoint"},
@@ -108,7 +107,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 
 func TestPurePackagesDoNoIO(t *testing.T) {
 	for _, pkg := range []string{
-		"./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/gate", "./internal/policyset", "./internal/settings", "./internal/trust",
+		"./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/policyset", "./internal/settings", "./internal/trust",
 	} {
 		for _, imported := range imports(t, pkg) {
 			assert.NotContains(t, []string{"net", "net/http", "os", "os/exec", "syscall", "log"}, imported, "imported by %s", pkg)

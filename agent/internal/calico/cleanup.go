@@ -32,13 +32,13 @@ func (g *Group) Name() string { return g.known().group }
 // FelixConfigurations returns all FelixConfigurations, as the API server has them now.
 // Where they are not served there are none.
 func (g *Group) FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error) {
-	return whereServed(ofCalico[failsafe.Configuration](ctx, &g.Direct, felixConfigurations, ""))
+	return whereServed(ofCalico[failsafe.Configuration](ctx, g.Cluster, felixConfigurations, metav1.ListOptions{}))
 }
 
 // Objects returns all objects of a kind, as the API server has them now. Where they are
 // not served there are none.
 func (g *Group) Objects(ctx context.Context, kind string) ([]*metav1.PartialObjectMetadata, error) {
-	return whereServed(ofCalico[metav1.PartialObjectMetadata](ctx, &g.Direct, resourceOf(kind), ""))
+	return whereServed(ofCalico[metav1.PartialObjectMetadata](ctx, g.Cluster, resourceOf(kind), metav1.ListOptions{}))
 }
 
 func whereServed[T any](all []*T, err error) ([]*T, error) {

@@ -2,7 +2,6 @@ package calico
 
 import (
 	"context"
-	"fmt"
 	"path"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -60,29 +59,7 @@ func (d *Direct) Served(ctx context.Context) (bool, error) {
 // Endpoints returns all HostEndpoints, whosever they are, as the API server has
 // them now.
 func (d *Direct) Endpoints(ctx context.Context) ([]*v3.HostEndpoint, error) {
-	return ofCalico[v3.HostEndpoint](ctx, d, hostEndpoints, "")
-}
-
-// ofCalico lists the objects of one of Calico's resources with the labels.
-func ofCalico[T any](ctx context.Context, d *Direct, resource, labels string) ([]*T, error) {
-	group := d.known().group
-	objects, err := newest[T](ctx, d, resourcePath(group, resource), labels)
-	for _, object := range objects {
-		trim(group, any(object).(metav1.Object))
-	}
-	return objects, err
-}
-
-// newest lists the objects with the labels, not from the API server's cache.
-func newest[T any](ctx context.Context, d *Direct, where, labels string) (objects []*T, err error) {
-	resource := path.Base(where)
-	options := metav1.ListOptions{LabelSelector: labels}
-	request := d.client.Get().AbsPath(where).VersionedParams(&options, metav1.ParameterCodec).MaxRetries(0)
-	err = streamItems(ctx, request, func(object *T) error { objects = append(objects, object); return nil })
-	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", resource, explain(err, "list", resource))
-	}
-	return objects, nil
+	return ofCalico[v3.HostEndpoint](ctx, d.Cluster, hostEndpoints, metav1.ListOptions{})
 }
 
 // object is what the commands look at of what is in a namespace. The whole types are a

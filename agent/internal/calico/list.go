@@ -3,57 +3,41 @@ package calico
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"path"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 	kubejson "sigs.k8s.io/json"
 
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
-// The lists here come from the API server's own cache (resourceVersion 0), which
-// spares etcd when thousands of agents ask at once, and are read object by object
-// as they arrive, so that the answer never is in memory as a whole.
-
 // ListOwnEndpoints returns the endpoints of the release on the agent's Node.
-func (c *Cluster) ListOwnEndpoints(ctx context.Context) (own []*v3.HostEndpoint, err error) {
-	group := c.known().group
-	err = list(ctx, c, group, hostEndpoints, byLabel(c.ofNode(c.options.Node)), func(hep *v3.HostEndpoint) error {
-		trim(group, hep)
-		own = append(own, hep)
-		return nil
-	})
-	return own, err
+func (c *Cluster) ListOwnEndpoints(ctx context.Context) ([]*v3.HostEndpoint, error) {
+	selection := metav1.ListOptions{LabelSelector: c.ofNode(c.options.Node), ResourceVersion: fromCache}
+	return ofCalico[v3.HostEndpoint](ctx, c, hostEndpoints, selection)
 }
 
 // ReadEndpoint returns the endpoint with that name, whosever it is, nil when there is none.
-func (c *Cluster) ReadEndpoint(ctx context.Context, name string) (found *v3.HostEndpoint, err error) {
-	group := c.known().group
-	err = list(ctx, c, group, hostEndpoints, byName(name), func(hep *v3.HostEndpoint) error {
-		trim(group, hep)
-		found = hep
-		return nil
-	})
-	return found, err
+func (c *Cluster) ReadEndpoint(ctx context.Context, name string) (*v3.HostEndpoint, error) {
+	return one(ofCalico[v3.HostEndpoint](ctx, c, hostEndpoints, byName(name)))
 }
 
 // ReadFelix returns the FelixConfiguration with that name, nil when there is none.
-func (c *Cluster) ReadFelix(ctx context.Context, name string) (found *failsafe.Configuration, err error) {
-	group := c.known().group
+func (c *Cluster) ReadFelix(ctx context.Context, name string) (*failsafe.Configuration, error) {
 	selection := byName(name)
 	selection.ResourceVersion = fromCache
-	err = list(ctx, c, group, felixConfigurations, selection, func(configuration *failsafe.Configuration) error {
-		trim(group, configuration)
-		found = configuration
-		return nil
-	})
-	return found, err
+	return one(ofCalico[failsafe.Configuration](ctx, c, felixConfigurations, selection))
+}
+
+// one returns the only object of a list, nil when it is empty.
+func one[T any](all []*T, err error) (*T, error) {
+	if len(all) == 0 {
+		return nil, err
+	}
+	return all[0], err
 }
 
 // APIServer returns the addresses and TCP ports at which API servers listen, as they say
@@ -94,74 +78,35 @@ func (c *Cluster) read(ctx context.Context, where, resource, subject string, int
 	return true, nil
 }
 
-// fromCache is the version that asks for a list from the API server's cache.
+// fromCache is the version that asks for a list from the API server's cache, which spares
+// etcd.
 const fromCache = "0"
 
-// byLabel selects from the API server's cache.
-func byLabel(selector string) metav1.ListOptions {
-	return metav1.ListOptions{LabelSelector: selector, ResourceVersion: fromCache}
-}
-
-// list passes on the selected objects, one by one.
-func list[T any](ctx context.Context, c *Cluster, group, resource string, selection metav1.ListOptions, each func(*T) error) error {
-	err := streamItems(ctx, c.get(group, resource, selection), each)
-	if err != nil {
-		return fmt.Errorf("list %s: %w", resource, explain(err, "list", resource))
+// ofCalico lists the selected objects of one of Calico's resources.
+func ofCalico[T any](ctx context.Context, c *Cluster, resource string, selection metav1.ListOptions) ([]*T, error) {
+	group := c.known().group
+	objects, err := list[T](ctx, c, resourcePath(group, resource), selection)
+	for _, object := range objects {
+		trim(group, any(object).(metav1.Object))
 	}
-	return nil
+	return objects, err
 }
 
-// streamItems passes on what a request lists, as it arrives.
-func streamItems[T any](ctx context.Context, request *rest.Request, each func(*T) error) error {
+// list lists the selected objects, as the client of the watches decodes them. The request
+// is made once, as those of send.
+func list[T any](ctx context.Context, c *Cluster, where string, selection metav1.ListOptions) ([]*T, error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	body, err := request.Stream(ctx)
+	body, err := c.client.Get().AbsPath(where).VersionedParams(&selection, metav1.ParameterCodec).MaxRetries(0).DoRaw(ctx)
+	var read struct {
+		Items []*T `json:"items"`
+	}
+	if err == nil {
+		err = kubejson.UnmarshalCaseSensitivePreserveInts(body, &read)
+	}
 	if err != nil {
-		return err
+		resource := path.Base(where)
+		return nil, fmt.Errorf("list %s: %w", resource, explain(err, "list", resource))
 	}
-	defer body.Close()
-	return decodeItems(body, each)
-}
-
-// get is a request for some objects, made once as those of send.
-func (c *Cluster) get(group, resource string, options metav1.ListOptions) *rest.Request {
-	return c.client.Get().AbsPath(resourcePath(group, resource)).VersionedParams(&options, metav1.ParameterCodec).MaxRetries(0)
-}
-
-// decodeItems reads a list in JSON, as the client of the watches does, and passes on
-// its items as they come, until there is an error.
-func decodeItems[T any](body io.Reader, each func(*T) error) error {
-	decoder := kubejson.NewDecoderCaseSensitivePreserveInts(body)
-	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
-		return errors.Join(errors.New("the answer is not a list"), err)
-	}
-	for decoder.More() {
-		key, err := decoder.Token()
-		if err != nil {
-			return err
-		}
-		if key != "items" {
-			if err := decoder.Decode(&json.RawMessage{}); err != nil {
-				return err
-			}
-			continue
-		}
-		if start, err := decoder.Token(); err != nil || start != json.Delim('[') {
-			return errors.Join(errors.New("the items of the answer are no list"), err)
-		}
-		for decoder.More() {
-			item := new(T)
-			if err := decoder.Decode(item); err != nil {
-				return err
-			}
-			if err := each(item); err != nil {
-				return err
-			}
-		}
-		if _, err := decoder.Token(); err != nil {
-			return err
-		}
-	}
-	_, err := decoder.Token()
-	return err
+	return read.Items, nil
 }

@@ -26,7 +26,7 @@ func (d *Direct) Rollout(ctx context.Context, namespace, daemonSet, deployment s
 	if err != nil {
 		return r, err
 	}
-	pods, err := newest[object](ctx, d, namespacePath("v1", namespace, "pods"), metav1.FormatLabelSelector(&set.Spec.Selector))
+	pods, err := list[object](ctx, d.Cluster, namespacePath("v1", namespace, "pods"), metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(&set.Spec.Selector)})
 	if err != nil {
 		return r, err
 	}
@@ -76,8 +76,8 @@ func (d *Direct) ConfigMap(ctx context.Context, namespace, name string) (data, a
 
 // Nodes returns the names of all Nodes.
 func (d *Direct) Nodes(ctx context.Context) (names []string, err error) {
-	nodes, err := newest[metav1.PartialObjectMetadata](ctx, d, resourcePath("v1", "nodes"), "")
-	for _, node := range nodes {
+	all, err := list[metav1.PartialObjectMetadata](ctx, d.Cluster, resourcePath("v1", nodes), metav1.ListOptions{})
+	for _, node := range all {
 		names = append(names, node.Name)
 	}
 	return names, err
@@ -85,7 +85,7 @@ func (d *Direct) Nodes(ctx context.Context) (names []string, err error) {
 
 // Policies returns the policies of the release, as the API server has them now.
 func (d *Direct) Policies(ctx context.Context) (policies []*policyset.Policy, err error) {
-	all, err := ofCalico[policy](ctx, d, globalNetworkPolicies, d.ofRelease())
+	all, err := ofCalico[policy](ctx, d.Cluster, globalNetworkPolicies, metav1.ListOptions{LabelSelector: d.ofRelease()})
 	for _, p := range all {
 		policies = append(policies, p.whole())
 	}
