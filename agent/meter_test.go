@@ -14,13 +14,20 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/host-firewall/host-firewall/agent/internal/controller"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
 )
 
-// scrape returns what a scraper reads.
+// scrape returns what a scraper reads of an agent.
 func scrape(t *testing.T, m *meter, status keeper.Status) string {
 	t.Helper()
-	server := httptest.NewServer(m.handler(func() keeper.Status { return status }))
+	return read(t, m.handler(func() keeper.Status { return status }))
+}
+
+// read returns what a scraper reads.
+func read(t *testing.T, handler http.Handler) string {
+	t.Helper()
+	server := httptest.NewServer(handler)
 	defer server.Close()
 	response, err := http.Get(server.URL)
 	require.NoError(t, err)
@@ -54,11 +61,28 @@ func TestMetricsSayHowTheNodeIs(t *testing.T) {
 	assert.NotContains(t, scrape(t, m, keeper.Status{}), `armed="r1"`, "a set that is gone is not shown")
 }
 
+func TestMetricsSayHowTheReleaseIs(t *testing.T) {
+	m := newReleaseMeter("v1")
+	m.request("patch", 409)
+	status := controller.Status{State: controller.Cleared, Ready: true, Held: 1, Untrusted: 2, TrustSets: 3, Sets: 4, Drift: []string{"r1"}}
+	text := read(t, m.handler(func() controller.Status { return status }))
+	for _, line := range []string{
+		`host_firewall_controller_ready 1`, `host_firewall_cleared 1`, `host_firewall_held_nodes 1`, `host_firewall_untrusted_nodes 2`,
+		`host_firewall_trust_sets 3`, `host_firewall_policy_sets 4`, `host_firewall_policy_drift{set="r1"} 1`,
+		`host_firewall_api_requests_total{verb="patch",code="409"} 1`,
+	} {
+		assert.Contains(t, text, line+"\n")
+	}
+	text = read(t, m.handler(func() controller.Status { return controller.Status{State: controller.Canary} }))
+	assert.Contains(t, text, "host_firewall_cleared 0\n")
+	assert.NotContains(t, text, `set="r1"`, "what is set right is not shown")
+}
+
 func TestEveryMetricIsDocumented(t *testing.T) {
-	m := newMeter("v1", "audit", "r2")
+	m, r := newMeter("v1", "audit", "r2"), newReleaseMeter("v1")
 	m.request("list", 200)
 	kinds := map[string]string{}
-	for line := range strings.Lines(scrape(t, m, keeper.Status{})) {
+	for line := range strings.Lines(scrape(t, m, keeper.Status{}) + read(t, r.handler(func() controller.Status { return controller.Status{} }))) {
 		if fields := strings.Fields(line); fields[1] == "TYPE" {
 			kinds[fields[2]] = fields[3]
 		}

@@ -48,8 +48,7 @@ func newWorld(t *testing.T, nodes ...string) *world {
 
 func (w *world) next() string {
 	w.version++
-	w.facts.version = strconv.Itoa(w.version)
-	return w.facts.version
+	return strconv.Itoa(w.version)
 }
 
 // node makes a Ready Node with these addresses.
@@ -78,6 +77,7 @@ func (w *world) agent(node, wanted, armed string) *v3.HostEndpoint {
 	hep, _ := w.Shape.Desired(w.nodes[i], endpoint.Interface{Name: "*"}, nil, armed)
 	endpoint.SetNote(hep, nil, endpoint.Note{State: "Waiting", Since: w.now, Wanted: wanted}, false)
 	hep.ResourceVersion = w.next()
+	w.facts.version = hep.ResourceVersion
 	w.endpoints = slices.DeleteFunc(w.endpoints, func(h *v3.HostEndpoint) bool { return h.Name == node })
 	w.endpoints = append(w.endpoints, hep)
 	return hep
