@@ -45,13 +45,25 @@ func (n *node) DeepCopyObject() runtime.Object {
 	return &copied
 }
 
-// whole returns the Node, of which nothing else is known.
+// whole returns the Node, of which nothing else is known: its heartbeat is left out.
 func (n *node) whole() *corev1.Node {
+	for i, condition := range n.Status.Conditions {
+		n.Status.Conditions[i] = corev1.NodeCondition{Type: condition.Type, Status: condition.Status}
+	}
 	return &corev1.Node{
 		ObjectMeta: n.ObjectMeta,
 		Spec:       corev1.NodeSpec{PodCIDRs: n.Spec.PodCIDRs},
 		Status:     corev1.NodeStatus{Conditions: n.Status.Conditions, Addresses: n.Status.Addresses},
 	}
+}
+
+// isHeartbeat tells whether nothing of a Node has changed that anybody looks at: of
+// thousands of them some say every moment that they are still there.
+func isHeartbeat(before, after metav1.Object) bool {
+	a, isNode := before.(*corev1.Node)
+	b, stays := after.(*corev1.Node)
+	return isNode && stays && maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) && slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs) &&
+		slices.Equal(a.Status.Addresses, b.Status.Addresses) && slices.Equal(a.Status.Conditions, b.Status.Conditions)
 }
 
 // policy is what is read of a GlobalNetworkPolicy.

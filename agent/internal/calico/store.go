@@ -81,10 +81,14 @@ func (s *store) change(object any, do func(metav1.Object)) error {
 		return err
 	}
 	s.mu.Lock()
+	before := s.objects[keyOf(o)]
 	do(o)
+	after := s.objects[keyOf(o)]
 	s.version = o.GetResourceVersion()
 	s.mu.Unlock()
-	s.wake()
+	if !isHeartbeat(before, after) {
+		s.wake()
+	}
 	return nil
 }
 

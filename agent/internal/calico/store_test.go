@@ -6,6 +6,7 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -39,6 +40,25 @@ func TestStoreWakesWithObjectsAndVersionThatBelongTogether(t *testing.T) {
 	_, version := s.read()
 	assert.Equal(t, "9", version)
 	require.Error(t, s.Add("no object"))
+}
+
+func TestHeartbeatOfANodeWakesNobody(t *testing.T) {
+	woken := 0
+	s := newStore(kept(GroupCRD), func() { woken++ })
+	beat := func(version string, status corev1.ConditionStatus) *node {
+		n := &node{ObjectMeta: metav1.ObjectMeta{Name: "node", ResourceVersion: version, Labels: map[string]string{"a": "b"}}}
+		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status, LastHeartbeatTime: metav1.Now(), Message: version}}
+		return n
+	}
+	require.NoError(t, s.Replace([]any{beat("1", corev1.ConditionTrue)}, "1"))
+	require.NoError(t, s.Update(beat("2", corev1.ConditionTrue)))
+	assert.Equal(t, 1, woken)
+	objects, _ := s.read()
+	assert.Equal(t, "2", objects[0].GetResourceVersion())
+	require.NoError(t, s.Update(beat("3", corev1.ConditionUnknown)))
+	assert.Equal(t, 2, woken)
+	require.NoError(t, s.Delete(beat("4", corev1.ConditionUnknown)))
+	assert.Equal(t, 3, woken)
 }
 
 // As while a release moves to Calico's own API server: x is the old policy x and

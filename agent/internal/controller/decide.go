@@ -62,6 +62,8 @@ type memory struct {
 	// can't be read.
 	policies   map[types.UID]string
 	unreadable string
+	// late are Nodes whose addresses are not trusted as they should be: see keepTrust.
+	late map[string]time.Time
 	// completeSince is since when the wanted set is complete; zero: it is not.
 	completeSince time.Time
 	// canary goes first, since then. verified tells that a node is armed with the wanted set
@@ -121,19 +123,19 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 		}
 	}
 	now.Held, now.Conflicts = c.held(f, m, &d)
-	late := c.keepTrust(f, m, carried, &d)
+	c.keepTrust(f, m, carried, &d)
 	c.removeUnused(f, m, now, present, carried, &d)
 	if f.paused {
 		d.writes = nil
 	}
-	now.Reason = c.mayNotArm(f, m, late, carried, &d)
+	now.Reason = c.mayNotArm(f, m, carried, &d)
 	if now.Reason == "" && !c.Off {
 		now.Canary, now.Reason = c.canary(f, m, &d)
 	}
-	c.mark(f, m, &now, late, &d)
+	c.mark(f, m, &now, &d)
 	c.publish(f, m, was, now, &d)
 	c.conclude(was, now, &d)
-	d.status.Untrusted, d.status.TrustSets, d.status.Sets = len(late), len(f.trusted), len(present)
+	d.status.Untrusted, d.status.TrustSets, d.status.Sets = len(m.late), len(f.trusted), len(present)
 	return d
 }
 
@@ -208,9 +210,8 @@ func (c Config) held(f facts, m *memory, d *decision) (held, conflicts map[strin
 }
 
 // mayNotArm says why no node may be armed with the wanted set; empty: nothing forbids it.
-// late are the Nodes whose addresses are not trusted. Once a node is armed with the set,
-// that takes back nothing.
-func (c Config) mayNotArm(f facts, m *memory, late map[string]bool, carried map[string]int, d *decision) string {
+// Once a node is armed with it, addresses that are not trusted take back nothing.
+func (c Config) mayNotArm(f facts, m *memory, carried map[string]int, d *decision) string {
 	if lack := policyset.Lack(c.Release, c.Wanted, f.policies); lack != "" {
 		m.completeSince = time.Time{}
 		return lack
@@ -218,9 +219,17 @@ func (c Config) mayNotArm(f facts, m *memory, late map[string]bool, carried map[
 	if m.completeSince.IsZero() {
 		m.completeSince = f.now
 	}
+	var late []string
+	for name, since := range m.late {
+		if over := since.Add(lagTakes); f.now.Before(over) {
+			d.at(over)
+			continue
+		}
+		late = append(late, name)
+	}
 	untrusted := ""
-	if len(late) > 0 {
-		untrusted = "the addresses of some Nodes are not trusted yet: " + some(slices.Sorted(maps.Keys(late)))
+	if slices.Sort(late); len(late) > 0 {
+		untrusted = "the addresses of some Nodes are not trusted yet: " + some(late)
 	} else if strangers := trust.Uncovered(f.nodes, c.ClusterCIDRs); len(strangers) > 0 && !c.TrustNodes {
 		untrusted = fmt.Sprintf("Ready nodes are not in cluster.cidrs and would be shut out: %s. List their networks there, or set cluster.trustNodes: true", some(strangers))
 	}
@@ -292,7 +301,7 @@ func (m *memory) verify(now time.Time, d *decision) {
 }
 
 // mark says which Nodes and endpoints are looked after by now.
-func (c Config) mark(f facts, m *memory, now *clearance.Clearance, late map[string]bool, d *decision) {
+func (c Config) mark(f facts, m *memory, now *clearance.Clearance, d *decision) {
 	waits := false
 	var first time.Time // creation of the oldest that is not looked after yet
 	for _, n := range m.nodes {
@@ -307,11 +316,11 @@ func (c Config) mark(f facts, m *memory, now *clearance.Clearance, late map[stri
 		}
 	}
 	for name, n := range m.nodes {
-		if n.created.After(now.Nodes) && (first.IsZero() || n.created.Before(first)) && !late[name] {
+		if _, late := m.late[name]; !late && n.created.After(now.Nodes) && (first.IsZero() || n.created.Before(first)) {
 			now.Nodes = n.created
 		}
 	}
-	if waits && !c.Off && len(late) == 0 && clearance.Newer(f.version, now.Endpoints) {
+	if waits && !c.Off && len(m.late) == 0 && clearance.Newer(f.version, now.Endpoints) {
 		now.Endpoints = f.version
 	}
 }

@@ -496,6 +496,23 @@ func TestNothingIsClearedBeforeEveryNodeIsTrusted(t *testing.T) {
 	assert.Contains(t, d.notices, notice{kind: eventUntrusted, message: "the addresses of some Nodes are not trusted yet: n3"})
 }
 
+func TestSetOfAddressesThatLagsForAMomentTakesNothingBack(t *testing.T) {
+	w := newWorld(t, "n1", "n2")
+	w.agent("n1", "A", "")
+	w.after(time.Minute)
+	hep := w.agent("n2", "A", "")
+	hep.Spec.ExpectedIPs = append(hep.Spec.ExpectedIPs, "198.51.100.2")
+	d := w.decide(w.facts, &w.memory)
+	assert.Equal(t, Canary, d.status.State)
+	assert.Equal(t, 1, d.status.Untrusted)
+	assert.False(t, d.again.After(w.now.Add(lagTakes)))
+	w.now = w.now.Add(lagTakes)
+	d = w.decide(w.facts, &w.memory)
+	assert.Equal(t, "the addresses of some Nodes are not trusted yet: n2", d.status.Reason, "but not for long")
+	w.look()
+	assert.Equal(t, Canary, w.last.status.State)
+}
+
 func TestWithoutTrustInNodesTheNetworksHaveToHoldThem(t *testing.T) {
 	w := newWorld(t, "n1", "n2")
 	w.TrustNodes = false

@@ -2,9 +2,9 @@ package controller
 
 import (
 	"encoding/json"
-	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,10 +13,14 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/trust"
 )
 
+// lagTakes is how long a set of addresses may lag behind before the Node counts as not
+// trusted: with each new endpoint, one does for a moment.
+const lagTakes = time.Second
+
 // keepTrust adds to the decision the changes that lead to the sets of addresses as they
-// should be. late are the Nodes whose set is not so yet.
-func (c Config) keepTrust(f facts, m *memory, carried map[string]int, d *decision) (late map[string]bool) {
-	late = map[string]bool{}
+// should be. In m.late are then the Nodes whose set is not so, since when; zero: it is
+// missing.
+func (c Config) keepTrust(f facts, m *memory, carried map[string]int, d *decision) {
 	var sets []*v3.GlobalNetworkSet
 	// Without trust in Nodes there are no sets, but a node that is still armed with another
 	// set of policies may rely on them.
@@ -31,21 +35,31 @@ func (c Config) keepTrust(f facts, m *memory, carried map[string]int, d *decisio
 	for _, set := range f.trusted {
 		have[set.Name] = set
 	}
+	late := map[string]time.Time{}
 	for _, set := range sets {
-		is := have[set.Name]
+		node, is := set.OwnerReferences[0].Name, have[set.Name]
 		delete(have, set.Name)
-		if is == nil || !same(is, set) {
-			d.writes = append(d.writes, writeOfSet(is, set))
-			late[set.OwnerReferences[0].Name] = c.TrustNodes
+		if is != nil && same(is, set) {
+			continue
 		}
+		d.writes = append(d.writes, writeOfSet(is, set))
+		switch since := m.late[node]; {
+		case is == nil:
+			late[node] = time.Time{}
+		case since.IsZero():
+			late[node] = f.now
+		default:
+			late[node] = since
+		}
+	}
+	if m.late = late; !c.TrustNodes {
+		m.late = nil
 	}
 	for name, set := range have {
 		if strings.HasPrefix(name, trust.Name(c.Release, "")) {
 			d.writes = append(d.writes, write{subject: subjectOf(set), seen: set.ResourceVersion, set: set, gone: true})
 		}
 	}
-	maps.DeleteFunc(late, func(_ string, counts bool) bool { return !counts })
-	return late
 }
 
 // same tells whether a set is as it should be. Labels and annotations of others may be on

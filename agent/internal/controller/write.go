@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -150,8 +151,12 @@ func (k *Controller) writeOne(ctx context.Context, one write) error {
 		if err := k.api.CreateTrustSet(ctx, one.set); !apierrors.IsAlreadyExists(err) {
 			return err
 		}
-		// It has lost the label by which the cache finds it.
-		return k.api.PatchTrustSet(ctx, one.set.Name, one.patch)
+		// The cache is behind, or it has lost the label by which the cache finds it.
+		err := k.api.PatchTrustSet(ctx, one.set.Name, one.patch)
+		if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
+			err = fmt.Errorf("%s may have lost its label %s, delete it and it is made again: %w", one.subject, endpoint.ReleaseLabel, err)
+		}
+		return err
 	case one.set != nil:
 		return k.api.PatchTrustSet(ctx, one.set.Name, one.patch)
 	case one.seen == "":
