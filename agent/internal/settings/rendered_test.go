@@ -36,6 +36,19 @@ func TestArgumentsOfTheChartAreUnderstood(t *testing.T) {
 	}
 }
 
+func TestArgumentsOfTheChartsControllerAreUnderstood(t *testing.T) {
+	for name, arguments := range rendered(t, "controller-args") {
+		require.Equal(t, "controller", arguments[0], name)
+		told, err := settings.ParseController(arguments[1:], func(string) (string, bool) { return "", false })
+		require.NoError(t, err, name)
+		assert.NotEmpty(t, told.Policies, name)
+		for policy, digest := range told.Policies {
+			assert.True(t, strings.HasSuffix(policy, "-"+told.Set), "%s is not of set %s", policy, told.Set)
+			assert.Len(t, digest, 16, policy)
+		}
+	}
+}
+
 func TestArgumentsOfTheChartsCommandsAreUnderstood(t *testing.T) {
 	for command, parse := range map[string]func([]string, func(string) (string, bool)) (settings.Command, error){
 		"cleanup": settings.ParseCleanup,

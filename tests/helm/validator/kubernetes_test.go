@@ -19,8 +19,8 @@ import (
 
 var chartDir = filepath.Join("..", "..", "..", "charts", "host-firewall")
 
-// workloads renders the chart and returns what runs pods, with those of the hooks.
-func workloads(t *testing.T, values string) ([]unstructured.Unstructured, error) {
+// release renders the chart and returns its objects of these kinds, with those of the hooks.
+func release(t *testing.T, values string, kinds ...string) ([]unstructured.Unstructured, error) {
 	t.Helper()
 	loaded, err := loader.Load(chartDir)
 	require.NoError(t, err)
@@ -42,12 +42,18 @@ func workloads(t *testing.T, values string) ([]unstructured.Unstructured, error)
 	for _, manifest := range manifests {
 		var object unstructured.Unstructured
 		require.NoError(t, yaml.Unmarshal([]byte(manifest), &object.Object))
-		if slices.Contains([]string{"DaemonSet", "Job", "Pod"}, object.GetKind()) {
+		if slices.Contains(kinds, object.GetKind()) {
 			found = append(found, object)
 		}
 	}
 	require.NotEmpty(t, found)
 	return found, nil
+}
+
+// workloads are what runs pods.
+func workloads(t *testing.T, values string) ([]unstructured.Unstructured, error) {
+	t.Helper()
+	return release(t, values, "DaemonSet", "Deployment", "Job", "Pod")
 }
 
 // askKubernetes says why the API server would not create an object, or with a level of Pod Security what that forbids.
@@ -145,17 +151,23 @@ func oddValues(t *testing.T) []string {
 			all = append(all, "agent: {"+key+": "+value+"}")
 		}
 	}
-	return append(all, "cleanup: {tolerations: [{}]}", "serviceAccount: {name: a_b}", "commonLabels: {a: b c}")
+	return append(all, "controller: {affinity: {podAntiAffinity: {}}, tolerations: [{key: a, operator: Exists}]}", "controller: {tolerations: [{}]}",
+		"controller: {nodeSelector: {a: b c}}", "controller: {resources: {limits: {memory: 1Mi}}}", "controller: {podLabels: {a: b c}}",
+		"controller: {priorityClassName: a_b}", "controller: {health: {port: 9097}}", "controller: {podAnnotations: {a: 1}}",
+		"cleanup: {tolerations: [{}]}", "serviceAccount: {name: a_b}", "commonLabels: {a: b c}")
 }
 
 // Kubernetes is asked, and it answers.
 func TestKubernetesRefusesWhatIsWrong(t *testing.T) {
 	objects, err := workloads(t, "")
 	require.NoError(t, err)
-	require.Len(t, objects, 3)
-	for i, path := range [][]string{{"spec", "updateStrategy", "type"}, {"spec", "restartPolicy"}, {"spec", "template", "spec", "restartPolicy"}} {
-		object := objects[slices.IndexFunc(objects, func(o unstructured.Unstructured) bool { return o.GetKind() == []string{"DaemonSet", "Pod", "Job"}[i] })]
-		require.NoError(t, unstructured.SetNestedField(object.Object, "Sometimes", path...))
+	paths := map[string][]string{
+		"DaemonSet": {"spec", "updateStrategy", "type"}, "Deployment": {"spec", "strategy", "type"},
+		"Job": {"spec", "template", "spec", "restartPolicy"}, "Pod": {"spec", "restartPolicy"},
+	}
+	require.Len(t, objects, len(paths))
+	for _, object := range objects {
+		require.NoError(t, unstructured.SetNestedField(object.Object, "Sometimes", paths[object.GetKind()]...))
 	}
 	for i, complaint := range askKubernetes(t, objects) {
 		require.Contains(t, complaint, "Sometimes", objects[i].GetKind())
@@ -178,7 +190,7 @@ func TestPodsAreRestrictedButForWhatTheReadmeNames(t *testing.T) {
 	require.Equal(t, found, askKubernetes(t, pods, "baseline"), "all that is forbidden is so by baseline already")
 	for i, object := range objects {
 		want := "host namespaces"
-		if object.GetKind() == "DaemonSet" {
+		if object.GetKind() == "DaemonSet" || object.GetKind() == "Deployment" {
 			want = "host namespaces, hostPort, probe or lifecycle host"
 		}
 		require.Equal(t, want, found[i], object.GetKind())

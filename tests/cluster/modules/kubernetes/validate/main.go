@@ -1,6 +1,7 @@
 // Command validate asks Kubernetes itself whether it takes objects: it reads a JSON array of them from standard input, and writes what the
 // API server would find wrong with each to standard output, a JSON array of the same length, empty where it finds nothing. Of a
-// pod it also says what Pod Security finds, where that is asked for: "validate baseline".
+// pod it also says what Pod Security finds, where that is asked for: "validate baseline". "validate admission" reads requests, each with the
+// admission policy that is asked about it, and says why that denies them.
 package main
 
 import (
@@ -24,6 +25,7 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	"k8s.io/kubernetes/pkg/registry/apps/daemonset"
+	"k8s.io/kubernetes/pkg/registry/apps/deployment"
 	"k8s.io/kubernetes/pkg/registry/batch/job"
 	"k8s.io/kubernetes/pkg/registry/core/pod"
 	"k8s.io/pod-security-admission/api"
@@ -43,7 +45,10 @@ func run(arguments []string, objects io.Reader, complaints io.Writer) error {
 		return fmt.Errorf("read objects: %w", err)
 	}
 	judge := refused
-	if len(arguments) > 0 {
+	switch {
+	case len(arguments) > 0 && arguments[0] == "admission":
+		judge = denied
+	case len(arguments) > 0:
 		evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 		if err != nil {
 			return fmt.Errorf("read the checks of Pod Security: %w", err)
@@ -76,6 +81,8 @@ func refused(raw []byte) string {
 	switch object.(type) {
 	case *apps.DaemonSet:
 		strategy = daemonset.Strategy
+	case *apps.Deployment:
+		strategy = deployment.Strategy
 	case *batch.Job:
 		strategy = job.Strategy
 	case *core.Pod:
