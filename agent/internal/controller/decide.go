@@ -132,7 +132,8 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	if now.Reason == "" && !c.Off {
 		now.Canary, now.Reason = c.canary(f, m, &d)
 	}
-	c.mark(f, m, &now, &d)
+	now.Leftovers = c.leftovers(m)
+	c.mark(f, m, was, &now, &d)
 	c.publish(f, m, was, now, &d)
 	c.conclude(was, now, &d)
 	d.status.Untrusted, d.status.TrustSets, d.status.Sets = len(m.late), len(f.trusted), len(present)
@@ -159,6 +160,21 @@ func (m *memory) remember(c Config, f facts) (was clearance.Clearance) {
 		return clearance.Clearance{Open: was.Open, Opened: was.Opened}
 	}
 	return was
+}
+
+// leftovers are the Nodes with endpoints that other settings have left there. Where single
+// interfaces have endpoints, agents see that themselves.
+func (c Config) leftovers(m *memory) (names []string) {
+	if !slices.Equal(c.Interfaces, []string{endpoint.AllInterfaces}) {
+		return nil
+	}
+	for name, n := range m.nodes {
+		if n.leftovers {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // carried counts the release's endpoints by the set that they are armed with.
@@ -300,9 +316,10 @@ func (m *memory) verify(now time.Time, d *decision) {
 	m.verified = m.verified && carries
 }
 
-// mark says which Nodes and endpoints are looked after by now.
-func (c Config) mark(f facts, m *memory, now *clearance.Clearance, d *decision) {
-	waits := false
+// mark says which Nodes and endpoints are looked after by now. For endpoints that is news
+// only to agents that wait, or comes along with other news.
+func (c Config) mark(f facts, m *memory, was clearance.Clearance, now *clearance.Clearance, d *decision) {
+	waits := now.Reason != was.Reason || now.Canary != was.Canary
 	var first time.Time // creation of the oldest that is not looked after yet
 	for _, n := range m.nodes {
 		waits = waits || n.wants && !n.carries && !n.held

@@ -654,3 +654,33 @@ func TestOffArmsNobodyAndLooksAfterTheRest(t *testing.T) {
 	assert.Equal(t, Off, w.last.status.State)
 	assert.True(t, w.last.status.Ready)
 }
+
+func TestNodesWithEndpointsOfOtherSettingsAreNamed(t *testing.T) {
+	w := newWorld(t, "n1", "n2")
+	w.roll("A", "n1", "n2")
+	assert.Empty(t, w.look().Leftovers)
+	left := w.endpoints[0].DeepCopy()
+	left.Name, left.Spec.InterfaceName, left.ResourceVersion = "n1-eth0", "eth0", w.next()
+	w.endpoints = append(w.endpoints, left)
+	assert.Equal(t, []string{"n1"}, w.look().Leftovers)
+	w.Interfaces = []string{"*", "eth0"}
+	assert.Empty(t, w.look().Leftovers, "agents see these themselves")
+}
+
+func TestAgentsOfAnUpgradeNeedNotWaitForTheMarkWhenTheirSetIsCleared(t *testing.T) {
+	w := newWorld(t, "n1", "n2")
+	w.roll("A", "n1", "n2")
+	w.install("B")
+	w.restart("B")
+	w.after(time.Minute)
+	for range 3 {
+		w.agent("n1", "B", endpoint.SetOf(w.endpoints[0]))
+		w.after(4 * time.Second)
+		w.armAll("B", "n1")
+	}
+	said := w.after(4 * time.Second)
+	require.Empty(t, said.Canary+said.Reason)
+	for _, hep := range w.endpoints {
+		assert.False(t, clearance.Newer(hep.ResourceVersion, said.Endpoints), "%s", hep.Name)
+	}
+}

@@ -27,6 +27,7 @@ type node struct {
 	wants          bool // the wanted set, says its agent
 	carries        bool // the wanted set, on all its endpoints
 	armed          bool // with any set
+	leftovers      bool // the release has endpoints there that are not called as the Node
 	rivals         []string
 	variants       []variant
 	foreign        []string // policies of others that would select one of the variants
@@ -104,6 +105,7 @@ func (c Config) newNode(object *corev1.Node, heps []*v3.HostEndpoint, before *no
 		case release == c.Release:
 			set := endpoint.SetOf(hep)
 			n.has, n.armed = true, n.armed || set != ""
+			n.leftovers = n.leftovers || hep.Name != object.Name
 			n.wants = n.wants || endpoint.NoteOf(hep).Wanted == c.Wanted.Revision
 			n.carries = n.carries && set == c.Wanted.Revision
 		case c.Adopt && release == "":
