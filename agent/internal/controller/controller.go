@@ -23,8 +23,9 @@ import (
 )
 
 const (
-	// stuckAfter is the longest that a pass may take. Its requests time out sooner.
-	stuckAfter = 3 * time.Minute
+	// passFor is how long the requests of a pass may take together, and stuckAfter the
+	// longest that a pass may take at all.
+	passFor, stuckAfter = time.Minute, 3 * time.Minute
 
 	// troubleAfter is how long a cache may be out of order before the controller says that
 	// it does not know the cluster any more: an API server that restarts is back by then.
@@ -121,7 +122,7 @@ type Controller struct {
 	writing    writing
 	events     events
 	unreadable string        // what was last said of policies of others
-	took       time.Duration // by the last pass, without what it wrote
+	took       time.Duration // by the last pass, without its requests
 
 	mu        sync.Mutex
 	status    Status
@@ -193,17 +194,18 @@ func (k *Controller) setBusy(since time.Time) {
 // pass compares once what is with what should be, and writes the difference. It returns
 // when to look again without an event.
 func (k *Controller) pass(ctx context.Context, now time.Time) (again time.Time) {
-	begin := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, passFor)
+	defer cancel()
 	resync := now.Add(k.config.Resync)
 	if problem := k.api.Problem(); problem != "" {
 		k.tell(now, Status{State: Waiting, Reason: problem})
 		return resync
 	}
-	f := k.facts(now)
-	if k.config.asksAPIServers(f, &k.memory) {
+	if f := k.facts(now); k.config.asksAPIServers(f, &k.memory) {
 		k.apiServers = k.askAPIServers(ctx, f)
-		f = k.facts(now)
 	}
+	begin := time.Now()
+	f := k.facts(now)
 	d := k.config.decide(f, &k.memory)
 	d.at(resync)
 	k.took = time.Since(begin)

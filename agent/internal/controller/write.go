@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,9 +21,8 @@ import (
 
 const (
 	// atOnce is how many writes are made at a time, and perPass in one pass, so that it
-	// soon looks again at what has changed meanwhile. writeFor is how long they may take.
+	// soon looks again at what has changed meanwhile.
 	atOnce, perPass = 16, 320
-	writeFor        = 20 * time.Second
 	// What fails is tried again after so long, up to so long.
 	retryFirst, retryMost = time.Second, 30 * time.Second
 	// shownWithin is how long a cache is given to show what was written.
@@ -97,7 +97,7 @@ func (k *Controller) write(ctx context.Context, f facts, d *decision) {
 	}
 	k.writing.waits = waiting
 	for i, err := range k.writeAll(ctx, due) {
-		if ctx.Err() != nil {
+		if errors.Is(ctx.Err(), context.Canceled) {
 			return
 		}
 		subject := due[i].subject
@@ -111,6 +111,7 @@ func (k *Controller) write(ctx context.Context, f facts, d *decision) {
 		waiting[subject] = waits{until: time.Now().Add(k.writing.backoff.Get(subject)), failure: err.Error()}
 		d.at(waiting[subject].until)
 	}
+	k.writing.backoff.GC()
 	for _, subject := range slices.Sorted(maps.Keys(waiting)) {
 		if failure := waiting[subject].failure; failure != "" {
 			d.status.Ready, d.status.Reason = false, failure
@@ -121,8 +122,6 @@ func (k *Controller) write(ctx context.Context, f facts, d *decision) {
 
 // writeAll makes changes side by side, and returns their errors in the same order.
 func (k *Controller) writeAll(ctx context.Context, due []write) []error {
-	ctx, cancel := context.WithTimeout(ctx, writeFor)
-	defer cancel()
 	errs := make([]error, len(due))
 	next := make(chan int)
 	var workers sync.WaitGroup
