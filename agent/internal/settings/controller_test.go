@@ -1,0 +1,43 @@
+package settings_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
+)
+
+func nothing(string) (string, bool) { return "", false }
+
+func TestControllerIsToldByFlags(t *testing.T) {
+	s, err := settings.ParseController([]string{
+		"--release=fw", "--namespace=ns", "--set=aaaa0001", "--policies=fw-drop-aaaa0001=0123456789abcdef",
+		"--trust-nodes=false", "--cluster-cidrs=192.0.2.0/24", "--api-server-ports=6443", "--accept-policies=theirs",
+	}, nothing)
+	require.NoError(t, err)
+	assert.Equal(t, "aaaa0001", s.Set)
+	assert.Equal(t, map[string]string{"fw-drop-aaaa0001": "0123456789abcdef"}, s.Policies)
+	assert.False(t, s.TrustNodes)
+	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, s.ClusterCIDRs)
+	assert.Equal(t, []uint16{6443}, s.APIServerPorts)
+	assert.Equal(t, []string{"theirs"}, s.AcceptPolicies)
+	assert.Equal(t, []string{"*"}, s.Interfaces)
+	assert.Equal(t, 9095, s.HealthPort, "an agent may be on the same node")
+}
+
+func TestControllerReportsEverythingBadAtOnce(t *testing.T) {
+	_, err := settings.ParseController([]string{"--node-name=n1", "--api-server-ports=x"}, nothing)
+	for _, part := range []string{"node-name", "--release", "--namespace", "--set", "--policies", `"x" is no port`} {
+		assert.ErrorContains(t, err, part)
+	}
+}
+
+func TestControllerHelpNamesEverySetting(t *testing.T) {
+	help := settings.ControllerHelp("program")
+	for _, part := range []string{"program controller", "--policies", "HOST_FIREWALL_TRUST_NODES", "default: 9095"} {
+		assert.Contains(t, help, part)
+	}
+}
