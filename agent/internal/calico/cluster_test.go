@@ -661,9 +661,9 @@ func TestListsAreReadAsTheyArrive(t *testing.T) {
 
 	s.on("GET "+path, failure(403, metav1.StatusReasonForbidden))
 	_, err = a.ListOwnEndpoints(t.Context())
-	assert.ErrorContains(t, err, `list hostendpoints: the agent's account lacks the right "list"`)
+	assert.ErrorContains(t, err, `list hostendpoints: the account lacks the right "list"`)
 	_, err = a.ReadEndpoint(t.Context(), "n1")
-	assert.ErrorContains(t, err, `list hostendpoints: the agent's account lacks the right "list"`)
+	assert.ErrorContains(t, err, `list hostendpoints: the account lacks the right "list"`)
 	s.on("GET "+path, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"items":[{"spec":{}},`)) })
 	_, err = a.ListOwnEndpoints(t.Context())
 	assert.ErrorContains(t, err, "list hostendpoints: ", "half a list is none")
@@ -693,7 +693,7 @@ func TestAPIServerIsWhereItSaysItself(t *testing.T) {
 
 	s.on(slice, failure(http.StatusForbidden, metav1.StatusReasonForbidden))
 	_, _, err = a.APIServer(t.Context())
-	assert.ErrorContains(t, err, `get EndpointSlice default/kubernetes: the agent's account lacks the right "get" on "endpointslices"`)
+	assert.ErrorContains(t, err, `get EndpointSlice default/kubernetes: the account lacks the right "get" on "endpointslices"`)
 }
 
 func TestFelixConfigurationsAreFollowedOnlyWhenAskedFor(t *testing.T) {

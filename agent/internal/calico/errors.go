@@ -15,9 +15,9 @@ import (
 func explain(err error, verb, resource string) error {
 	switch code := codeOf(err); code {
 	case http.StatusUnauthorized:
-		return fmt.Errorf("the API server does not know the agent's token: %w", err)
+		return fmt.Errorf("the API server does not know the account's token: %w", err)
 	case http.StatusForbidden:
-		return fmt.Errorf("the agent's account lacks the right %q on %q: %w", verb, resource, err)
+		return fmt.Errorf("the account lacks the right %q on %q: %w", verb, resource, err)
 	case http.StatusNotFound:
 		if verb == "list" || verb == "watch" {
 			return fmt.Errorf("the API server does not serve %s, Calico's CRD may be missing: %w", resource, err)

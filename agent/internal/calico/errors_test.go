@@ -27,8 +27,8 @@ func TestErrorOfTheAPIServerSaysWhatToDo(t *testing.T) {
 		verb string
 		want string
 	}{
-		"no right":      {apierrors.NewForbidden(resource, "n1", errors.New("no")), "patch", `the agent's account lacks the right "patch" on "hostendpoints": `},
-		"no token":      {apierrors.NewUnauthorized("who"), "list", "the API server does not know the agent's token: "},
+		"no right":      {apierrors.NewForbidden(resource, "n1", errors.New("no")), "patch", `the account lacks the right "patch" on "hostendpoints": `},
+		"no token":      {apierrors.NewUnauthorized("who"), "list", "the API server does not know the account's token: "},
 		"no CRD":        {apierrors.NewNotFound(resource, ""), "watch", "the API server does not serve hostendpoints, Calico's CRD may be missing: "},
 		"no endpoint":   {apierrors.NewNotFound(resource, "n1"), "patch", `hostendpoints.projectcalico.org "n1" not found`},
 		"conflict":      {apierrors.NewConflict(resource, "n1", errors.New("newer")), "patch", "Operation cannot be fulfilled"},

@@ -165,6 +165,10 @@ func (k *Controller) Run(ctx context.Context) {
 				return
 			case <-time.After(max(quietLeast, quietTimes*k.took)):
 			}
+			select {
+			case <-k.woken:
+			default:
+			}
 		case <-timer.C:
 		}
 		k.setBusy(time.Now())
@@ -201,11 +205,13 @@ func (k *Controller) pass(ctx context.Context, now time.Time) (again time.Time) 
 		k.tell(now, Status{State: Waiting, Reason: problem})
 		return resync
 	}
-	if f := k.facts(now); k.config.asksAPIServers(f, &k.memory) {
-		k.apiServers = k.askAPIServers(ctx, f)
+	f := k.facts(now)
+	if k.config.asksAPIServers(f, &k.memory) {
+		// A Node that has come meanwhile is not asked about, so it is not looked at either.
+		f.apiServers = k.askAPIServers(ctx, f)
+		k.apiServers = f.apiServers
 	}
 	begin := time.Now()
-	f := k.facts(now)
 	d := k.config.decide(f, &k.memory)
 	d.at(resync)
 	k.took = time.Since(begin)
