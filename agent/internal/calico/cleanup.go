@@ -18,9 +18,10 @@ import (
 // Group is one of Calico's API groups, served or not.
 type Group struct{ Direct }
 
-// Groups returns both of them.
+// Groups returns both of them, first the quicker one, which may show the same objects:
+// Calico's own API server makes 50 requests a second, and 5 up to v3.28.
 func (d *Direct) Groups() (groups []cleanup.Group) {
-	for _, name := range []string{GroupV3, GroupCRD} {
+	for _, name := range []string{GroupCRD, GroupV3} {
 		groups = append(groups, &Group{Direct{&Cluster{options: d.options, client: d.client, caches: &caches{group: name}}}})
 	}
 	return groups

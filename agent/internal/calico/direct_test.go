@@ -113,7 +113,7 @@ func TestCommandReadsTheNewestAndDeletesWhatItHasReadInBothGroups(t *testing.T) 
 	server := newAPIServer(t)
 	groups := newDirect(t, server, calico.GroupCRD).Groups()
 	require.Len(t, groups, 2)
-	for i, name := range []string{calico.GroupV3, calico.GroupCRD} {
+	for i, name := range []string{calico.GroupCRD, calico.GroupV3} {
 		t.Run(name, func(t *testing.T) {
 			group := groups[i]
 			assert.Equal(t, name, group.Name())
