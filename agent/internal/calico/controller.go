@@ -3,7 +3,6 @@ package calico
 import (
 	"context"
 	"encoding/json"
-	"path"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
@@ -92,37 +91,44 @@ func (c *Controller) ConfigMap() *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: read.ObjectMeta, Data: read.Data}
 }
 
-// CreateTrustSet creates a set of addresses. An error keeps the API server's reason, as
-// those of the other writes do.
-func (c *Controller) CreateTrustSet(ctx context.Context, set *v3.GlobalNetworkSet) error {
-	return c.create(ctx, globalNetworkSets, v3.KindGlobalNetworkSet, set.ObjectMeta, map[string]any{"nets": set.Spec.Nets}, nil)
+// Create creates a set of addresses, or the ConfigMap of the clearance. An error keeps the
+// API server's reason, as those of the next two do.
+func (c *Controller) Create(ctx context.Context, object metav1.Object) error {
+	where, resource, kind := c.where(object)
+	group, fields := c.known().group, map[string]any{}
+	switch o := object.(type) {
+	case *v3.GlobalNetworkSet:
+		fields["spec"] = map[string]any{"nets": o.Spec.Nets}
+	case *corev1.ConfigMap:
+		group, fields["data"] = "v1", o.Data
+	}
+	body := bodyOf(group, kind, metav1.ObjectMeta{
+		Namespace: object.GetNamespace(), Name: object.GetName(), Labels: object.GetLabels(), OwnerReferences: object.GetOwnerReferences(),
+	}, fields)
+	return c.send(ctx, c.client.Post().AbsPath(where), "create", resource, kind+" "+object.GetName(), body, nil)
 }
 
-// PatchTrustSet applies a JSON merge patch to the set with that name.
-func (c *Controller) PatchTrustSet(ctx context.Context, name string, patch []byte) error {
-	return c.patch(ctx, globalNetworkSets, v3.KindGlobalNetworkSet+" "+name, name, patch, nil)
+// Patch applies a JSON merge patch to a set of addresses or the ConfigMap.
+func (c *Controller) Patch(ctx context.Context, object metav1.Object, patch []byte) error {
+	where, resource, kind := c.where(object)
+	return c.send(ctx, c.client.Patch(types.MergePatchType).AbsPath(where, object.GetName()), "patch", resource, kind+" "+object.GetName(), json.RawMessage(patch), nil)
 }
 
-// DeleteTrustSet deletes a set, in the very version that is given.
-func (c *Controller) DeleteTrustSet(ctx context.Context, set *v3.GlobalNetworkSet) error {
-	return c.delete(ctx, globalNetworkSets, v3.KindGlobalNetworkSet+" "+set.Name, set.ObjectMeta)
+// Delete deletes a set of addresses or a policy, in the very version that is given.
+func (c *Controller) Delete(ctx context.Context, object metav1.Object) error {
+	_, resource, kind := c.where(object)
+	return c.delete(ctx, resource, kind+" "+object.GetName(), metav1.ObjectMeta{Name: object.GetName(), UID: object.GetUID(), ResourceVersion: object.GetResourceVersion()})
 }
 
-// DeletePolicy deletes a policy, in the very version that is given.
-func (c *Controller) DeletePolicy(ctx context.Context, policy *policyset.Policy) error {
-	return c.delete(ctx, globalNetworkPolicies, v3.KindGlobalNetworkPolicy+" "+policy.Name, policy.ObjectMeta)
-}
-
-// CreateConfigMap creates the ConfigMap of the clearance.
-func (c *Controller) CreateConfigMap(ctx context.Context, configMap *corev1.ConfigMap) error {
-	body := bodyOf("v1", "ConfigMap", configMap.ObjectMeta, map[string]any{"data": configMap.Data})
-	request := c.client.Post().AbsPath(namespacePath("v1", configMap.Namespace, configMaps))
-	return c.send(ctx, request, "create", configMaps, "ConfigMap "+configMap.Namespace+"/"+configMap.Name, body, nil)
-}
-
-// PatchConfigMap applies a JSON merge patch to the ConfigMap of the clearance.
-func (c *Controller) PatchConfigMap(ctx context.Context, patch []byte) error {
-	namespace, name := c.options.Namespace, c.options.Release
-	where := path.Join(namespacePath("v1", namespace, configMaps), name)
-	return c.send(ctx, c.client.Patch(types.MergePatchType).AbsPath(where), "patch", configMaps, "ConfigMap "+namespace+"/"+name, json.RawMessage(patch), nil)
+// where says where the API server serves such objects, and what they are called.
+func (c *Controller) where(object metav1.Object) (where, resource, kind string) {
+	switch object.(type) {
+	case *corev1.ConfigMap:
+		return namespacePath("v1", object.GetNamespace(), configMaps), configMaps, "ConfigMap"
+	case *policyset.Policy:
+		resource, kind = globalNetworkPolicies, v3.KindGlobalNetworkPolicy
+	default:
+		resource, kind = globalNetworkSets, v3.KindGlobalNetworkSet
+	}
+	return resourcePath(c.known().group, resource), resource, kind
 }

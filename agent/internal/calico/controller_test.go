@@ -111,24 +111,24 @@ func TestControllerWritesWhatIsItsOwn(t *testing.T) {
 		{
 			"POST " + inCRD + "/globalnetworksets",
 			`{"apiVersion":"crd.projectcalico.org/v1","kind":"GlobalNetworkSet","metadata":{"name":"fw-node-n2","labels":{"a":"b"}},"spec":{"nets":["192.0.2.2/32"]}}`,
-			func(ctx context.Context) error { return c.CreateTrustSet(ctx, set) },
+			func(ctx context.Context) error { return c.Create(ctx, set) },
 		},
-		{"PATCH " + inCRD + "/globalnetworksets/fw-node-n2", string(patch), func(ctx context.Context) error { return c.PatchTrustSet(ctx, "fw-node-n2", patch) }},
+		{"PATCH " + inCRD + "/globalnetworksets/fw-node-n2", string(patch), func(ctx context.Context) error { return c.Patch(ctx, set, patch) }},
 		{
 			"DELETE " + inCRD + "/globalnetworksets/fw-node-n2",
 			`{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u2","resourceVersion":"8"}}`,
-			func(ctx context.Context) error { return c.DeleteTrustSet(ctx, set) },
+			func(ctx context.Context) error { return c.Delete(ctx, set) },
 		},
 		{
 			"DELETE " + inCRD + "/globalnetworkpolicies/fw-drop-old",
 			`{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u3","resourceVersion":"9"}}`,
-			func(ctx context.Context) error { return c.DeletePolicy(ctx, policy) },
+			func(ctx context.Context) error { return c.Delete(ctx, policy) },
 		},
 		{
 			"POST " + sayingPath, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"fw","namespace":"ns"},"data":{"set":"x"}}`,
-			func(ctx context.Context) error { return c.CreateConfigMap(ctx, m) },
+			func(ctx context.Context) error { return c.Create(ctx, m) },
 		},
-		{"PATCH " + sayingPath + "/fw", string(patch), func(ctx context.Context) error { return c.PatchConfigMap(ctx, patch) }},
+		{"PATCH " + sayingPath + "/fw", string(patch), func(ctx context.Context) error { return c.Patch(ctx, m, patch) }},
 	} {
 		t.Run(test.what, func(t *testing.T) {
 			s.on(test.what, failure(409, metav1.StatusReasonConflict))

@@ -14,6 +14,7 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
@@ -83,14 +84,14 @@ type Reader interface {
 	ConfigMap() *corev1.ConfigMap
 }
 
-// Writer changes what the controller keeps. Patches are JSON merge patches.
+// Writer changes what the controller keeps: GlobalNetworkSets and the ConfigMap, and deletes
+// policies.
 type Writer interface {
-	CreateTrustSet(ctx context.Context, set *v3.GlobalNetworkSet) error
-	PatchTrustSet(ctx context.Context, name string, patch []byte) error
-	DeleteTrustSet(ctx context.Context, set *v3.GlobalNetworkSet) error
-	DeletePolicy(ctx context.Context, policy *policyset.Policy) error
-	CreateConfigMap(ctx context.Context, configMap *corev1.ConfigMap) error
-	PatchConfigMap(ctx context.Context, patch []byte) error
+	Create(ctx context.Context, object metav1.Object) error
+	// Patch applies a JSON merge patch.
+	Patch(ctx context.Context, object metav1.Object, patch []byte) error
+	// Delete deletes the object in the version that is given.
+	Delete(ctx context.Context, object metav1.Object) error
 	CreateEvent(ctx context.Context, event *corev1.Event) error
 }
 

@@ -20,6 +20,7 @@ import (
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
@@ -87,29 +88,45 @@ func (f *fake) write(verb, name string, do func() error) error {
 	return do()
 }
 
+// set returns where a set is.
 func (f *fake) set(name string) int {
 	return slices.IndexFunc(f.trusted, func(s *v3.GlobalNetworkSet) bool { return s.Name == name })
 }
 
 func resource(name string) schema.GroupResource { return schema.GroupResource{Resource: name} }
 
-func (f *fake) CreateTrustSet(_ context.Context, set *v3.GlobalNetworkSet) error {
-	return f.write("create", set.Name, func() error {
-		if f.set(set.Name) >= 0 {
-			return apierrors.NewAlreadyExists(resource("globalnetworksets"), set.Name)
+func (f *fake) Create(_ context.Context, object metav1.Object) error {
+	return f.write("create", object.GetName(), func() error {
+		switch o := object.(type) {
+		case *corev1.ConfigMap:
+			o.ResourceVersion = f.next()
+			f.configMap = o
+		case *v3.GlobalNetworkSet:
+			if f.set(o.Name) >= 0 {
+				return apierrors.NewAlreadyExists(resource("globalnetworksets"), o.Name)
+			}
+			stored := o.DeepCopy()
+			stored.ResourceVersion = f.next()
+			f.trusted = append(slices.Clone(f.trusted), stored)
 		}
-		stored := set.DeepCopy()
-		stored.ResourceVersion = f.next()
-		f.trusted = append(slices.Clone(f.trusted), stored)
 		return nil
 	})
 }
 
-func (f *fake) PatchTrustSet(_ context.Context, name string, patch []byte) error {
-	return f.write("patch", name, func() error {
-		at := f.set(name)
+func (f *fake) Patch(_ context.Context, object metav1.Object, patch []byte) error {
+	return f.write("patch", object.GetName(), func() error {
+		if _, isConfigMap := object.(*corev1.ConfigMap); isConfigMap {
+			patched := &corev1.ConfigMap{}
+			if err := f.merge(f.configMap, f.configMap.ResourceVersion, patch, patched); err != nil {
+				return err
+			}
+			patched.ResourceVersion = f.next()
+			f.configMap = patched
+			return nil
+		}
+		at := f.set(object.GetName())
 		if at < 0 {
-			return apierrors.NewNotFound(resource("globalnetworksets"), name)
+			return apierrors.NewNotFound(resource("globalnetworksets"), object.GetName())
 		}
 		patched := &v3.GlobalNetworkSet{}
 		if err := f.merge(f.trusted[at], f.trusted[at].ResourceVersion, patch, patched); err != nil {
@@ -138,33 +155,10 @@ func (f *fake) merge(from any, version string, patch []byte, into any) error {
 	return json.Unmarshal(after, into)
 }
 
-func (f *fake) DeleteTrustSet(_ context.Context, set *v3.GlobalNetworkSet) error {
-	return f.write("delete", set.Name, func() error {
-		f.trusted = slices.DeleteFunc(slices.Clone(f.trusted), func(s *v3.GlobalNetworkSet) bool { return s.Name == set.Name })
-		return nil
-	})
-}
-
-func (f *fake) DeletePolicy(_ context.Context, policy *policyset.Policy) error {
-	return f.write("delete", policy.Name, func() error { f.remove(policy.Name); return nil })
-}
-
-func (f *fake) CreateConfigMap(_ context.Context, m *corev1.ConfigMap) error {
-	return f.write("create", m.Name, func() error {
-		m.ResourceVersion = f.next()
-		f.configMap = m
-		return nil
-	})
-}
-
-func (f *fake) PatchConfigMap(_ context.Context, patch []byte) error {
-	return f.write("patch", "fw", func() error {
-		patched := &corev1.ConfigMap{}
-		if err := f.merge(f.configMap, f.configMap.ResourceVersion, patch, patched); err != nil {
-			return err
-		}
-		patched.ResourceVersion = f.next()
-		f.configMap = patched
+func (f *fake) Delete(_ context.Context, object metav1.Object) error {
+	return f.write("delete", object.GetName(), func() error {
+		f.trusted = slices.DeleteFunc(slices.Clone(f.trusted), func(s *v3.GlobalNetworkSet) bool { return s.Name == object.GetName() })
+		f.remove(object.GetName())
 		return nil
 	})
 }

@@ -360,7 +360,7 @@ func (c Config) removeUnused(f facts, m *memory, now clearance.Clearance, presen
 			continue
 		}
 		for _, policy := range policies {
-			d.writes = append(d.writes, write{subject: "GlobalNetworkPolicy " + policy.Name, seen: policy.ResourceVersion, policy: policy})
+			d.writes = append(d.writes, write{subject: "GlobalNetworkPolicy " + policy.Name, seen: policy.ResourceVersion, object: policy, gone: true})
 		}
 	}
 }

@@ -57,7 +57,7 @@ func (c Config) keepTrust(f facts, m *memory, carried map[string]int, d *decisio
 	}
 	for name, set := range have {
 		if strings.HasPrefix(name, trust.Name(c.Release, "")) {
-			d.writes = append(d.writes, write{subject: subjectOf(set), seen: set.ResourceVersion, set: set, gone: true})
+			d.writes = append(d.writes, write{subject: subjectOf(set), seen: set.ResourceVersion, object: set, gone: true})
 		}
 	}
 }
@@ -82,7 +82,7 @@ func writeOfSet(is, should *v3.GlobalNetworkSet) write {
 		"annotations":     map[string]any{endpoint.MetadataAnnotation: nil},
 		"ownerReferences": should.OwnerReferences,
 	}
-	w := write{subject: subjectOf(should), set: should}
+	w := write{subject: subjectOf(should), object: should}
 	if is != nil {
 		w.seen, metadata["resourceVersion"] = is.ResourceVersion, is.ResourceVersion
 	}

@@ -166,18 +166,18 @@ func (w *world) said() clearance.Clearance {
 // apply does what an API server does.
 func (w *world) apply(one write) {
 	w.t.Helper()
-	switch {
-	case one.policy != nil:
-		w.remove(one.policy.Name)
-	case one.set != nil:
-		w.trusted = slices.DeleteFunc(slices.Clone(w.trusted), func(s *v3.GlobalNetworkSet) bool { return s.Name == one.set.Name })
+	switch object := one.object.(type) {
+	case *policyset.Policy:
+		w.remove(object.Name)
+	case *v3.GlobalNetworkSet:
+		w.trusted = slices.DeleteFunc(slices.Clone(w.trusted), func(s *v3.GlobalNetworkSet) bool { return s.Name == object.Name })
 		if !one.gone {
-			set := one.set.DeepCopy()
+			set := object.DeepCopy()
 			set.ResourceVersion = w.next()
 			w.trusted = append(w.trusted, set)
 		}
-	default:
-		stored := &corev1.ConfigMap{Data: one.data}
+	case *corev1.ConfigMap:
+		stored := object.DeepCopy()
 		if w.configMap != nil {
 			assert.Equal(w.t, w.configMap.ResourceVersion, one.seen)
 			stored.Annotations = w.configMap.Annotations

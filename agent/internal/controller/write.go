@@ -9,14 +9,12 @@ import (
 	"sync"
 	"time"
 
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
-	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 )
 
 const (
@@ -29,16 +27,13 @@ const (
 	shownWithin = 3 * time.Second
 )
 
-// write is one change: of a set of addresses, of a policy, which goes, or else of the
-// ConfigMap. What has not been seen is created.
+// write is one change of an object. Without a version that was seen it is created.
 type write struct {
 	subject string // names the object
-	seen    string // the version that it is made from; empty: there is none
-	set     *v3.GlobalNetworkSet
-	gone    bool // the set goes
-	policy  *policyset.Policy
-	data    map[string]string
+	seen    string // the version that the change is made from; empty: there is none
+	object  metav1.Object
 	patch   []byte
+	gone    bool // it is to be deleted
 }
 
 // writing is what the loop remembers of writes.
@@ -57,7 +52,8 @@ type waits struct {
 
 // writeOfConfigMap changes its data, and nothing else. is may be nil.
 func (c Config) writeOfConfigMap(is *corev1.ConfigMap, data map[string]string) write {
-	w := write{subject: c.subject(), data: data}
+	meta := metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Release, Labels: map[string]string{endpoint.ReleaseLabel: c.Release}}
+	w := write{subject: c.subject(), object: &corev1.ConfigMap{ObjectMeta: meta, Data: data}}
 	if is == nil {
 		return w
 	}
@@ -142,27 +138,19 @@ func (k *Controller) writeAll(ctx context.Context, due []write) []error {
 
 func (k *Controller) writeOne(ctx context.Context, one write) error {
 	switch {
-	case one.policy != nil:
-		return k.api.DeletePolicy(ctx, one.policy)
 	case one.gone:
-		return k.api.DeleteTrustSet(ctx, one.set)
-	case one.set != nil && one.seen == "":
-		if err := k.api.CreateTrustSet(ctx, one.set); !apierrors.IsAlreadyExists(err) {
-			return err
-		}
-		// The cache is behind, or it has lost the label by which the cache finds it.
-		err := k.api.PatchTrustSet(ctx, one.set.Name, one.patch)
-		if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
-			err = fmt.Errorf("%s may have lost its label %s, delete it and it is made again: %w", one.subject, endpoint.ReleaseLabel, err)
-		}
-		return err
-	case one.set != nil:
-		return k.api.PatchTrustSet(ctx, one.set.Name, one.patch)
-	case one.seen == "":
-		return k.api.CreateConfigMap(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Namespace: k.config.Namespace, Name: k.config.Release, Labels: map[string]string{endpoint.ReleaseLabel: k.config.Release}},
-			Data:       one.data,
-		})
+		return k.api.Delete(ctx, one.object)
+	case one.seen != "":
+		return k.api.Patch(ctx, one.object, one.patch)
 	}
-	return k.api.PatchConfigMap(ctx, one.patch)
+	err := k.api.Create(ctx, one.object)
+	if !apierrors.IsAlreadyExists(err) || one.patch == nil {
+		return err
+	}
+	// The cache is behind, or the object has lost the label by which the cache finds it.
+	err = k.api.Patch(ctx, one.object, one.patch)
+	if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
+		err = fmt.Errorf("%s may have lost its label %s, delete it and it is made again: %w", one.subject, endpoint.ReleaseLabel, err)
+	}
+	return err
 }
