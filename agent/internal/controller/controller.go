@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -122,12 +123,11 @@ type Controller struct {
 	apiServers apiServers
 	writing    writing
 	events     events
-	unreadable string        // what was last said of policies of others
 	took       time.Duration // by the last pass, without its requests
 
+	busySince atomic.Pointer[time.Time] // nil between passes
 	mu        sync.Mutex
 	status    Status
-	busySince time.Time // zero between passes
 }
 
 // New returns a controller that does nothing before Run.
@@ -172,9 +172,10 @@ func (k *Controller) Run(ctx context.Context) {
 			}
 		case <-timer.C:
 		}
-		k.setBusy(time.Now())
-		again := k.pass(ctx, time.Now())
-		k.setBusy(time.Time{})
+		now := time.Now()
+		k.busySince.Store(&now)
+		again := k.pass(ctx, now)
+		k.busySince.Store(nil)
 		timer.Reset(time.Until(again))
 	}
 }
@@ -182,18 +183,11 @@ func (k *Controller) Run(ctx context.Context) {
 // Alive returns an error when the loop is stuck in a pass. It may be called from any
 // goroutine.
 func (k *Controller) Alive() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if busy := time.Since(k.busySince); !k.busySince.IsZero() && busy > stuckAfter {
-		return fmt.Errorf("stuck in one pass for %s", busy.Round(time.Second))
+	since := k.busySince.Load()
+	if since == nil || time.Since(*since) <= stuckAfter {
+		return nil
 	}
-	return nil
-}
-
-func (k *Controller) setBusy(since time.Time) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.busySince = since
+	return fmt.Errorf("stuck in one pass for %s", time.Since(*since).Round(time.Second))
 }
 
 // pass compares once what is with what should be, and writes the difference. It returns
@@ -217,10 +211,6 @@ func (k *Controller) pass(ctx context.Context, now time.Time) (again time.Time) 
 	d.at(resync)
 	k.took = time.Since(begin)
 	k.write(ctx, f, &d)
-	if unreadable := k.memory.unreadable; unreadable != k.unreadable && unreadable != "" {
-		k.log.Warn("policies of others left out", "problem", unreadable)
-	}
-	k.unreadable = k.memory.unreadable
 	k.checkTrouble(now, &d)
 	k.tell(now, d.status)
 	k.sendEvents(ctx, f, &d)

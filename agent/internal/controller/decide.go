@@ -122,6 +122,9 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 			now.Drift[set.Revision] = lack
 		}
 	}
+	if m.unreadable != "" {
+		d.notices = append(d.notices, notice{kind: eventUnreadable, message: m.unreadable})
+	}
 	now.Held, now.Conflicts = c.held(f, m, &d)
 	c.keepTrust(f, m, carried, &d)
 	c.removeUnused(f, m, now, present, carried, &d)

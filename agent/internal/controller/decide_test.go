@@ -354,7 +354,15 @@ func (w *world) foreignEndpoint(node string) {
 	})
 }
 
-func TestNodesAreHeldBackByNameAndReason(t *testing.T) {
+// holdCase is something that may hold node n1 back.
+type holdCase struct {
+	by             func(*world)
+	armed          string
+	held, conflict string // a part of the reason, on n1
+	alsoN2         bool
+}
+
+func holdCases() map[string]holdCase {
 	foreign := func(selector string) func(*world) {
 		return func(w *world) { w.policy("theirs", nil, map[string]any{"selector": selector}) }
 	}
@@ -362,12 +370,7 @@ func TestNodesAreHeldBackByNameAndReason(t *testing.T) {
 		w.APIServerPorts = []uint16{6443}
 		w.facts.apiServers.closed = map[string][]uint16{"n1": {8443}}
 	}
-	for name, test := range map[string]struct {
-		by             func(*world)
-		armed          string
-		held, conflict string // a part of the reason, on n1
-		alsoN2         bool
-	}{
+	return map[string]holdCase{
 		"nothing": {by: func(*world) {}},
 		"a policy that would select its endpoint": {
 			by: foreign("all()"), alsoN2: true,
@@ -396,7 +399,11 @@ func TestNodesAreHeldBackByNameAndReason(t *testing.T) {
 			},
 			held: "cannot tell whether API servers of nodes stay open", alsoN2: true,
 		},
-	} {
+	}
+}
+
+func TestNodesAreHeldBackByNameAndReason(t *testing.T) {
+	for name, test := range holdCases() {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "n1", "n2")
 			if test.armed != "" {
@@ -419,6 +426,16 @@ func TestNodesAreHeldBackByNameAndReason(t *testing.T) {
 			assert.Equal(t, test.held+test.conflict != "", said.MayCreate("n1", w.nodes[0].CreationTimestamp.Time) != "")
 		})
 	}
+}
+
+func TestPolicyThatFelixCannotReadHoldsNobodyBackAndIsTold(t *testing.T) {
+	w := newWorld(t, "n1")
+	w.policy("broken", nil, map[string]any{"selector": "app ="})
+	assert.Empty(t, w.look().Held)
+	assert.True(t, slices.ContainsFunc(w.last.notices, func(n notice) bool { return n.kind == eventUnreadable }))
+	w.remove("broken")
+	w.after(settle)
+	assert.Empty(t, w.last.notices)
 }
 
 func TestWhatHeldBackLetsGo(t *testing.T) {

@@ -115,6 +115,7 @@ const (
 	eventUntrusted  = "NodesNotTrusted"
 	eventDrift      = "PolicyDrift"
 	eventNotCleared = "NotCleared"
+	eventUnreadable = "PolicyNotReadable"
 )
 
 // notice is something that is not as it should be, of a Node or, without one, of the
