@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"path"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/transport"
 )
 
 // The groups by which Calico can be reached, and the resources in them.
@@ -97,9 +97,9 @@ func New(config *rest.Config, options Options) (*Cluster, error) {
 	// The API server has better things to do than to save bytes inside a cluster.
 	config.DisableCompression = true
 	if options.Count != nil {
-		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counter{next, options.Count} })
+		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return transport.Counted(next, options.Count) })
 	}
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &patience{RoundTripper: next} })
+	config.Wrap(transport.Patient)
 	config.NegotiatedSerializer = serializer.NewCodecFactory(newScheme()).WithoutConversion()
 	// Custom resources are served as JSON only.
 	config.ContentType = runtime.ContentTypeJSON
@@ -159,40 +159,4 @@ func resourcePath(group, resource string) string {
 		return path.Join("/api", group, resource)
 	}
 	return path.Join("/apis", group, resource)
-}
-
-// counter is a transport that counts the answers.
-type counter struct {
-	http.RoundTripper
-	count func(verb string, code int)
-}
-
-// RoundTrip passes the request on.
-func (c counter) RoundTrip(request *http.Request) (*http.Response, error) {
-	response, err := c.RoundTripper.RoundTrip(request)
-	code := 0
-	if err == nil {
-		code = response.StatusCode
-	}
-	c.count(verbOf(request), code)
-	return response, err
-}
-
-// WrappedRoundTripper lets client-go find the transport underneath.
-func (c counter) WrappedRoundTripper() http.RoundTripper { return c.RoundTripper }
-
-// verbOf is what Kubernetes calls the request.
-func verbOf(request *http.Request) string {
-	switch query := request.URL.Query(); {
-	case request.Method == http.MethodPost:
-		return "create"
-	case request.Method == http.MethodPatch, request.Method == http.MethodDelete:
-		return strings.ToLower(request.Method)
-	case query.Get("watch") != "":
-		return "watch"
-	case query.Has("limit"), query.Has("resourceVersion"), query.Has("fieldSelector"), query.Has("labelSelector"):
-		return "list"
-	default:
-		return "get"
-	}
 }

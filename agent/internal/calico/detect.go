@@ -7,37 +7,27 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
-)
-
-const (
-	detectFirst = time.Second
-	detectMost  = 30 * time.Second
 )
 
 // awaitGroup returns the API group by which Calico is reached. It asks until
 // there is one, and returns an empty one when the context has ended before.
-func (c *Cluster) awaitGroup(ctx context.Context, wake func()) string {
-	delay := detectFirst
-	for {
-		group, err := c.findGroup(ctx)
+func (c *Cluster) awaitGroup(ctx context.Context, wake func()) (group string) {
+	// It ends when there is an answer, or the context ends.
+	_ = backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (done bool, _ error) {
+		found, err := c.findGroup(ctx)
 		if err == nil || ctx.Err() != nil {
-			return group
+			group = found
+			return true, nil
 		}
 		if problem := err.Error(); c.remember(problem) {
 			c.options.Log.Warn("Calico's API not found, trying again", "problem", problem)
 			wake()
 		}
-		select {
-		case <-ctx.Done():
-			return ""
-		case <-time.After(wait.Jitter(delay, 0.2)):
-		}
-		delay = min(2*delay, detectMost)
-	}
+		return false, nil
+	})
+	return group
 }
 
 // remember keeps what Problem answers and tells whether that is news.

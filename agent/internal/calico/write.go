@@ -15,29 +15,19 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
-// CreateEndpoint creates an endpoint and returns it as it is stored. An error keeps
-// the API server's reason: apierrors.IsAlreadyExists tells that the cache was
-// behind.
+// CreateEndpoint creates an endpoint and returns it as it is stored. An error of this and
+// the next ones keeps the API server's reason: apierrors.IsAlreadyExists and IsConflict tell
+// that the cache was behind.
 func (c *Cluster) CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) (*v3.HostEndpoint, error) {
-	stored := &v3.HostEndpoint{}
-	if err := c.create(ctx, hostEndpoints, v3.KindHostEndpoint, hep.ObjectMeta, hep.Spec, stored); err != nil {
-		return nil, err
-	}
-	trim(c.known().group, stored)
-	return stored, nil
+	into := &v3.HostEndpoint{}
+	return stored(c, into, c.create(ctx, hostEndpoints, v3.KindHostEndpoint, hep.ObjectMeta, hep.Spec, into))
 }
 
 // PatchEndpoint applies a JSON merge patch to the endpoint with that name and
-// returns it as it is stored. An error keeps the API server's reason:
-// apierrors.IsConflict tells that the patch was made from a version that isn't the
-// newest.
+// returns it as it is stored.
 func (c *Cluster) PatchEndpoint(ctx context.Context, name string, patch []byte) (*v3.HostEndpoint, error) {
-	stored := &v3.HostEndpoint{}
-	if err := c.patch(ctx, hostEndpoints, "HostEndpoint "+name, name, patch, stored); err != nil {
-		return nil, err
-	}
-	trim(c.known().group, stored)
-	return stored, nil
+	into := &v3.HostEndpoint{}
+	return stored(c, into, c.patch(ctx, hostEndpoints, "HostEndpoint "+name, name, patch, into))
 }
 
 // DeleteEndpoint deletes an endpoint, in the very version that is given.
@@ -47,19 +37,23 @@ func (c *Cluster) DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) erro
 
 // CreateFelix creates a FelixConfiguration and returns it as it is stored.
 func (c *Cluster) CreateFelix(ctx context.Context, configuration *failsafe.Configuration) (*failsafe.Configuration, error) {
-	stored := &failsafe.Configuration{}
-	err := c.create(ctx, felixConfigurations, v3.KindFelixConfiguration, configuration.ObjectMeta, configuration.Spec, stored)
-	trim(c.known().group, stored)
-	return stored, err
+	into := &failsafe.Configuration{}
+	return stored(c, into, c.create(ctx, felixConfigurations, v3.KindFelixConfiguration, configuration.ObjectMeta, configuration.Spec, into))
 }
 
 // PatchFelix applies a JSON merge patch to the FelixConfiguration with that name and
 // returns it as it is stored.
 func (c *Cluster) PatchFelix(ctx context.Context, name string, patch []byte) (*failsafe.Configuration, error) {
-	stored := &failsafe.Configuration{}
-	err := c.patch(ctx, felixConfigurations, "FelixConfiguration "+name, name, patch, stored)
-	trim(c.known().group, stored)
-	return stored, err
+	into := &failsafe.Configuration{}
+	return stored(c, into, c.patch(ctx, felixConfigurations, "FelixConfiguration "+name, name, patch, into))
+}
+
+// stored returns what came back of a write, without what is of no use.
+func stored[T metav1.Object](c *Cluster, object T, err error) (_ T, _ error) {
+	if err == nil {
+		trim(c.known().group, object)
+	}
+	return object, err
 }
 
 // DeleteFelix deletes a FelixConfiguration, in the very version that is given.

@@ -8,11 +8,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/event"
 )
 
 // State is how far the release is.
@@ -104,8 +104,6 @@ const (
 	lastsFor, tellAgain = 5 * time.Second, 5 * time.Minute
 	// What all of a sudden is so of thousands of nodes is told slowly.
 	eventsPerSecond, eventsBurst = 1, 20
-	// maxMessage is how long the message of an Event may be.
-	maxMessage = 1000
 )
 
 // The kinds of Events, all of them warnings.
@@ -165,25 +163,14 @@ func (k *Controller) sendEvents(ctx context.Context, f facts, d *decision) {
 
 // eventOf returns the Event, on the Node or on the ConfigMap.
 func (c Config) eventOf(n notice, f facts, first time.Time) *corev1.Event {
-	namespace, about := metav1.NamespaceDefault, corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: n.node, UID: n.uid}
+	about := corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: n.node, UID: n.uid}
 	if n.node == "" {
-		namespace, about = c.Namespace, corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: c.Namespace, Name: c.Release}
+		about = corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: c.Namespace, Name: c.Release}
 		if f.configMap != nil {
 			about.UID = f.configMap.UID
 		}
 	}
-	name := fmt.Sprintf("%s.%x", about.Name[:min(len(about.Name), 200)], time.Now().UnixNano())
-	return &corev1.Event{
-		ObjectMeta:          metav1.ObjectMeta{Name: name, Namespace: namespace},
-		InvolvedObject:      about,
-		Reason:              n.kind,
-		Message:             n.message[:min(len(n.message), maxMessage)],
-		Source:              corev1.EventSource{Component: "host-firewall"},
-		FirstTimestamp:      metav1.NewTime(first),
-		LastTimestamp:       metav1.NewTime(f.now),
-		Count:               1,
-		Type:                corev1.EventTypeWarning,
-		ReportingController: "host-firewall.io/controller",
-		ReportingInstance:   c.Release,
-	}
+	e := event.New(about, event.Kind{Reason: n.kind, Warning: true}, n.message, 1, first, f.now)
+	e.ReportingController, e.ReportingInstance = "host-firewall.io/controller", c.Release
+	return e
 }

@@ -61,14 +61,14 @@ func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *St
 // narrowFelix follows the FelixConfigurations and keeps the failsafe narrow. The
 // error is worth telling.
 func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
-	k.agenda.notAfter(narrowWork, f.now.Add(spread(narrowWithin)))
+	k.agenda.NotAfter(narrowWork, f.now.Add(spread(narrowWithin)))
 	k.api.FollowFelix()
 	own, forAll, problem := k.api.Felix()
 	if problem != "" {
 		return errors.New(problem)
 	}
 	if until := k.felixWrote.at.Add(cacheDelay); f.now.Before(until) && k.felixWrote.isAhead(versionOf(own)) {
-		k.agenda.set("cache of failsafe", until)
+		k.agenda.Set("cache of failsafe", until)
 		return nil
 	}
 	want := &failsafe.Want{Ports: k.config.Failsafe.Ports, CIDRs: k.config.Failsafe.CIDRs, Node: f.node.UID}
@@ -81,10 +81,10 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
 			return err
 		}
 		if change.None() {
-			k.agenda.done(failsafeWork)
+			k.agenda.Done(failsafeWork)
 			return nil
 		}
-		if k.agenda.waits(narrowWork) {
+		if k.agenda.Waits(narrowWork) {
 			return errors.New("it is narrowed in a moment")
 		}
 		stored, err := k.changeFelix(ctx, f, own, change)
@@ -101,7 +101,7 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
 
 // widenFelix looks once whether anything of ours is left, and takes that back.
 func (k *Keeper) widenFelix(ctx context.Context, f facts) error {
-	if k.agenda.waits(failsafeWork) {
+	if k.agenda.Waits(failsafeWork) {
 		return k.failsafeFailure()
 	}
 	own, err := k.api.ReadFelix(ctx, failsafe.Name(k.config.Node))
@@ -112,13 +112,13 @@ func (k *Keeper) widenFelix(ctx context.Context, f facts) error {
 	if err == nil && !change.None() {
 		_, err = k.changeFelix(ctx, f, own, change)
 	}
-	k.felixClean = err == nil && !k.agenda.waits(failsafeWork)
+	k.felixClean = err == nil && !k.agenda.Waits(failsafeWork)
 	return err
 }
 
 // changeFelix makes the change, unless it has to wait, and returns what is stored then.
 func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configuration, change failsafe.Change) (stored *failsafe.Configuration, err error) {
-	if k.agenda.waits(failsafeWork) {
+	if k.agenda.Waits(failsafeWork) {
 		return nil, k.failsafeFailure()
 	}
 	name := failsafe.Name(k.config.Node)
@@ -126,7 +126,7 @@ func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configu
 	if change.Patch != nil {
 		fields = fieldsOf(fields[0], change.Patch)
 	}
-	if k.agenda.leaveAlone(fields) {
+	if k.agenda.LeaveAlone(fields) {
 		return nil, nil
 	}
 	switch {
@@ -140,16 +140,16 @@ func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configu
 	if err != nil {
 		return nil, k.failsafeFailed(err)
 	}
-	k.agenda.done(failsafeWork)
+	k.agenda.Done(failsafeWork)
 	k.felixWrote = felixWrote{at: time.Now(), of: versionOf(own), to: versionOf(stored)}
-	k.agenda.wasSet(f.now, fields)
+	k.agenda.WasSet(f.now, fields)
 	k.log.Info("failsafe changed", "narrowed", k.config.narrows(), "object", name)
 	return stored, nil
 }
 
 // failsafeFailed puts work on the failsafe off. The error that comes back is worth telling.
 func (k *Keeper) failsafeFailed(err error) error {
-	delay := k.agenda.failed(failsafeWork, time.Now(), err)
+	delay := k.agenda.Failed(failsafeWork, time.Now(), err)
 	k.told[failsafeWork] = ""
 	if race := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err); !race || delay >= tellAfter {
 		k.told[failsafeWork] = err.Error()

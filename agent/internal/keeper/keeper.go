@@ -20,8 +20,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/host-firewall/host-firewall/agent/internal/agenda"
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/event"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
@@ -33,6 +35,14 @@ const (
 	// troubleAfter is how long a cache may be out of order before the node counts
 	// as not looked after: an API server that restarts is back by then.
 	troubleAfter = 30 * time.Second
+
+	// leftoversEvery is how often leftovers are looked for while there are some, and foundFor
+	// how long an endpoint that no cache shows is taken to be there.
+	leftoversEvery = 10 * time.Second
+	foundFor       = 30 * time.Second
+
+	// resync is the pass that is made without any reason.
+	resync = "resync"
 )
 
 // API is what the keeper needs of the API server.
@@ -149,7 +159,7 @@ type Keeper struct {
 
 	// Only the loop touches these.
 	memory     memory
-	agenda     *agenda
+	agenda     *agenda.Agenda
 	links      links
 	wrote      map[string]*v3.HostEndpoint // as they should be when last looked at, by name
 	fresh      map[string]*v3.HostEndpoint // as they came back and the cache has not shown yet
@@ -159,7 +169,7 @@ type Keeper struct {
 	contested  string // field of the last fight
 	untracked  bool   // that was told
 	told       map[string]string
-	events     events
+	events     event.Queue
 
 	mu        sync.Mutex
 	status    Status
@@ -186,8 +196,8 @@ func New(config Config, api API, log *slog.Logger) *Keeper {
 		log:    log,
 		woken:  make(chan struct{}, 1),
 		memory: memory{ours: map[string]types.UID{}},
-		agenda: newAgenda(),
-		events: events{},
+		agenda: agenda.New(),
+		events: event.Queue{},
 		wrote:  map[string]*v3.HostEndpoint{},
 		fresh:  map[string]*v3.HostEndpoint{},
 		found:  map[string]*v3.HostEndpoint{},
@@ -222,7 +232,7 @@ func (k *Keeper) Run(ctx context.Context) {
 			return
 		case <-k.woken:
 		case <-timer.C:
-			k.agenda.begin(resync)
+			k.agenda.Begin(resync)
 		}
 		timer.Reset(k.turn(ctx))
 	}
@@ -247,10 +257,10 @@ func (k *Keeper) turn(ctx context.Context) time.Duration {
 	start := time.Now()
 	k.setBusy(start)
 	defer k.setBusy(time.Time{})
-	k.agenda.notAfter(resync, start.Add(k.config.Resync))
+	k.agenda.NotAfter(resync, start.Add(k.config.Resync))
 	k.pass(ctx)
 	k.config.Meter.Passed(time.Since(start))
-	return k.agenda.next(time.Now())
+	return k.agenda.Next(time.Now())
 }
 
 // pass compares once what is with what should be, and writes the difference.
@@ -282,7 +292,7 @@ func (k *Keeper) checkTrouble(now time.Time, status *Status) {
 	switch {
 	case problem == "":
 	case now.Sub(since) < troubleAfter:
-		k.agenda.set("trouble", since.Add(troubleAfter))
+		k.agenda.Set("trouble", since.Add(troubleAfter))
 	case status.Ready:
 		status.Ready, status.Reason = false, "as it was left, but "+problem
 	}
@@ -304,10 +314,10 @@ func (k *Keeper) look(ctx context.Context) facts {
 	}
 	f.node = k.api.Node()
 	f.said, f.unsaid = k.api.Clearance()
-	if len(k.found) > 0 && k.agenda.begin("found") {
+	if len(k.found) > 0 && k.agenda.Begin("found") {
 		// No cache tells when these go.
 		clear(k.found)
-		k.agenda.set("found", f.now.Add(foundFor))
+		k.agenda.Set("found", f.now.Add(foundFor))
 	}
 	k.lookForLeftovers(ctx, f)
 	f.endpoints = k.endpoints()
@@ -317,15 +327,15 @@ func (k *Keeper) look(ctx context.Context) facts {
 // lookForLeftovers finds the endpoints that other settings have left, where the controller
 // has seen any: the cache holds only the one with the name of the Node.
 func (k *Keeper) lookForLeftovers(ctx context.Context, f facts) {
-	if f.said == nil || !f.said.HasLeftovers(k.config.Node) || k.config.Named() || !k.agenda.begin("leftovers") {
+	if f.said == nil || !f.said.HasLeftovers(k.config.Node) || k.config.Named() || !k.agenda.Begin("leftovers") {
 		return
 	}
 	own, err := k.api.ListOwnEndpoints(ctx)
 	if err != nil {
-		k.agenda.failed("leftovers", f.now, err)
+		k.agenda.Failed("leftovers", f.now, err)
 		return
 	}
-	k.agenda.set("leftovers", f.now.Add(leftoversEvery))
+	k.agenda.Set("leftovers", f.now.Add(leftoversEvery))
 	for _, hep := range own {
 		if hep.Name != k.config.Node {
 			k.found[hep.Name] = hep
@@ -358,18 +368,18 @@ func (k *Keeper) endpoints() map[string]*v3.HostEndpoint {
 
 // readLinks reads the node's interfaces when they may have changed.
 func (k *Keeper) readLinks(now time.Time) {
-	overdue := k.agenda.begin("links")
+	overdue := k.agenda.Begin("links")
 	if !k.linksChanged.Swap(false) && k.links.read && !overdue {
 		return
 	}
 	all, err := k.config.Links()
 	k.links.err = err
 	if err != nil {
-		k.agenda.failed("links", now, err)
+		k.agenda.Failed("links", now, err)
 		return
 	}
-	k.agenda.done("links")
-	k.agenda.set("links", now.Add(k.config.Resync))
+	k.agenda.Done("links")
+	k.agenda.Set("links", now.Add(k.config.Resync))
 	selected, invalid := endpoint.Select(k.config.Patterns, all)
 	k.tellOnce("interfaces left out, Calico does not take their names", invalid)
 	k.links = links{selected: slices.Clip(selected), addresses: endpoint.Reached(all), read: true}

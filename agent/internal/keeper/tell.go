@@ -2,15 +2,12 @@ package keeper
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/host-firewall/host-firewall/agent/internal/event"
 )
 
 // State is how far the protection of the node is.
@@ -78,9 +75,9 @@ func (k *Keeper) tell(now time.Time, status Status) {
 	k.log.Log(context.Background(), level, "node is "+string(status.State), "ready", status.Ready, "reason", status.Reason)
 	switch {
 	case status.State == Conflict && before.State != Conflict:
-		k.events.add(now, eventConflict, status.Reason)
+		k.events.Add(now, eventConflict, status.Reason)
 	case before.Ready && !status.Ready:
-		k.events.add(now, eventNotReady, status.Reason)
+		k.events.Add(now, eventNotReady, status.Reason)
 	}
 }
 
@@ -94,129 +91,35 @@ func (k *Keeper) tellUntracked(now time.Time, status Status) {
 		"Set net.ipv4.vs.conntrack to 1"
 	k.untracked = true
 	k.log.Warn(message)
-	k.events.add(now, eventUntracked, message)
+	k.events.Add(now, eventUntracked, message)
 }
-
-const (
-	// warningDelay and newsDelay are how long an Event waits for more of its kind, and
-	// up to as long again; eventEvery is the least time between two of a kind. Good news
-	// is the least of what an API server has to be told by thousands of agents.
-	warningDelay = 2 * time.Second
-	newsDelay    = 30 * time.Second
-	eventEvery   = 5 * time.Minute
-	// maxMessage is how long the message of an Event may be.
-	maxMessage = 1000
-)
 
 // The kinds of Events.
-const (
-	eventCreated   = "EndpointCreated"
-	eventArmed     = "Armed"
-	eventRepaired  = "Repaired"
-	eventDisarmed  = "Disarmed"
-	eventConflict  = "Conflict"
-	eventContested = "Contested"
-	eventNotReady  = "NotReady"
-	eventUntracked = "UntrackedIPVS"
+var (
+	eventArmed     = event.Kind{Reason: "Armed"}
+	eventRepaired  = event.Kind{Reason: "Repaired"}
+	eventDisarmed  = event.Kind{Reason: "Disarmed"}
+	eventConflict  = event.Kind{Reason: "Conflict", Warning: true}
+	eventContested = event.Kind{Reason: "Contested", Warning: true}
+	eventNotReady  = event.Kind{Reason: "NotReady", Warning: true}
+	eventUntracked = event.Kind{Reason: "UntrackedIPVS", Warning: true}
 )
 
-// isWarning tells which of them are no good news.
-func isWarning(kind string) bool {
-	return slices.Contains([]string{eventConflict, eventContested, eventNotReady, eventUntracked}, kind)
-}
-
-// events are what is to be said on the Node, by kind. Those of one kind are put
-// together, so that a thing that goes on is not said again and again.
-type events map[string]*event
-
-type event struct {
-	message     string // of the last one
-	count       int    // zero: nothing is to be said
-	first, last time.Time
-	due         time.Time // when to say it, and not before
-}
-
-// add notes that something happened.
-func (e events) add(now time.Time, kind, message string) {
-	if e[kind] == nil {
-		e[kind] = &event{}
-	}
-	v := e[kind]
-	if v.count == 0 {
-		v.first = now
-		delay := newsDelay
-		if isWarning(kind) {
-			delay = warningDelay
-		}
-		if soon := now.Add(wait.Jitter(delay, 1)); v.due.Before(soon) {
-			v.due = soon
-		}
-	}
-	v.message, v.last = message, now
-	v.count++
-}
-
-// drop takes back what was not said yet, and tells whether there was anything.
-func (e events) drop(kind string) bool {
-	waits := e[kind] != nil && e[kind].count > 0
-	if waits {
-		delete(e, kind)
-	}
-	return waits
-}
-
-// sendEvents says what is due. It is no harm if that fails.
+// sendEvents says on the Node what is due. It is no harm if that fails.
 func (k *Keeper) sendEvents(ctx context.Context, f facts) {
 	if f.node == nil {
 		return
 	}
-	for _, kind := range slices.Sorted(maps.Keys(k.events)) {
-		v := k.events[kind]
-		if v.count == 0 {
-			continue
+	due, next := k.events.Take(f.now, corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: f.node.Name, UID: f.node.UID})
+	k.agenda.Set(eventWork, next)
+	var problems []string
+	for _, e := range due {
+		e.Source.Host, e.ReportingController, e.ReportingInstance = k.config.Node, "host-firewall.io/agent", k.config.Node
+		if err := k.api.CreateEvent(ctx, e); err != nil {
+			problems = append(problems, err.Error())
 		}
-		if f.now.Before(v.due) {
-			k.agenda.set(eventWork+kind, v.due)
-			continue
-		}
-		err := k.api.CreateEvent(ctx, v.object(k.config.Node, f, kind))
-		k.tellOnce("cannot create Event on the Node", problems(err))
-		*v = event{due: f.now.Add(eventEvery)}
 	}
-}
-
-// problems are the texts of an error, none when there is none.
-func problems(err error) []string {
-	if err == nil {
-		return nil
-	}
-	return []string{err.Error()}
-}
-
-// object returns the Event.
-func (v *event) object(node string, f facts, kind string) *corev1.Event {
-	const program = "host-firewall"
-	message, level := v.message, corev1.EventTypeNormal
-	if len(message) > maxMessage {
-		message = message[:maxMessage] + "..."
-	}
-	if isWarning(kind) {
-		level = corev1.EventTypeWarning
-	}
-	return &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{
-			Name:      fmt.Sprintf("%s.%x", node[:min(len(node), 200)], f.now.UnixNano()),
-			Namespace: metav1.NamespaceDefault,
-		},
-		InvolvedObject:      corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: f.node.UID},
-		Reason:              kind,
-		Message:             message,
-		Source:              corev1.EventSource{Component: program, Host: node},
-		FirstTimestamp:      metav1.NewTime(v.first),
-		LastTimestamp:       metav1.NewTime(v.last),
-		Count:               int32(v.count),
-		Type:                level,
-		ReportingController: "host-firewall.io/agent",
-		ReportingInstance:   node,
+	if len(due) > 0 {
+		k.tellOnce("cannot create Event on the Node", problems)
 	}
 }

@@ -57,7 +57,7 @@ func (k *Keeper) writeEndpoints(ctx context.Context, f facts, d decision, status
 		}
 	}
 	if noted {
-		k.agenda.done(noteWork)
+		k.agenda.Done(noteWork)
 	}
 	for _, hep := range surplus {
 		if err := k.removeEndpoint(ctx, hep); err != nil {
@@ -65,7 +65,7 @@ func (k *Keeper) writeEndpoints(ctx context.Context, f facts, d decision, status
 		}
 		delete(left, hep.Name)
 	}
-	k.agenda.done(endpointWork)
+	k.agenda.Done(endpointWork)
 	delete(k.told, endpointWork)
 	return nil
 }
@@ -83,7 +83,7 @@ func setOf(sets map[string]string, wanted string) (set string) {
 
 // removeEndpoint deletes one that is not wanted any more, in the version that is known.
 func (k *Keeper) removeEndpoint(ctx context.Context, hep *v3.HostEndpoint) error {
-	if k.agenda.waits(endpointWork) {
+	if k.agenda.Waits(endpointWork) {
 		return errWaits
 	}
 	err := k.api.DeleteEndpoint(ctx, hep)
@@ -111,9 +111,9 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, d decision
 	}
 	fields := fieldsOf("HostEndpoint "+name, patch)
 	switch {
-	case len(fields) == 0 && !w.urgent && !k.noteIsDue(f.now), k.agenda.leaveAlone(fields):
+	case len(fields) == 0 && !w.urgent && !k.noteIsDue(f.now), k.agenda.LeaveAlone(fields):
 		return true, nil
-	case k.agenda.waits(endpointWork):
+	case k.agenda.Waits(endpointWork):
 		return false, errWaits
 	}
 	stored, err := k.api.PatchEndpoint(ctx, name, patch)
@@ -123,7 +123,7 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, d decision
 		return false, err
 	}
 	k.fresh[name] = stored
-	k.agenda.wasSet(f.now, fields)
+	k.agenda.WasSet(f.now, fields)
 	if len(fields) > 0 {
 		k.log.Info("endpoint changed", "set", d.set, "fields", fields)
 	}
@@ -135,7 +135,7 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, d decision
 // createEndpoint creates one. One that is in the way, and that the cache does not show, is
 // looked at in the next pass.
 func (k *Keeper) createEndpoint(ctx context.Context, f facts, desired *v3.HostEndpoint) error {
-	if k.agenda.waits(endpointWork) {
+	if k.agenda.Waits(endpointWork) {
 		return errWaits
 	}
 	name := desired.Name
@@ -152,8 +152,6 @@ func (k *Keeper) createEndpoint(ctx context.Context, f facts, desired *v3.HostEn
 	k.log.Info("endpoint created", "name", name, "set", endpoint.SetOf(desired), "expectedIPs", desired.Spec.ExpectedIPs)
 	if k.wrote[name] != nil {
 		k.repaired(f.now, name, "deleted")
-	} else {
-		k.events.add(f.now, eventCreated, "HostEndpoint "+name+" created")
 	}
 	k.wrote[name], k.memory.ours[name] = desired, stored.UID
 	return nil
@@ -167,13 +165,9 @@ func (k *Keeper) tellChange(now time.Time, w write, d decision, status *Status, 
 	}
 	switch {
 	case was != d.set && d.set != "" && k.memory.set != d.set:
-		message := status.Reason
-		if k.events.drop(eventCreated) {
-			message = "HostEndpoint " + name + " created and armed: " + message
-		}
-		k.events.add(now, eventArmed, message)
+		k.events.Add(now, eventArmed, "HostEndpoint "+name+" is "+status.Reason)
 	case was != "" && d.set == "":
-		k.events.add(now, eventDisarmed, "HostEndpoint "+name+" is not armed any more: "+status.Reason)
+		k.events.Add(now, eventDisarmed, "HostEndpoint "+name+" is not armed any more: "+status.Reason)
 	case changed && same(k.wrote[name], w.desired):
 		k.repaired(now, name, "changed")
 	}
@@ -186,16 +180,16 @@ func same(a, b *v3.HostEndpoint) bool {
 
 // noteIsDue tells whether to write a note alone.
 func (k *Keeper) noteIsDue(now time.Time) bool {
-	if k.agenda.due[noteWork].IsZero() {
-		k.agenda.set(noteWork, now.Add(noteDelay+spread(noteDelay)))
+	if !k.agenda.Has(noteWork) {
+		k.agenda.Set(noteWork, now.Add(noteDelay+spread(noteDelay)))
 	}
-	return !k.agenda.waits(noteWork)
+	return !k.agenda.Waits(noteWork)
 }
 
 // repaired tells that an endpoint was not as it had been left.
 func (k *Keeper) repaired(now time.Time, name, reason string) {
 	k.config.Meter.Repaired(reason)
-	k.events.add(now, eventRepaired, "HostEndpoint "+name+" was "+reason+" and is as it should be again")
+	k.events.Add(now, eventRepaired, "HostEndpoint "+name+" was "+reason+" and is as it should be again")
 }
 
 // failed says in the status that a write failed, and when to try again. It returns false
@@ -204,7 +198,7 @@ func (k *Keeper) failed(f facts, err error, status *Status) (tell bool) {
 	if errors.Is(err, errWaits) {
 		return k.tellFailure(status)
 	}
-	delay := k.agenda.failed(endpointWork, time.Now(), err)
+	delay := k.agenda.Failed(endpointWork, time.Now(), err)
 	race := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
 	if race && delay < tellAfter {
 		k.log.Debug("write failed", "error", err)
@@ -229,7 +223,7 @@ func (k *Keeper) tellFailure(status *Status) bool {
 
 // tellFights says in the status that somebody else keeps changing what is set here.
 func (k *Keeper) tellFights(now time.Time, status *Status) {
-	over := k.agenda.contested(now)
+	over := k.agenda.Contested(now)
 	if len(over) == 0 {
 		return
 	}
@@ -237,7 +231,7 @@ func (k *Keeper) tellFights(now time.Time, status *Status) {
 	if over[0] != k.contested {
 		k.contested = over[0]
 		k.config.Meter.Contested()
-		k.events.add(now, eventContested, status.Reason)
+		k.events.Add(now, eventContested, status.Reason)
 	}
 }
 

@@ -1,4 +1,5 @@
-package calico
+// Package transport is what every request to the API server goes through.
+package transport
 
 import (
 	"io"
@@ -10,6 +11,15 @@ import (
 	"sync"
 	"time"
 )
+
+// Patient returns a transport over next that obeys an API server which says when to come again.
+func Patient(next http.RoundTripper) http.RoundTripper { return &patience{RoundTripper: next} }
+
+// Counted returns a transport over next that tells of every answer, by verb and HTTP status;
+// the status is 0 when there was none.
+func Counted(next http.RoundTripper, count func(verb string, code int)) http.RoundTripper {
+	return counter{next, count}
+}
 
 // patience is a transport that obeys an API server that says when to come again:
 // until then it answers in the server's place, as the server did, so that whoever
@@ -25,6 +35,9 @@ type patience struct {
 	mu                sync.Mutex
 	others, endpoints time.Time // not before
 }
+
+// hostEndpoints is how the API server calls them.
+const hostEndpoints = "hostendpoints"
 
 // spread is by how much longer than told an agent waits at most.
 const spread = 4 * time.Second
@@ -91,5 +104,41 @@ func tooEarly(request *http.Request, left time.Duration) *http.Response {
 		ContentLength: int64(len(text)),
 		Body:          io.NopCloser(strings.NewReader(text)),
 		Request:       request,
+	}
+}
+
+// counter is a transport that counts the answers.
+type counter struct {
+	http.RoundTripper
+	count func(verb string, code int)
+}
+
+// RoundTrip passes the request on.
+func (c counter) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := c.RoundTripper.RoundTrip(request)
+	code := 0
+	if err == nil {
+		code = response.StatusCode
+	}
+	c.count(verbOf(request), code)
+	return response, err
+}
+
+// WrappedRoundTripper lets client-go find the transport underneath.
+func (c counter) WrappedRoundTripper() http.RoundTripper { return c.RoundTripper }
+
+// verbOf is what Kubernetes calls the request.
+func verbOf(request *http.Request) string {
+	switch query := request.URL.Query(); {
+	case request.Method == http.MethodPost:
+		return "create"
+	case request.Method == http.MethodPatch, request.Method == http.MethodDelete:
+		return strings.ToLower(request.Method)
+	case query.Get("watch") != "":
+		return "watch"
+	case query.Has("limit"), query.Has("resourceVersion"), query.Has("fieldSelector"), query.Has("labelSelector"):
+		return "list"
+	default:
+		return "get"
 	}
 }

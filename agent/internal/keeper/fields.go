@@ -1,0 +1,34 @@
+package keeper
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+)
+
+// fieldsOf returns what a merge patch sets, each as its path and value, without
+// the version and the agent's note.
+func fieldsOf(object string, patch []byte) []string {
+	var tree map[string]any
+	if json.Unmarshal(patch, &tree) != nil {
+		return nil
+	}
+	var fields []string
+	var walk func(path string, node any)
+	walk = func(path string, node any) {
+		if branch, ok := node.(map[string]any); ok {
+			for _, key := range slices.Sorted(maps.Keys(branch)) {
+				if key != endpoint.StateAnnotation && path+key != "metadata.resourceVersion" {
+					walk(path+key+".", branch[key])
+				}
+			}
+			return
+		}
+		value, _ := json.Marshal(node)
+		fields = append(fields, object+" "+path[:len(path)-1]+"="+string(value))
+	}
+	walk("", tree)
+	return fields
+}
