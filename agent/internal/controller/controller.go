@@ -6,11 +6,9 @@ package controller
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -21,6 +19,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/loop"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 )
 
@@ -113,10 +112,10 @@ type API interface {
 
 // Controller is the loop.
 type Controller struct {
+	*loop.Loop
 	config Config
 	api    API
 	log    *slog.Logger
-	woken  chan struct{} // holds what tells the loop to look again
 
 	// Only the loop touches these.
 	memory     memory
@@ -125,69 +124,28 @@ type Controller struct {
 	events     events
 	took       time.Duration // by the last pass, without its requests
 
-	busySince atomic.Pointer[time.Time] // nil between passes
-	mu        sync.Mutex
-	status    Status
+	mu     sync.Mutex
+	status Status
 }
 
 // New returns a controller that does nothing before Run.
 func New(config Config, api API, log *slog.Logger) *Controller {
 	return &Controller{
+		Loop:    loop.New(),
 		config:  config,
 		api:     api,
 		log:     log,
-		woken:   make(chan struct{}, 1),
 		writing: writing{backoff: flowcontrol.NewBackOffWithJitter(retryFirst, retryMost, 0.2)},
 		events:  events{noticed: map[notice]*noticed{}, limit: flowcontrol.NewTokenBucketRateLimiter(eventsPerSecond, eventsBurst)},
 		status:  Status{State: Waiting, Reason: "starting", Since: config.Started},
 	}
 }
 
-// Wake makes the loop look again. It may be called from any goroutine.
-func (k *Controller) Wake() {
-	select {
-	case k.woken <- struct{}{}:
-	default:
-	}
-}
-
 // Run looks after the release until the context ends. It leaves everything as it is:
 // agents go on without it.
 func (k *Controller) Run(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-k.woken:
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(max(quietLeast, quietTimes*k.took)):
-			}
-			select {
-			case <-k.woken:
-			default:
-			}
-		case <-timer.C:
-		}
-		now := time.Now()
-		k.busySince.Store(&now)
-		again := k.pass(ctx, now)
-		k.busySince.Store(nil)
-		timer.Reset(time.Until(again))
-	}
-}
-
-// Alive returns an error when the loop is stuck in a pass. It may be called from any
-// goroutine.
-func (k *Controller) Alive() error {
-	since := k.busySince.Load()
-	if since == nil || time.Since(*since) <= stuckAfter {
-		return nil
-	}
-	return fmt.Errorf("stuck in one pass for %s", time.Since(*since).Round(time.Second))
+	quiet := func() time.Duration { return max(quietLeast, quietTimes*k.took) }
+	k.Loop.Run(ctx, quiet, func(ctx context.Context) time.Duration { return time.Until(k.pass(ctx, time.Now())) })
 }
 
 // pass compares once what is with what should be, and writes the difference. It returns

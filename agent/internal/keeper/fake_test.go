@@ -209,7 +209,7 @@ func (c *cluster) PatchEndpoint(_ context.Context, name string, patch []byte) (*
 		return nil, apierrors.NewConflict(heps, name, nil)
 	}
 	c.wrote(&patched)
-	if len(fieldsOf("", patch)) == 0 {
+	if len(endpoint.Fields("", patch)) == 0 {
 		c.requests[len(c.requests)-1] += " note"
 	}
 	c.put(&patched)

@@ -462,7 +462,7 @@ func TestIPVSWithoutConntrackIsToldOnceAndHoldsNothingBack(t *testing.T) {
 
 func TestFieldsOfAPatchAreItsLeaves(t *testing.T) {
 	patch := fmt.Sprintf(`{"metadata":{"resourceVersion":"7","labels":{"a.b/c":null},"annotations":{%q:"x"}},"spec":{"profiles":["p"],"node":"n1"}}`, endpoint.StateAnnotation)
-	assert.Equal(t, []string{"HEP metadata.labels.a.b/c=null", `HEP spec.node="n1"`, `HEP spec.profiles=["p"]`}, fieldsOf("HEP", []byte(patch)))
+	assert.Equal(t, []string{"HEP metadata.labels.a.b/c=null", `HEP spec.node="n1"`, `HEP spec.profiles=["p"]`}, endpoint.Fields("HEP", []byte(patch)))
 }
 
 type countingMeter struct {

@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
@@ -124,7 +125,7 @@ func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configu
 	name := failsafe.Name(k.config.Node)
 	fields := []string{"FelixConfiguration " + name}
 	if change.Patch != nil {
-		fields = fieldsOf(fields[0], change.Patch)
+		fields = endpoint.Fields(fields[0], change.Patch)
 	}
 	if k.agenda.LeaveAlone(fields) {
 		return nil, nil

@@ -7,7 +7,6 @@ package keeper
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
@@ -25,13 +24,10 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/event"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/loop"
 )
 
 const (
-	// stuckAfter is the longest that a pass may take. All requests of one pass
-	// together time out sooner.
-	stuckAfter = 3 * time.Minute
-
 	// troubleAfter is how long a cache may be out of order before the node counts
 	// as not looked after: an API server that restarts is back by then.
 	troubleAfter = 30 * time.Second
@@ -150,10 +146,10 @@ func (c Config) shape() endpoint.Shape {
 
 // Keeper is the loop for one node.
 type Keeper struct {
+	*loop.Loop
 	config Config
 	api    API
 	log    *slog.Logger
-	woken  chan struct{} // holds what tells the loop to look again
 
 	linksChanged atomic.Bool
 
@@ -171,9 +167,8 @@ type Keeper struct {
 	told       map[string]string
 	events     event.Queue
 
-	mu        sync.Mutex
-	status    Status
-	busySince time.Time // zero between passes
+	mu     sync.Mutex
+	status Status
 }
 
 // links is what was last read of the node's interfaces.
@@ -191,10 +186,10 @@ func New(config Config, api API, log *slog.Logger) *Keeper {
 		config.Meter = nobody{}
 	}
 	return &Keeper{
+		Loop:   loop.New(),
 		config: config,
 		api:    api,
 		log:    log,
-		woken:  make(chan struct{}, 1),
 		memory: memory{ours: map[string]types.UID{}},
 		agenda: agenda.New(),
 		events: event.Queue{},
@@ -203,14 +198,6 @@ func New(config Config, api API, log *slog.Logger) *Keeper {
 		found:  map[string]*v3.HostEndpoint{},
 		told:   map[string]string{},
 		status: Status{State: Waiting, Reason: "starting", Since: time.Now()},
-	}
-}
-
-// Wake makes the loop look again. It may be called from any goroutine.
-func (k *Keeper) Wake() {
-	select {
-	case k.woken <- struct{}{}:
-	default:
 	}
 }
 
@@ -223,40 +210,12 @@ func (k *Keeper) LinksChanged() {
 
 // Run keeps the endpoints until the context ends. It leaves them as they are: a
 // rolling update must not open the node.
-func (k *Keeper) Run(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-k.woken:
-		case <-timer.C:
-			k.agenda.Begin(resync)
-		}
-		timer.Reset(k.turn(ctx))
-	}
-}
-
-// Alive returns an error when the loop is stuck in a pass. It may be called from
-// any goroutine.
-func (k *Keeper) Alive() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.busySince.IsZero() {
-		return nil
-	}
-	if busy := time.Since(k.busySince); busy > stuckAfter {
-		return fmt.Errorf("stuck in one pass for %s", busy.Round(time.Second))
-	}
-	return nil
-}
+func (k *Keeper) Run(ctx context.Context) { k.Loop.Run(ctx, nil, k.turn) }
 
 // turn makes one pass, and returns when to make another one without an event.
 func (k *Keeper) turn(ctx context.Context) time.Duration {
 	start := time.Now()
-	k.setBusy(start)
-	defer k.setBusy(time.Time{})
+	k.agenda.Begin(resync)
 	k.agenda.NotAfter(resync, start.Add(k.config.Resync))
 	k.pass(ctx)
 	k.config.Meter.Passed(time.Since(start))
@@ -386,12 +345,6 @@ func (k *Keeper) readLinks(now time.Time) {
 	for _, link := range all {
 		k.links.present = append(k.links.present, link.Name)
 	}
-}
-
-func (k *Keeper) setBusy(since time.Time) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.busySince = since
 }
 
 // nobody is a Meter.

@@ -109,7 +109,7 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, d decision
 		k.wrote[name] = w.desired
 		return false, err
 	}
-	fields := fieldsOf("HostEndpoint "+name, patch)
+	fields := endpoint.Fields("HostEndpoint "+name, patch)
 	switch {
 	case len(fields) == 0 && !w.urgent && !k.noteIsDue(f.now), k.agenda.LeaveAlone(fields):
 		return true, nil

@@ -1,16 +1,14 @@
-package keeper
+package endpoint
 
 import (
 	"encoding/json"
 	"maps"
 	"slices"
-
-	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
 
-// fieldsOf returns what a merge patch sets, each as its path and value, without
+// Fields returns what a merge patch sets, each as its path and value, without
 // the version and the agent's note.
-func fieldsOf(object string, patch []byte) []string {
+func Fields(object string, patch []byte) []string {
 	var tree map[string]any
 	if json.Unmarshal(patch, &tree) != nil {
 		return nil
@@ -20,7 +18,7 @@ func fieldsOf(object string, patch []byte) []string {
 	walk = func(path string, node any) {
 		if branch, ok := node.(map[string]any); ok {
 			for _, key := range slices.Sorted(maps.Keys(branch)) {
-				if key != endpoint.StateAnnotation && path+key != "metadata.resourceVersion" {
+				if key != StateAnnotation && path+key != "metadata.resourceVersion" {
 					walk(path+key+".", branch[key])
 				}
 			}
