@@ -56,11 +56,12 @@ func wantCleaning(releaseName, namespace, id string) []runtime.Object {
 			rule("projectcalico.org", "tier.globalnetworkpolicies", "list", "delete"),
 		},
 		[]rbacv1.PolicyRule{
-			of(id, rule("", "configmaps", "get", "patch", "delete")),
+			of(id, rule("", "configmaps", "patch", "delete")),
 			of(id+"-controller", rule("apps", "deployments", "get", "delete")),
 			of(id, rule("apps", "daemonsets", "get", "delete")),
 			of(name, rule("", "serviceaccounts", "get")),
 			of(id+"-test", rule("", "pods", "delete")),
+			rule("", "configmaps", "create"),
 		})
 }
 

@@ -24,9 +24,8 @@ import (
 )
 
 const (
-	// passFor is how long the requests of a pass may take together, and stuckAfter the
-	// longest that a pass may take at all.
-	passFor, stuckAfter = time.Minute, 3 * time.Minute
+	// passFor is how long the requests of a pass may take together.
+	passFor = time.Minute
 
 	// troubleAfter is how long a cache may be out of order before the controller says that
 	// it does not know the cluster any more: an API server that restarts is back by then.

@@ -56,6 +56,7 @@ type facts struct {
 type memory struct {
 	looked  bool      // a pass was made
 	opening bool      // an uninstall that is over has left the clearance closed
+	closed  bool      // an uninstall has begun, and may have removed the clearance by now
 	started time.Time // later than any controller before
 	nodes   map[string]*node
 	// policies are the versions of all, as last looked at; unreadable says which of others'
@@ -96,8 +97,9 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	was := m.remember(c, f)
 	again := was.Wanted.Revision == c.Wanted.Revision
 	switch {
-	case was.Closed:
-		d.status = Status{State: Closed, Reason: c.subject() + " is closed: the release is being uninstalled"}
+	case m.closed:
+		d.status = Status{State: Closed, Reason: fmt.Sprintf("the release is being uninstalled, as %s says or has said: nothing is written any more. "+
+			"If it is not, write kubectl -n %s rollout restart deployment %s-controller", c.subject(), c.Namespace, c.Release)}
 		return d
 	case !again && was.Wanted.Revision != "" && was.Controller.After(m.started):
 		d.status = Status{State: Yielding, Reason: fmt.Sprintf("a newer controller looks after set %s (%s): this one, of set %s, writes nothing", was.Wanted.Revision, c.subject(), c.Wanted.Revision)}
@@ -162,6 +164,7 @@ func (m *memory) remember(c Config, f facts) (was clearance.Clearance) {
 	if m.opening = m.opening && was.Closed; m.opening {
 		return clearance.Clearance{Open: was.Open, Opened: was.Opened}
 	}
+	m.closed = m.closed || was.Closed
 	return was
 }
 

@@ -297,6 +297,12 @@ func TestClosedWhileRunningWritesNothing(t *testing.T) {
 	assert.Equal(t, Closed, w.last.status.State)
 	assert.Empty(t, w.trusted)
 	assert.True(t, w.said().Closed)
+
+	w.configMap = nil
+	w.after(time.Hour)
+	assert.Nil(t, w.configMap, "the uninstall is over, and its kubelet may be dead")
+	assert.Empty(t, w.trusted)
+	assert.Contains(t, w.last.status.Reason, "kubectl -n ns rollout restart deployment fw-controller")
 }
 
 func TestClosedAtTheStartIsANewInstallation(t *testing.T) {
