@@ -43,15 +43,16 @@ func TestControllersMayBeTwoOrNone(t *testing.T) {
 	t.Run("none", func(t *testing.T) {
 		scaleController(t, 0)
 		requireAgents(t, report{State: "Armed", Ready: true})
-		armed()
-		requireRepairs(t)
 		// Helm counts one again, which finds no node to run on.
 		_, err := r.Upgrade(t.Context(), changed(openToMore(), map[string]any{"controller": map[string]any{"nodeSelector": map[string]any{"no": "node"}}}))
 		require.NoError(t, err)
 		requireOneWaits(t, set)
 		requireSet(t, set)
+		armed()
+		stop()
+		requireRepairs(t)
+		requireSet(t, set)
 	})
-	stop()
 
 	_, err := r.Upgrade(t.Context(), values())
 	require.NoError(t, err)
