@@ -152,7 +152,7 @@ func (c Config) open(f facts) decision {
 func (c Config) arm(f facts, s sorted) decision {
 	stays := func(reason string) decision {
 		// A controller that could clear this node is told at once that it waits.
-		d := decision{state: Waiting, reason: reason, set: s.carried, urgent: f.said != nil && f.said.Wanted.Revision == c.Set && f.said.Reason == ""}
+		d := decision{state: Waiting, reason: reason, set: s.carried, urgent: f.said != nil && f.said.Wanted.Revision == c.Set}
 		if s.carried != "" && s.carried != c.Set {
 			d.reason = fmt.Sprintf("stays armed with set %s, not with %s: %s", s.carried, c.Set, reason)
 		}

@@ -302,6 +302,14 @@ func TestAgentSaysAtOnceWhatItWaitsForWhereOneNodeGoesFirst(t *testing.T) {
 		s.pass(0)
 		assert.Equal(t, "r2", endpoint.NoteOf(s.stored["n1"]).Wanted, "and where the controller has not looked at the endpoint as it is now")
 	})
+	play(t, func(c *cluster) {
+		withClearance(c)
+		c.said.Reason = "waiting for a first node"
+		c.put(testEndpoint("r1"))
+	}, func(s *scene) {
+		s.pass(0)
+		assert.Equal(t, "r2", endpoint.NoteOf(s.stored["n1"]).Wanted, "and where the controller waits for just that")
+	})
 }
 
 func TestAgentOfTheOldSetStaysReadyWhileTheControllerLooksAfterTheNewOne(t *testing.T) {
