@@ -2,75 +2,51 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
-	"fmt"
 	"io"
+	"log/slog"
+
+	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 	"github.com/host-firewall/host-firewall/agent/internal/verify"
+	"github.com/host-firewall/host-firewall/agent/internal/wiring"
 )
 
-// command is something that the program does once, and not for one node.
+// command is something that the program does.
 type command struct {
 	// verb says what the command does, for errors.
-	verb  string
-	parse func(args []string, lookupEnv func(string) (string, bool)) (settings.Command, error)
-	help  func(program string) string
-	do    func(ctx context.Context, cluster *calico.Direct, s settings.Command, stdout io.Writer) error
+	verb string
+	told settings.Command
+	do   func(ctx context.Context, config *rest.Config, s settings.Settings, log *slog.Logger, stdout io.Writer) error
 }
 
-// commands returns all of them by their names.
+// agent is what the program does when it is not told a command.
+func agent() command { return command{"keep the endpoints", settings.Agent(), keep} }
+
+// commands returns the others by their names.
 func commands() map[string]command {
 	return map[string]command{
-		"cleanup": {"clean up", settings.ParseCleanup, settings.CleanupHelp, doCleanup},
-		"verify":  {"verify", settings.ParseVerify, settings.VerifyHelp, doVerify},
+		"controller": {"look after the release", settings.Controller(), control},
+		"cleanup":    {"clean up", settings.Cleanup(), cleanUp},
+		"verify":     {"verify", settings.Verify(), prove},
 	}
 }
 
-// run does it. It returns the exit code.
-func (c command) run(ctx context.Context, args []string, lookupEnv func(string) (string, bool), stdout, stderr io.Writer) int {
-	s, err := c.parse(args, lookupEnv)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, c.help(program))
-		return exitOK
-	case err != nil:
-		fmt.Fprintf(stderr, "%s can't %s with these settings:\n%v\n", program, c.verb, err)
-		return exitUsage
-	}
-	log := newLogger(stderr, s.Settings)
-	log.Info("starting to "+c.verb, "version", buildVersion(), "settings", s)
-	config, err := restConfig(s.Kubeconfig)
-	if err != nil {
-		log.Error("cannot "+c.verb, "error", err)
-		return exitFailure
-	}
-	cluster, err := calico.NewDirect(config, calico.Options{
-		Release:   s.Release,
-		APIGroup:  s.APIGroup,
-		UserAgent: program + "/" + buildVersion(),
-		Log:       log,
-	})
-	if err == nil {
-		err = c.do(ctx, cluster, s, stdout)
-	}
-	if err != nil {
-		log.Error("cannot "+c.verb, "error", err)
-	}
-	switch {
-	case errors.Is(err, cleanup.ErrRefused):
-		return exitUsage
-	case err != nil:
-		return exitFailure
-	}
-	return exitOK
+// direct is the API server as it is for a command that ends.
+func direct(config *rest.Config, s settings.Settings, log *slog.Logger) (*calico.Direct, error) {
+	options := wiring.Options(s)
+	options.UserAgent, options.Log = program+"/"+buildVersion(), log
+	return calico.NewDirect(config, options)
 }
 
-func doCleanup(ctx context.Context, cluster *calico.Direct, s settings.Command, stdout io.Writer) error {
+func cleanUp(ctx context.Context, config *rest.Config, s settings.Settings, log *slog.Logger, stdout io.Writer) error {
+	cluster, err := direct(config, s, log)
+	if err != nil {
+		return err
+	}
 	return cleanup.Run(ctx, cluster, cleanup.Config{
 		Release:    s.Release,
 		Namespace:  s.Namespace,
@@ -83,7 +59,11 @@ func doCleanup(ctx context.Context, cluster *calico.Direct, s settings.Command, 
 	}, stdout)
 }
 
-func doVerify(ctx context.Context, cluster *calico.Direct, s settings.Command, stdout io.Writer) error {
+func prove(ctx context.Context, config *rest.Config, s settings.Settings, log *slog.Logger, stdout io.Writer) error {
+	cluster, err := direct(config, s, log)
+	if err != nil {
+		return err
+	}
 	return verify.Run(ctx, cluster, verify.Config{
 		Want: verify.Want{
 			Release: s.Release,

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"runtime"
 	"strconv"
+
+	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
 	"github.com/host-firewall/host-firewall/agent/internal/controller"
@@ -15,26 +18,17 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/wiring"
 )
 
-// controls is the controller of a release.
-func controls() service {
-	return service{settings.ParseController, settings.ControllerHelp, openController, "agents go on without"}
-}
-
-// openController wires the parts of the controller together.
-func openController(s settings.Settings, log *slog.Logger) (loop, error) {
-	config, err := restConfig(s.Kubeconfig)
-	if err != nil {
-		return loop{}, err
-	}
+// control is the controller of a release: it wires its parts together, and runs them.
+func control(ctx context.Context, config *rest.Config, s settings.Settings, log *slog.Logger, _ io.Writer) error {
 	meter := newReleaseMeter(buildVersion())
 	options := wiring.Options(s)
 	options.UserAgent, options.Count, options.Log = program+"-controller/"+buildVersion(), meter.request, log
 	cluster, err := calico.NewController(config, options)
 	if err != nil {
-		return loop{}, err
+		return err
 	}
 	control := controller.New(wiring.Controller(s), cluster, log)
-	return loop{
+	l := loop{
 		alive: control.Alive,
 		report: func() health.Report {
 			status := control.Status()
@@ -45,19 +39,23 @@ func openController(s settings.Settings, log *slog.Logger) (loop, error) {
 			func(ctx context.Context) error { cluster.Run(ctx, control.Wake); return nil },
 			func(ctx context.Context) error { control.Run(ctx); return nil },
 		},
-	}, nil
+	}
+	if err := l.serve(ctx, s); err != nil {
+		return err
+	}
+	log.Info("stopped, agents go on without")
+	return nil
 }
 
 // releaseMeter is what the controller measures. docs/metrics.md lists it.
 type releaseMeter struct {
 	registry *metrics.Registry
 
-	ready, cleared, held, untrusted, trustSets, sets, drift metrics.Gauge
-	requests                                                metrics.Counter
+	ready, cleared, held, untrusted, trustSets, sets, drift, requests *metrics.Metric
 }
 
 func newReleaseMeter(version string) *releaseMeter {
-	r := metrics.New()
+	r := &metrics.Registry{}
 	m := &releaseMeter{
 		registry:  r,
 		ready:     r.Gauge("host_firewall_controller_ready", "1 when the controller can do its work and nothing holds up the release, as /readyz tells."),
@@ -74,7 +72,7 @@ func newReleaseMeter(version string) *releaseMeter {
 }
 
 // request counts an answer of the API server.
-func (m *releaseMeter) request(verb string, code int) { m.requests.Inc(verb, strconv.Itoa(code)) }
+func (m *releaseMeter) request(verb string, code int) { m.requests.Add(1, verb, strconv.Itoa(code)) }
 
 // handler serves what was counted, and what the status is at that moment.
 func (m *releaseMeter) handler(status func() controller.Status) http.Handler {

@@ -22,6 +22,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
+	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 	"github.com/host-firewall/host-firewall/agent/internal/health"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
 	"github.com/host-firewall/host-firewall/agent/internal/links"
@@ -60,31 +61,40 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 		fmt.Fprintln(stdout, program, buildVersion())
 		return exitOK
 	}
+	c := agent()
 	if len(args) > 0 {
-		if c, ok := commands()[args[0]]; ok {
-			return c.run(ctx, args[1:], lookupEnv, stdout, stderr)
+		if named, ok := commands()[args[0]]; ok {
+			c, args = named, args[1:]
 		}
 	}
-	if len(args) > 0 && args[0] == "controller" {
-		return controls().run(ctx, args[1:], lookupEnv, stdout, stderr)
+	s, err := c.told.Parse(args, lookupEnv)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, c.told.Help(program))
+		return exitOK
+	case err != nil:
+		fmt.Fprintf(stderr, "%s can't %s with these settings:\n%v\n", program, c.verb, err)
+		return exitUsage
 	}
-	return keeps().run(ctx, args, lookupEnv, stdout, stderr)
+	log := newLogger(stderr, s)
+	log.Info("starting to "+c.verb, "version", buildVersion(), "settings", s)
+	config, err := restConfig(s.Kubeconfig)
+	if err == nil {
+		err = c.do(ctx, config, s, log, stdout)
+	}
+	if err != nil {
+		log.Error("cannot "+c.verb, "error", err)
+	}
+	switch {
+	case errors.Is(err, cleanup.ErrRefused):
+		return exitUsage
+	case err != nil:
+		return exitFailure
+	}
+	return exitOK
 }
 
-// service is something that the program does until it is stopped.
-type service struct {
-	parse func(args []string, lookupEnv func(string) (string, bool)) (settings.Settings, error)
-	help  func(program string) string
-	open  func(s settings.Settings, log *slog.Logger) (loop, error)
-	left  string // what stays when it stops, for the log
-}
-
-// keeps is the agent of a node.
-func keeps() service {
-	return service{settings.Parse, settings.Help, openKeeper, "the endpoints stay as they are"}
-}
-
-// loop is what is running then.
+// loop is what runs until the program is stopped.
 type loop struct {
 	alive   func() error
 	report  func() health.Report
@@ -92,46 +102,17 @@ type loop struct {
 	parts   []func(context.Context) error
 }
 
-// run does it. It returns the exit code.
-func (v service) run(ctx context.Context, args []string, lookupEnv func(string) (string, bool), stdout, stderr io.Writer) int {
-	s, err := v.parse(args, lookupEnv)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, v.help(program))
-		return exitOK
-	case err != nil:
-		fmt.Fprintf(stderr, "%s can't start with these settings:\n%v\n", program, err)
-		return exitUsage
-	}
-	log := newLogger(stderr, s)
-	log.Info("starting", "version", buildVersion(), "settings", s)
-	l, err := v.open(s, log)
-	if err == nil {
-		err = l.serve(ctx, s)
-	}
-	if err != nil {
-		log.Error("cannot go on", "error", err)
-		return exitFailure
-	}
-	log.Info("stopped, " + v.left)
-	return exitOK
-}
-
-// openKeeper wires the parts of the agent together.
-func openKeeper(s settings.Settings, log *slog.Logger) (loop, error) {
-	config, err := restConfig(s.Kubeconfig)
-	if err != nil {
-		return loop{}, err
-	}
+// keep is the agent of a node: it wires its parts together, and runs them.
+func keep(ctx context.Context, config *rest.Config, s settings.Settings, log *slog.Logger, _ io.Writer) error {
 	meter := newMeter(buildVersion(), s.Mode, s.Set)
 	options := wiring.Options(s)
 	options.UserAgent, options.Count, options.Log = program+"/"+buildVersion(), meter.request, log
 	cluster, err := calico.New(config, options)
 	if err != nil {
-		return loop{}, err
+		return err
 	}
 	keep := keeper.New(wiring.Keeper(s, meter), cluster, log)
-	return loop{
+	l := loop{
 		alive: keep.Alive,
 		report: func() health.Report {
 			status := keep.Status()
@@ -143,7 +124,12 @@ func openKeeper(s settings.Settings, log *slog.Logger) (loop, error) {
 			func(ctx context.Context) error { keep.Run(ctx); return nil },
 			func(ctx context.Context) error { return links.Watch(ctx, keep.LinksChanged) },
 		},
-	}, nil
+	}
+	if err := l.serve(ctx, s); err != nil {
+		return err
+	}
+	log.Info("stopped, the endpoints stay as they are")
+	return nil
 }
 
 // serve runs all parts until the context ends. The error says which part could not start

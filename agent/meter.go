@@ -15,13 +15,12 @@ type meter struct {
 	registry *metrics.Registry
 	wanted   string
 
-	state, ready, armed, endpoints, since, success, set metrics.Gauge
-	repairs, contested, requests                        metrics.Counter
-	reconcile                                           metrics.Histogram
+	state, ready, armed, endpoints, since, success, set *metrics.Metric
+	repairs, contested, requests, reconcile             *metrics.Metric
 }
 
 func newMeter(version, mode, set string) *meter {
-	r := metrics.New()
+	r := &metrics.Registry{}
 	m := &meter{
 		registry:  r,
 		wanted:    set,
@@ -35,7 +34,7 @@ func newMeter(version, mode, set string) *meter {
 		repairs:   r.Counter("host_firewall_repairs_total", "Endpoints set right, by what was wrong: deleted or changed.", "reason"),
 		contested: r.Counter("host_firewall_contested_total", "Fields that somebody else keeps changing, so that they are set back more seldom."),
 		requests:  r.Counter("host_firewall_api_requests_total", "Requests to the API server, by verb and HTTP status; 0 where there was no answer.", "verb", "code"),
-		reconcile: r.Histogram("host_firewall_reconcile_duration_seconds", "Time of a pass that compares and writes.", []float64{.001, .005, .025, .1, .5, 2.5, 10}),
+		reconcile: r.Histogram("host_firewall_reconcile_duration_seconds", "Time of a pass that compares and writes.", .001, .005, .025, .1, .5, 2.5, 10),
 	}
 	for _, reason := range []string{"deleted", "changed"} {
 		m.repairs.Add(0, reason)
@@ -49,13 +48,13 @@ func newMeter(version, mode, set string) *meter {
 func (m *meter) Passed(d time.Duration) { m.reconcile.Observe(d.Seconds()) }
 
 // Repaired counts an endpoint that was set right.
-func (m *meter) Repaired(reason string) { m.repairs.Inc(reason) }
+func (m *meter) Repaired(reason string) { m.repairs.Add(1, reason) }
 
 // Contested counts a field that is fought over.
-func (m *meter) Contested() { m.contested.Inc() }
+func (m *meter) Contested() { m.contested.Add(1) }
 
 // request counts an answer of the API server.
-func (m *meter) request(verb string, code int) { m.requests.Inc(verb, strconv.Itoa(code)) }
+func (m *meter) request(verb string, code int) { m.requests.Add(1, verb, strconv.Itoa(code)) }
 
 // handler serves what was counted, and what the status is at that moment.
 func (m *meter) handler(status func() keeper.Status) http.Handler {

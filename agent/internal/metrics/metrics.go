@@ -1,16 +1,12 @@
 // Package metrics counts and measures, and writes what it has in Prometheus' text
-// format (version 0.0.4). It has what the agent uses and no more: gauges,
-// counters and histograms, with labels.
-//
-// A name that Prometheus would refuse, a name that is registered twice and a
-// wrong number of label values are mistakes in the program: they panic.
+// format (version 0.0.4). It has what agent and controller use and no more; their tests
+// see to it that names are right. Prometheus' own library would cost every agent memory,
+// also where nobody asks for metrics.
 package metrics
 
 import (
 	"bytes"
 	"fmt"
-	"io"
-	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -18,227 +14,129 @@ import (
 	"sync"
 )
 
-// contentType is what a scraper is told.
-const contentType = "text/plain; version=0.0.4; charset=utf-8"
-
 // Registry holds metrics. All methods of it and of its metrics may be called from
 // any goroutine.
 type Registry struct {
-	mu       sync.Mutex
-	families []*family
+	mu      sync.Mutex
+	metrics []*Metric
 }
 
-// New returns an empty registry.
-func New() *Registry { return &Registry{} }
-
-// Gauge is a value that goes up and down.
-type Gauge struct{ f *family }
-
-// Counter is a value that only grows.
-type Counter struct{ f *family }
-
-// Histogram counts what it is shown in buckets.
-type Histogram struct{ f *family }
-
-// Gauge registers a gauge. It has one value for each combination of label values
-// that is set, and none before.
-func (r *Registry) Gauge(name, help string, labels ...string) Gauge {
-	return Gauge{r.register(name, help, "gauge", nil, labels)}
+// Metric is one metric with all its samples.
+type Metric struct {
+	registry         *Registry
+	name, help, kind string
+	labels           []string
+	bounds           []float64
+	samples          []sample // in the order in which they came
 }
 
-// Counter registers a counter. Without labels it starts at zero; with labels it
-// has one value for each combination that is counted.
-func (r *Registry) Counter(name, help string, labels ...string) Counter {
-	return Counter{r.register(name, help, "counter", nil, labels)}
+type sample struct {
+	head  string // name and labels
+	value float64
 }
 
-// Histogram registers a histogram with the upper bounds of its buckets, in
-// growing order; the last bucket, which holds everything, is added.
-func (r *Registry) Histogram(name, help string, bounds []float64, labels ...string) Histogram {
-	if !slices.IsSorted(bounds) || slices.Contains(labels, "le") {
-		panic("metric " + name + " has bounds that do not grow, or a label le")
+// Gauge registers a value that goes up and down, for each combination of label values
+// that is set.
+func (r *Registry) Gauge(name, help string, labels ...string) *Metric {
+	return r.register(&Metric{name: name, help: help, kind: "gauge", labels: labels})
+}
+
+// Counter registers a value that only grows, for each combination of label values that is
+// counted. Without labels it starts at zero.
+func (r *Registry) Counter(name, help string, labels ...string) *Metric {
+	m := r.register(&Metric{name: name, help: help, kind: "counter", labels: labels})
+	if len(labels) == 0 {
+		m.Add(0)
 	}
-	return Histogram{r.register(name, help, "histogram", bounds, labels)}
+	return m
 }
 
-// Set sets the gauge for these label values.
-func (g Gauge) Set(value float64, labels ...string) {
-	g.f.change(labels, func(s *series) { s.value = value })
+// Histogram registers one that counts what it is shown in buckets with these upper bounds,
+// which grow. The bucket that holds everything is added.
+func (r *Registry) Histogram(name, help string, bounds ...float64) *Metric {
+	m := r.register(&Metric{name: name, help: help, kind: "histogram", bounds: bounds})
+	m.observe(0, 0)
+	return m
+}
+
+func (r *Registry) register(m *Metric) *Metric {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.registry = r
+	r.metrics = append(r.metrics, m)
+	return m
+}
+
+// Set sets the gauge for these values of its labels.
+func (m *Metric) Set(value float64, labels ...string) {
+	m.registry.mu.Lock()
+	defer m.registry.mu.Unlock()
+	*m.sample("", labels...) = value
+}
+
+// Add adds to the counter for these values of its labels.
+func (m *Metric) Add(value float64, labels ...string) {
+	m.registry.mu.Lock()
+	defer m.registry.mu.Unlock()
+	*m.sample("", labels...) += value
+}
+
+// Observe puts a value into the buckets of the histogram.
+func (m *Metric) Observe(value float64) { m.observe(value, 1) }
+
+func (m *Metric) observe(value, times float64) {
+	m.registry.mu.Lock()
+	defer m.registry.mu.Unlock()
+	for _, bound := range m.bounds {
+		bucket := m.sample(fmt.Sprintf("_bucket{le=%q}", number(bound)))
+		if value <= bound {
+			*bucket += times
+		}
+	}
+	*m.sample(`_bucket{le="+Inf"}`) += times
+	*m.sample("_sum") += value
+	*m.sample("_count") += times
 }
 
 // Forget drops all values of the gauge, for labels whose values come and go.
-func (g Gauge) Forget() {
-	g.f.mu.Lock()
-	defer g.f.mu.Unlock()
-	clear(g.f.series)
+func (m *Metric) Forget() {
+	m.registry.mu.Lock()
+	defer m.registry.mu.Unlock()
+	m.samples = nil
 }
 
-// Inc counts one more for these label values.
-func (c Counter) Inc(labels ...string) { c.Add(1, labels...) }
-
-// Add adds to the counter for these label values. What is below zero is not added.
-func (c Counter) Add(value float64, labels ...string) {
-	if value < 0 || math.IsNaN(value) {
-		return
+// sample returns the one of these label values, which is made when it is not there.
+func (m *Metric) sample(suffix string, values ...string) *float64 {
+	var pairs []string
+	for i, label := range m.labels {
+		value := strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`).Replace(strings.ToValidUTF8(values[i], "\uFFFD"))
+		pairs = append(pairs, label+`="`+value+`"`)
 	}
-	c.f.change(labels, func(s *series) { s.value += value })
-}
-
-// Observe puts the value into its buckets, for these label values.
-func (h Histogram) Observe(value float64, labels ...string) {
-	h.f.change(labels, func(s *series) {
-		if s.buckets == nil {
-			s.buckets = make([]uint64, len(h.f.bounds))
-		}
-		for i, bound := range h.f.bounds {
-			if value <= bound {
-				s.buckets[i]++
-			}
-		}
-		s.count++
-		s.value += value
-	})
+	head := m.name + suffix
+	if len(pairs) > 0 {
+		head += "{" + strings.Join(pairs, ",") + "}"
+	}
+	at := slices.IndexFunc(m.samples, func(s sample) bool { return s.head == head })
+	if at < 0 {
+		at = len(m.samples)
+		m.samples = append(m.samples, sample{head: head})
+	}
+	return &m.samples[at].value
 }
 
 // ServeHTTP answers a scraper.
 func (r *Registry) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	var b bytes.Buffer
-	_, _ = r.WriteTo(&b) // a buffer takes everything
-	w.Header().Set("Content-Type", contentType)
-	_, _ = w.Write(b.Bytes()) // the scraper may be gone
-}
-
-// WriteTo writes all metrics, in an order that does not change.
-func (r *Registry) WriteTo(w io.Writer) (int64, error) {
+	var text bytes.Buffer
 	r.mu.Lock()
-	families := slices.Clone(r.families)
+	for _, m := range r.metrics {
+		fmt.Fprintf(&text, "# HELP %s %s\n# TYPE %s %s\n", m.name, m.help, m.name, m.kind)
+		for _, s := range m.samples {
+			fmt.Fprintf(&text, "%s %s\n", s.head, number(s.value))
+		}
+	}
 	r.mu.Unlock()
-	slices.SortFunc(families, func(a, b *family) int { return strings.Compare(a.name, b.name) })
-	var b bytes.Buffer
-	for _, f := range families {
-		f.write(&b)
-	}
-	n, err := w.Write(b.Bytes())
-	return int64(n), err
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_, _ = w.Write(text.Bytes()) // the scraper may be gone
 }
 
-// family is one metric with all its series.
-type family struct {
-	name, help, kind string
-	bounds           []float64
-	labels           []string
-
-	mu     sync.Mutex
-	series map[string]*series
-}
-
-// series is one combination of label values.
-type series struct {
-	labels  []string
-	value   float64 // of a histogram: the sum
-	count   uint64
-	buckets []uint64
-}
-
-func (r *Registry) register(name, help, kind string, bounds []float64, labels []string) *family {
-	for i, label := range labels {
-		if !validName(label, false) || slices.Contains(labels[:i], label) || strings.HasPrefix(label, "__") {
-			panic(fmt.Sprintf("metric %s has a bad label %q", name, label))
-		}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !validName(name, true) || slices.ContainsFunc(r.families, func(f *family) bool { return f.name == name }) {
-		panic(fmt.Sprintf("metric %q has a bad name, or is there twice", name))
-	}
-	f := &family{name: name, help: help, kind: kind, bounds: slices.Clone(bounds), labels: slices.Clone(labels), series: map[string]*series{}}
-	r.families = append(r.families, f)
-	if kind != "gauge" && len(labels) == 0 {
-		f.change(nil, func(s *series) { s.buckets = make([]uint64, len(bounds)) })
-	}
-	return f
-}
-
-// change changes one series, which is made when it is not there.
-func (f *family) change(labels []string, change func(*series)) {
-	if len(labels) != len(f.labels) {
-		panic(fmt.Sprintf("metric %s has labels %q, given %q", f.name, f.labels, labels))
-	}
-	valid := make([]string, len(labels))
-	for i, label := range labels {
-		valid[i] = strings.ToValidUTF8(label, "\uFFFD")
-	}
-	// No valid UTF-8 holds this byte.
-	key := strings.Join(valid, "\xff")
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s, there := f.series[key]
-	if !there {
-		s = &series{labels: valid}
-		f.series[key] = s
-	}
-	change(s)
-}
-
-func (f *family) write(b *bytes.Buffer) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	all := make([]*series, 0, len(f.series))
-	for _, s := range f.series {
-		all = append(all, s)
-	}
-	slices.SortFunc(all, func(a, b *series) int { return slices.Compare(a.labels, b.labels) })
-	fmt.Fprintf(b, "# HELP %s %s\n# TYPE %s %s\n", f.name, strings.NewReplacer(`\`, `\\`, "\n", `\n`).Replace(f.help), f.name, f.kind)
-	for _, s := range all {
-		if f.kind != "histogram" {
-			f.line(b, "", s, "", s.value)
-			continue
-		}
-		for i, bound := range f.bounds {
-			f.line(b, "_bucket", s, number(bound), float64(s.buckets[i]))
-		}
-		f.line(b, "_bucket", s, "+Inf", float64(s.count))
-		f.line(b, "_sum", s, "", s.value)
-		f.line(b, "_count", s, "", float64(s.count))
-	}
-}
-
-// line writes one value. le is the bound of a bucket.
-func (f *family) line(b *bytes.Buffer, suffix string, s *series, le string, value float64) {
-	b.WriteString(f.name + suffix)
-	pairs := make([]string, 0, len(f.labels)+1)
-	for i, label := range f.labels {
-		pairs = append(pairs, label+`="`+escape(s.labels[i])+`"`)
-	}
-	if le != "" {
-		pairs = append(pairs, `le="`+le+`"`)
-	}
-	if len(pairs) > 0 {
-		b.WriteString("{" + strings.Join(pairs, ",") + "}")
-	}
-	b.WriteString(" " + number(value) + "\n")
-}
-
-func escape(value string) string {
-	return strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`).Replace(value)
-}
-
-func number(value float64) string {
-	if math.IsInf(value, +1) {
-		return "+Inf"
-	}
-	return strconv.FormatFloat(value, 'g', -1, 64)
-}
-
-// validName tells whether Prometheus takes the name of a metric or, without
-// colons, of a label.
-func validName(name string, colons bool) bool {
-	for i, c := range []byte(name) {
-		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '_', c == ':' && colons, c >= '0' && c <= '9' && i > 0:
-		default:
-			return false
-		}
-	}
-	return name != ""
-}
+func number(value float64) string { return strconv.FormatFloat(value, 'g', -1, 64) }

@@ -27,7 +27,7 @@ func TestPoliciesOfTheChartHaveTheDigestsThatTheControllerIsTold(t *testing.T) {
 		name := strings.TrimSuffix(filepath.Base(path), ".txt")
 		arguments, err := os.ReadFile(path)
 		require.NoError(t, err)
-		told, err := settings.ParseController(strings.Fields(string(arguments))[1:], func(string) (string, bool) { return "", false })
+		told, err := settings.Controller().Parse(strings.Fields(string(arguments))[1:], func(string) (string, bool) { return "", false })
 		require.NoError(t, err, name)
 		set := clearance.Set{Revision: told.Set, Policies: told.Policies}
 

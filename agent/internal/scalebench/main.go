@@ -112,7 +112,7 @@ type member struct {
 
 // add makes the member of a node, which does nothing yet.
 func (f *fleet) add(node, kubeconfig string, args []string, log *slog.Logger) error {
-	s, err := settings.Parse(append(args, "--node-name="+node), func(string) (string, bool) { return "", false })
+	s, err := settings.Agent().Parse(append(args, "--node-name="+node), func(string) (string, bool) { return "", false })
 	if err != nil {
 		return fmt.Errorf("read the agent's arguments: %w", err)
 	}

@@ -19,7 +19,7 @@ func TestCleanupIsToldByFlagOrVariable(t *testing.T) {
 		"HOST_FIREWALL_DAEMONSET": "other",
 		"HOST_FIREWALL_LOG_LEVEL": "debug",
 	}
-	c, err := settings.ParseCleanup([]string{"--release=fw", "--daemonset=fw", "--account=fw-cleanup", "--test-pod=fw-test", "--timeout=90s", "--deployment=fw-controller"},
+	c, err := settings.Cleanup().Parse([]string{"--release=fw", "--daemonset=fw", "--account=fw-cleanup", "--test-pod=fw-test", "--timeout=90s", "--deployment=fw-controller"},
 		func(name string) (string, bool) { value, ok := environment[name]; return value, ok })
 	require.NoError(t, err)
 	assert.Equal(t, "fw", c.Release)
@@ -35,7 +35,7 @@ func TestCleanupIsToldByFlagOrVariable(t *testing.T) {
 }
 
 func TestCleanupReportsEverythingBadAtOnce(t *testing.T) {
-	_, err := settings.ParseCleanup([]string{"--timeout=soon", "--test-pod=A", "--node-name=n1", "now"}, func(string) (string, bool) { return "", false })
+	_, err := settings.Cleanup().Parse([]string{"--timeout=soon", "--test-pod=A", "--node-name=n1", "now"}, func(string) (string, bool) { return "", false })
 	for _, words := range []string{
 		"--release (HOST_FIREWALL_RELEASE): is required",
 		"--namespace (HOST_FIREWALL_NAMESPACE): is required",
@@ -52,9 +52,9 @@ func TestCleanupReportsEverythingBadAtOnce(t *testing.T) {
 }
 
 func TestCleanupHelpNamesEverySetting(t *testing.T) {
-	_, err := settings.ParseCleanup([]string{"--help"}, func(string) (string, bool) { return "", false })
+	_, err := settings.Cleanup().Parse([]string{"--help"}, func(string) (string, bool) { return "", false })
 	require.ErrorIs(t, err, flag.ErrHelp)
-	help := settings.CleanupHelp("agent")
+	help := settings.Cleanup().Help("agent")
 	for _, words := range []string{"agent cleanup", "--release", "HOST_FIREWALL_NAMESPACE", "--daemonset", "--deployment", "--timeout", "default: 4m"} {
 		assert.Contains(t, help, words)
 	}
@@ -63,7 +63,7 @@ func TestCleanupHelpNamesEverySetting(t *testing.T) {
 
 func TestVerifyIsToldByFlagOrVariable(t *testing.T) {
 	environment := map[string]string{"HOST_FIREWALL_POLICIES": "fw-ssh=0123456789abcdef,fw-drop=fedcba9876543210", "HOST_FIREWALL_MODE": "off"}
-	c, err := settings.ParseVerify([]string{"--release=fw", "--namespace=ns", "--daemonset=fw", "--deployment=fw-controller", "--set=r1"},
+	c, err := settings.Verify().Parse([]string{"--release=fw", "--namespace=ns", "--daemonset=fw", "--deployment=fw-controller", "--set=r1"},
 		func(name string) (string, bool) { value, ok := environment[name]; return value, ok })
 	require.NoError(t, err)
 	assert.Equal(t, "fw", c.Release)
@@ -77,7 +77,7 @@ func TestVerifyIsToldByFlagOrVariable(t *testing.T) {
 }
 
 func TestVerifyReportsEverythingBadAtOnce(t *testing.T) {
-	_, err := settings.ParseVerify([]string{"--timeout=1ms", "--mode=on", "--test-pod=fw"}, func(string) (string, bool) { return "", false })
+	_, err := settings.Verify().Parse([]string{"--timeout=1ms", "--mode=on", "--test-pod=fw"}, func(string) (string, bool) { return "", false })
 	for _, words := range []string{
 		"--release (HOST_FIREWALL_RELEASE): is required",
 		"--mode (HOST_FIREWALL_MODE): ",
@@ -94,9 +94,9 @@ func TestVerifyReportsEverythingBadAtOnce(t *testing.T) {
 }
 
 func TestVerifyHelpNamesEverySetting(t *testing.T) {
-	_, err := settings.ParseVerify([]string{"--help"}, func(string) (string, bool) { return "", false })
+	_, err := settings.Verify().Parse([]string{"--help"}, func(string) (string, bool) { return "", false })
 	require.ErrorIs(t, err, flag.ErrHelp)
-	help := settings.VerifyHelp("agent")
+	help := settings.Verify().Help("agent")
 	for _, words := range []string{"agent verify", "--release", "--mode", "--policies", "--set", "--deployment", "HOST_FIREWALL_NAMESPACE", "--daemonset", "--timeout", "default: 1m"} {
 		assert.Contains(t, help, words)
 	}

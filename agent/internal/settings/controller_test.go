@@ -13,7 +13,7 @@ import (
 func nothing(string) (string, bool) { return "", false }
 
 func TestControllerIsToldByFlags(t *testing.T) {
-	s, err := settings.ParseController([]string{
+	s, err := settings.Controller().Parse([]string{
 		"--release=fw", "--namespace=ns", "--set=aaaa0001", "--policies=fw-drop-aaaa0001=0123456789abcdef",
 		"--trust-nodes=false", "--cluster-cidrs=192.0.2.0/24", "--api-server-ports=6443", "--accept-policies=theirs",
 	}, nothing)
@@ -29,14 +29,14 @@ func TestControllerIsToldByFlags(t *testing.T) {
 }
 
 func TestControllerReportsEverythingBadAtOnce(t *testing.T) {
-	_, err := settings.ParseController([]string{"--node-name=n1", "--api-server-ports=x"}, nothing)
+	_, err := settings.Controller().Parse([]string{"--node-name=n1", "--api-server-ports=x"}, nothing)
 	for _, part := range []string{"node-name", "--release", "--namespace", "--set", "--policies", `"x" is no port`} {
 		assert.ErrorContains(t, err, part)
 	}
 }
 
 func TestControllerHelpNamesEverySetting(t *testing.T) {
-	help := settings.ControllerHelp("program")
+	help := settings.Controller().Help("program")
 	for _, part := range []string{"program controller", "--policies", "HOST_FIREWALL_TRUST_NODES", "default: 9095"} {
 		assert.Contains(t, help, part)
 	}

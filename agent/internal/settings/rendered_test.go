@@ -31,7 +31,7 @@ func rendered(t *testing.T, kind string) map[string][]string {
 func TestArgumentsOfTheChartAreUnderstood(t *testing.T) {
 	environment := func(name string) (string, bool) { return "n1", name == "HOST_FIREWALL_NODE_NAME" }
 	for name, arguments := range rendered(t, "agent-args") {
-		_, err := settings.Parse(arguments, environment)
+		_, err := settings.Agent().Parse(arguments, environment)
 		assert.NoError(t, err, name)
 	}
 }
@@ -39,7 +39,7 @@ func TestArgumentsOfTheChartAreUnderstood(t *testing.T) {
 func TestArgumentsOfTheChartsControllerAreUnderstood(t *testing.T) {
 	for name, arguments := range rendered(t, "controller-args") {
 		require.Equal(t, "controller", arguments[0], name)
-		told, err := settings.ParseController(arguments[1:], func(string) (string, bool) { return "", false })
+		told, err := settings.Controller().Parse(arguments[1:], func(string) (string, bool) { return "", false })
 		require.NoError(t, err, name)
 		assert.NotEmpty(t, told.Policies, name)
 		for policy, digest := range told.Policies {
@@ -50,9 +50,9 @@ func TestArgumentsOfTheChartsControllerAreUnderstood(t *testing.T) {
 }
 
 func TestArgumentsOfTheChartsCommandsAreUnderstood(t *testing.T) {
-	for command, parse := range map[string]func([]string, func(string) (string, bool)) (settings.Command, error){
-		"cleanup": settings.ParseCleanup,
-		"verify":  settings.ParseVerify,
+	for command, parse := range map[string]func([]string, func(string) (string, bool)) (settings.Settings, error){
+		"cleanup": settings.Cleanup().Parse,
+		"verify":  settings.Verify().Parse,
 	} {
 		for name, arguments := range rendered(t, command+"-args") {
 			require.Equal(t, command, arguments[0], name)

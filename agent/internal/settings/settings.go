@@ -1,7 +1,8 @@
-// Package settings reads what the agent is told, from flags and environment.
+// Package settings reads what the program is told, from flags and environment.
 package settings
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -23,7 +24,7 @@ const (
 	ModeOff = "off"
 )
 
-// Settings is everything that the agent is told, checked.
+// Settings is everything that a command is told, checked. What it is not told is empty.
 type Settings struct {
 	// NodeName is the Node that this agent looks after.
 	NodeName string
@@ -74,6 +75,13 @@ type Settings struct {
 	// Kubeconfig is the path of a kubeconfig; empty: the pod's service account.
 	Kubeconfig string
 
+	// DaemonSet and Deployment are the names of those that run the agents and the controller,
+	// Account is the ServiceAccount of the cleanup and TestPod the Pod of helm test, all in
+	// Namespace; there may be no TestPod.
+	DaemonSet, Deployment, Account, TestPod string
+	// Timeout is how long a command tries.
+	Timeout time.Duration
+
 	// told is every setting as it was told, for the log.
 	told []slog.Attr
 }
@@ -81,43 +89,33 @@ type Settings struct {
 // LogValue lists every setting by its flag's name, in the order of the help.
 func (s Settings) LogValue() slog.Value { return slog.GroupValue(s.told...) }
 
-// Parse reads the settings from args, without the program's name, and where a
-// flag is absent from the environment, by lookup. An environment variable that is
+// Parse reads the settings from args, without the program's name and the command's, and
+// where a flag is absent from the environment, by lookup. An environment variable that is
 // empty counts as absent. The error is flag.ErrHelp when help was asked for, or
 // else holds one line for every problem, naming flag, variable and remedy.
-func Parse(args []string, lookup func(string) (string, bool)) (Settings, error) {
+func (c Command) Parse(args []string, lookup func(string) (string, bool)) (Settings, error) {
 	var s Settings
-	told, err := read(options(), &s, args, lookup)
-	if err != nil {
-		return Settings{}, err
-	}
-	s.told = told
-	return s, nil
-}
-
-// read reads all options into s. It returns what was told, or an error as Parse
-// does.
-func read(options []option, s *Settings, args []string, lookup func(string) (string, bool)) (told []slog.Attr, err error) {
+	options := c.options(&s)
 	given, problems := parseFlags(options, args)
 	if slices.ContainsFunc(problems, func(err error) bool { return errors.Is(err, flag.ErrHelp) }) {
-		return nil, flag.ErrHelp
+		return Settings{}, flag.ErrHelp
 	}
 	for _, o := range options {
 		value, there := given[o.name]
 		if !there {
-			if fromEnv, ok := lookup(o.variable()); ok && fromEnv != "" {
-				value, there = fromEnv, true
+			if value, there = lookup(o.variable()); !there || value == "" {
+				value = o.fallback()
 			}
 		}
-		if !there {
-			value = o.preset
-		}
-		for _, err := range each(o.read(s, value)) {
+		for _, err := range each(o.read(value)) {
 			problems = append(problems, fmt.Errorf("--%s (%s): %w", o.name, o.variable(), err))
 		}
-		told = append(told, slog.String(o.name, value))
+		s.told = append(s.told, slog.String(o.name, value))
 	}
-	return told, errors.Join(problems...)
+	if err := errors.Join(problems...); err != nil {
+		return Settings{}, err
+	}
+	return s, nil
 }
 
 // each takes joined errors apart.
@@ -139,7 +137,7 @@ func parseFlags(options []option, args []string) (told map[string]string, proble
 	set.SetOutput(io.Discard)
 	for _, o := range options {
 		record := func(value string) error { told[o.name] = value; return nil }
-		if o.isBool {
+		if o.isBool() {
 			set.BoolFunc(o.name, o.usage, record)
 		} else {
 			set.Func(o.name, o.usage, record)
@@ -163,43 +161,25 @@ func parseFlags(options []option, args []string) (told map[string]string, proble
 }
 
 // Help returns the text for a person who asks for help.
-func Help(program string) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, `%[1]s keeps the Calico HostEndpoints of one node and arms them when the controller of its release gives clearance.
-
-Usage:
-  %[1]s [--name=value ...]   keep the endpoints, until SIGTERM
-  %[1]s controller           say which nodes may be armed, until SIGTERM; see %[1]s controller --help
-  %[1]s cleanup              remove what the agents of a release have made; see %[1]s cleanup --help
-  %[1]s verify               prove a release; see %[1]s verify --help
-  %[1]s version              print the version
-  %[1]s --help               print this text
-
-A setting is read from its flag, else from its environment variable, else it has its default.
-`, program)
-	writeOptions(&b, options())
-	return b.String()
-}
-
-// writeOptions lists options for a person, by their group.
-func writeOptions(b *strings.Builder, options []option) {
+func (c Command) Help(program string) string {
+	options := c.options(&Settings{})
 	flags, variables := 0, 0
 	for _, o := range options {
 		flags, variables = max(flags, len(o.name)), max(variables, len(o.variable()))
 	}
-	group := ""
-	for _, o := range options {
-		if o.group != group {
-			group = o.group
-			fmt.Fprintf(b, "\n%s:\n", group)
+	var b strings.Builder
+	fmt.Fprint(&b, strings.ReplaceAll(c.about, "PROGRAM", program),
+		"\n\nA setting is read from its flag, else from its environment variable, else it has its default.\n")
+	for _, g := range c.groups {
+		fmt.Fprintf(&b, "\n%s:\n", g.title)
+		for _, o := range options[:len(g.names)] {
+			preset := "default: " + cmp.Or(o.preset, "empty")
+			if o.preset == required {
+				preset = required
+			}
+			fmt.Fprintf(&b, "  --%-*s  %-*s  %s\n      %s\n", flags, o.name, variables, o.variable(), preset, o.usage)
 		}
-		preset := "default: " + o.preset
-		switch {
-		case o.required:
-			preset = "required"
-		case o.preset == "":
-			preset = "default: empty"
-		}
-		fmt.Fprintf(b, "  --%-*s  %-*s  %s\n      %s\n", flags, o.name, variables, o.variable(), preset, o.usage)
+		options = options[len(g.names):]
 	}
+	return b.String()
 }

@@ -34,7 +34,7 @@ func environment(pairs ...string) func(string) (string, bool) {
 }
 
 func TestDefaultsAreThoseOfTheContract(t *testing.T) {
-	s, err := settings.Parse(required(), environment())
+	s, err := settings.Agent().Parse(required(), environment())
 	require.NoError(t, err)
 	assert.Equal(t, "n1", s.NodeName)
 	assert.Equal(t, "fw", s.Release)
@@ -85,7 +85,7 @@ func TestEverySettingIsReadFromFlagAndFromEnvironment(t *testing.T) {
 		{"kubeconfig", "HOST_FIREWALL_KUBECONFIG", "/etc/kubeconfig", func(s settings.Settings) any { return s.Kubeconfig }, "/etc/kubeconfig"},
 	} {
 		t.Run(test.flag, func(t *testing.T) {
-			s, err := settings.Parse(required("--"+test.flag+"="+test.text), environment(test.variable, "of the environment"))
+			s, err := settings.Agent().Parse(required("--"+test.flag+"="+test.text), environment(test.variable, "of the environment"))
 			require.NoError(t, err, "the flag wins")
 			assert.Equal(t, test.want, test.got(s))
 
@@ -95,7 +95,7 @@ func TestEverySettingIsReadFromFlagAndFromEnvironment(t *testing.T) {
 					others = append(others, arg)
 				}
 			}
-			s, err = settings.Parse(others, environment(test.variable, test.text))
+			s, err = settings.Agent().Parse(others, environment(test.variable, test.text))
 			require.NoError(t, err)
 			assert.Equal(t, test.want, test.got(s))
 		})
@@ -103,14 +103,14 @@ func TestEverySettingIsReadFromFlagAndFromEnvironment(t *testing.T) {
 }
 
 func TestEmptyVariableIsNoSetting(t *testing.T) {
-	s, err := settings.Parse(required(), environment("HOST_FIREWALL_INTERFACES", "", "HOST_FIREWALL_HEALTH_PORT", ""))
+	s, err := settings.Agent().Parse(required(), environment("HOST_FIREWALL_INTERFACES", "", "HOST_FIREWALL_HEALTH_PORT", ""))
 	require.NoError(t, err)
 	assert.Equal(t, []string{"*"}, s.Interfaces)
 	assert.Equal(t, 9097, s.HealthPort)
 }
 
 func TestFlagOfABoolStandsAlone(t *testing.T) {
-	s, err := settings.Parse(required("--adopt"), environment("HOST_FIREWALL_ADOPT", "false"))
+	s, err := settings.Agent().Parse(required("--adopt"), environment("HOST_FIREWALL_ADOPT", "false"))
 	require.NoError(t, err)
 	assert.True(t, s.Adopt)
 }
@@ -155,7 +155,7 @@ func TestWrongSettingIsRefusedNamingFlagVariableAndRemedy(t *testing.T) {
 		"argument that is no flag":  {"run", []string{`"run"`, "--name=value"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := settings.Parse(required(test.arg), environment())
+			_, err := settings.Agent().Parse(required(test.arg), environment())
 			require.Error(t, err)
 			assert.Len(t, strings.Split(err.Error(), "\n"), 1, "one problem, one line")
 			for _, words := range test.want {
@@ -166,7 +166,7 @@ func TestWrongSettingIsRefusedNamingFlagVariableAndRemedy(t *testing.T) {
 }
 
 func TestAllProblemsAreReportedAtOnce(t *testing.T) {
-	_, err := settings.Parse(
+	_, err := settings.Agent().Parse(
 		[]string{"--resync=soon", "--nonsense", "--adopt", "false", "--log-format=xml"},
 		environment("HOST_FIREWALL_HEALTH_PORT", "none", "HOST_FIREWALL_LOG_FORMAT", "text"),
 	)
@@ -195,7 +195,7 @@ func TestAllProblemsAreReportedAtOnce(t *testing.T) {
 }
 
 func TestEveryBadItemOfAListIsReported(t *testing.T) {
-	_, err := settings.Parse(required("--ssh-cidrs=a,192.0.2.0/24,b", "--node-labels=a b,p,p,B c", "--endpoint-labels=x,a=b c", "--ssh-ports=0,22,x"), environment())
+	_, err := settings.Agent().Parse(required("--ssh-cidrs=a,192.0.2.0/24,b", "--node-labels=a b,p,p,B c", "--endpoint-labels=x,a=b c", "--ssh-ports=0,22,x"), environment())
 	require.Error(t, err)
 	for flag, items := range map[string][]string{
 		"ssh-cidrs": {`"a"`, `"b"`}, "node-labels": {`"a b"`, `"p" is there twice`, `"B c"`}, "endpoint-labels": {`"x"`, `"b c"`}, "ssh-ports": {`"0"`, `"x"`},
@@ -215,10 +215,10 @@ func TestEveryBadItemOfAListIsReported(t *testing.T) {
 
 func TestHelpShowsEverySettingWithItsVariableAndDefault(t *testing.T) {
 	for _, arg := range []string{"--help", "-h", "-help"} {
-		_, err := settings.Parse([]string{"--resync=soon", arg}, environment())
+		_, err := settings.Agent().Parse([]string{"--resync=soon", arg}, environment())
 		assert.True(t, errors.Is(err, flag.ErrHelp), arg)
 	}
-	help := settings.Help("agent")
+	help := settings.Agent().Help("agent")
 	for _, words := range []string{
 		"agent version",
 		"--node-name        HOST_FIREWALL_NODE_NAME        required\n",
@@ -233,7 +233,7 @@ func TestHelpShowsEverySettingWithItsVariableAndDefault(t *testing.T) {
 }
 
 func TestLogShowsEverySettingAsItWasTold(t *testing.T) {
-	s, err := settings.Parse(required("--resync=90s"), environment("HOST_FIREWALL_LOG_LEVEL", "warn"))
+	s, err := settings.Agent().Parse(required("--resync=90s"), environment("HOST_FIREWALL_LOG_LEVEL", "warn"))
 	require.NoError(t, err)
 	var log bytes.Buffer
 	slog.New(slog.NewTextHandler(&log, nil)).Info("starting", "settings", s)
