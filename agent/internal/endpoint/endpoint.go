@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -29,9 +31,9 @@ const SetLabel = ownPrefix + "set"
 // ownPrefix is what all labels and annotations of host-firewall start with.
 const ownPrefix = "host-firewall.io/"
 
-// allInterfaces is Calico's name for an endpoint that covers every interface
-// of its node, forwarded traffic included.
-const allInterfaces = "*"
+// AllInterfaces is Calico's name for an endpoint that covers every interface of
+// its node, forwarded traffic included.
+const AllInterfaces = "*"
 
 // allowProfile is the profile of every endpoint. Where no policy applies Calico asks the
 // profiles, and denies everything, both ways, on an endpoint that has none, or one that
@@ -65,6 +67,9 @@ func ReleaseOf(object metav1.Object) string { return effective(object).labels[Re
 // to be changed.
 func LabelsOf(object metav1.Object) map[string]string { return effective(object).labels }
 
+// AnnotationsOf returns the annotations of an object of Calico as LabelsOf its labels.
+func AnnotationsOf(object metav1.Object) map[string]string { return effective(object).annotations }
+
 // SetOf returns the set that an endpoint is armed with; empty: it is not armed.
 func SetOf(hep *v3.HostEndpoint) string { return effective(hep).labels[SetLabel] }
 
@@ -82,7 +87,7 @@ func (s Shape) Desired(node *corev1.Node, iface Interface, more []netip.Addr, se
 		labels[SetLabel] = set
 	}
 	var addresses []string
-	if iface.Name == allInterfaces {
+	if iface.Name == AllInterfaces {
 		addresses, invalid = addressesOf(node, more)
 	} else {
 		addresses = texts(iface.Addresses)
@@ -160,25 +165,10 @@ func (s Shape) Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 		metadata["annotations"] = diff
 	}
 	// A merge patch replaces a list as a whole.
-	owners := mergeOwners(seen.owners, desired.OwnerReferences)
-	if !slices.EqualFunc(current.OwnerReferences, owners, sameOwner) {
+	if owners := mergeOwners(seen.owners, desired.OwnerReferences); !equality.Semantic.DeepEqual(current.OwnerReferences, owners) {
 		metadata["ownerReferences"] = owners
 	}
-
-	spec := map[string]any{}
-	if current.Spec.Node != desired.Spec.Node {
-		spec["node"] = desired.Spec.Node
-	}
-	if current.Spec.InterfaceName != desired.Spec.InterfaceName {
-		spec["interfaceName"] = desired.Spec.InterfaceName
-	}
-	if !slices.Equal(current.Spec.ExpectedIPs, desired.Spec.ExpectedIPs) {
-		spec["expectedIPs"] = desired.Spec.ExpectedIPs
-	}
-	if !slices.Equal(current.Spec.Profiles, desired.Spec.Profiles) {
-		spec["profiles"] = desired.Spec.Profiles
-	}
-
+	spec := difference(specOf(current), specOf(desired))
 	if len(metadata) == 0 && len(spec) == 0 {
 		return nil, nil
 	}
@@ -206,12 +196,19 @@ func (s Shape) Disarmed(hep *v3.HostEndpoint) *v3.HostEndpoint {
 // NodeLabelValue returns the value of NodeLabel for a Node: its name, or where
 // that is no value of a label, a part of it and a hash.
 func NodeLabelValue(node string) string {
-	const most, digits = 63, 16
+	const most = 63
 	if len(node) <= most {
 		return node
 	}
-	sum := sha256.Sum256([]byte(node))
-	return strings.TrimRight(node[:most-digits-1], "-.") + "-" + hex.EncodeToString(sum[:])[:digits]
+	return Shortened(node, most, node, 16)
+}
+
+// Shortened returns the beginning of a name and some digits of the hash of what it stands
+// for, most characters at most.
+func Shortened(name string, most int, of string, digits int) string {
+	sum := sha256.Sum256([]byte(of))
+	name = name[:min(len(name), most-digits-1)]
+	return strings.TrimRight(name, "-.") + "-" + hex.EncodeToString(sum[:])[:digits]
 }
 
 // Owner says in a few words whose an endpoint is that the release does not own.
@@ -235,32 +232,35 @@ func mergeOwners(current, ours []metav1.OwnerReference) []metav1.OwnerReference 
 	var merged []metav1.OwnerReference
 	for _, ref := range current {
 		rival := slices.ContainsFunc(ours, func(our metav1.OwnerReference) bool {
-			return ref.APIVersion == our.APIVersion && ref.Kind == our.Kind && ref.Name == our.Name && !sameOwner(ref, our)
+			return ref.APIVersion == our.APIVersion && ref.Kind == our.Kind && ref.Name == our.Name && !reflect.DeepEqual(ref, our)
 		})
 		if !rival {
 			merged = append(merged, ref)
 		}
 	}
 	for _, our := range ours {
-		if !slices.ContainsFunc(merged, func(ref metav1.OwnerReference) bool { return sameOwner(ref, our) }) {
+		if !slices.ContainsFunc(merged, func(ref metav1.OwnerReference) bool { return reflect.DeepEqual(ref, our) }) {
 			merged = append(merged, our)
 		}
 	}
 	return merged
 }
 
-// sameOwner compares two owner references in every field.
-func sameOwner(a, b metav1.OwnerReference) bool {
-	same := func(a, b *bool) bool { return a == b || a != nil && b != nil && *a == *b }
-	return a.APIVersion == b.APIVersion && a.Kind == b.Kind && a.Name == b.Name && a.UID == b.UID &&
-		same(a.Controller, b.Controller) && same(a.BlockOwnerDeletion, b.BlockOwnerDeletion)
+// specOf returns what the agent owns of an endpoint's spec.
+func specOf(hep *v3.HostEndpoint) map[string]any {
+	return map[string]any{
+		"node":          hep.Spec.Node,
+		"interfaceName": hep.Spec.InterfaceName,
+		"expectedIPs":   hep.Spec.ExpectedIPs,
+		"profiles":      hep.Spec.Profiles,
+	}
 }
 
 // difference returns the merge patch between two maps: null removes a key.
-func difference(current, desired map[string]string) map[string]any {
+func difference[V any](current, desired map[string]V) map[string]any {
 	diff := map[string]any{}
 	for key, value := range desired {
-		if got, ok := current[key]; !ok || got != value {
+		if got, ok := current[key]; !ok || !equality.Semantic.DeepEqual(got, value) {
 			diff[key] = value
 		}
 	}

@@ -1,17 +1,11 @@
 package endpoint
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"net/netip"
 	"path"
 	"slices"
 	"strings"
 )
-
-// AllInterfaces is Calico's name for an endpoint that covers every interface of
-// its node, forwarded traffic included.
-const AllInterfaces = allInterfaces
 
 const (
 	// maxName is how long the name of a Kubernetes object may be.
@@ -20,9 +14,7 @@ const (
 	hashLength = 12
 	// calicoPrefix is what Calico's own interfaces of pods start with.
 	calicoPrefix = "cali"
-)
 
-const (
 	// plain are the characters that every name of a Kubernetes object can hold anywhere.
 	plain = "abcdefghijklmnopqrstuvwxyz0123456789"
 	// taken are those that Calico takes in the name of an interface.
@@ -154,15 +146,12 @@ func Name(node, iface string) string {
 	if name := node + "-" + iface; endsName(iface) && len(name) <= maxName && !hashed(name) {
 		return name
 	}
-	sum := sha256.Sum256([]byte(node + "\x00" + iface))
-	tail := "-" + hex.EncodeToString(sum[:])[:hashLength]
 	head := node
 	unfit := func(r rune) bool { return !strings.ContainsRune(plain, r) }
 	for _, fit := range strings.FieldsFunc(strings.ToLower(iface), unfit) {
 		head += "-" + fit
 	}
-	head = head[:min(len(head), maxName-len(tail))]
-	return strings.TrimRight(head, "-.") + tail
+	return Shortened(head, maxName, node+"\x00"+iface, hashLength)
 }
 
 // endsName tells whether an interface's name can end that of a Kubernetes object.

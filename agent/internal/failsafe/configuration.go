@@ -49,16 +49,11 @@ func listOf(c *Configuration) (list *[]v3.ProtoPort, err error) {
 	return list, nil
 }
 
-// valueOf returns a list as a spec holds it.
-func valueOf(list []v3.ProtoPort) (value any, err error) {
-	data, err := json.Marshal(list)
-	if err == nil {
-		err = json.Unmarshal(data, &value)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("encode failsafe ports: %w", err)
-	}
-	return value, nil
+// valueOf returns a list as a spec holds it. A list of ports can always be encoded.
+func valueOf(list []v3.ProtoPort) (value any) {
+	data, _ := json.Marshal(list)
+	_ = json.Unmarshal(data, &value)
+	return value
 }
 
 // fieldsOf returns the fields that the spec of a configuration has, none if there is

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -176,7 +177,7 @@ func Plan(own, def *Configuration, node, release string, want *Want, filled map[
 	owner := endpoint.NodeOwner(node, want.Node)
 	if own == nil {
 		now.Created = true
-		return create(node, now, owner)
+		return create(node, now, owner), nil
 	}
 	known := wrote.known(own, filled)
 	var spec map[string]any
@@ -191,24 +192,16 @@ func Plan(own, def *Configuration, node, release string, want *Want, filled map[
 }
 
 // create returns the change that makes the object, with nothing but the list.
-func create(node string, now record, owner metav1.OwnerReference) (Change, error) {
-	text, err := json.Marshal(now)
-	if err != nil {
-		return Change{}, fmt.Errorf("encode annotation %s: %w", Annotation, err)
-	}
-	list, err := valueOf(now.Written)
-	if err != nil {
-		return Change{}, err
-	}
+func create(node string, now record, owner metav1.OwnerReference) Change {
 	return Change{Create: &Configuration{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:            Name(node),
 			Labels:          map[string]string{endpoint.ReleaseLabel: now.Release},
-			Annotations:     map[string]string{Annotation: string(text)},
+			Annotations:     map[string]string{Annotation: now.String()},
 			OwnerReferences: []metav1.OwnerReference{owner},
 		},
-		Spec: map[string]any{inbound: list},
-	}}, nil
+		Spec: map[string]any{inbound: valueOf(now.Written)},
+	}}
 }
 
 // rewrite returns the change from what the object has to the list and the record
@@ -222,17 +215,13 @@ func rewrite(own *Configuration, wrote *record, now record, owners []metav1.Owne
 		spec[inbound] = now.Written
 	}
 	metadata := map[string]any{}
-	if !slices.EqualFunc(own.OwnerReferences, owners, sameOwner) {
+	if !equality.Semantic.DeepEqual(own.OwnerReferences, owners) {
 		metadata["ownerReferences"] = owners
 	}
-	if len(spec) == 0 && len(metadata) == 0 && wrote != nil && wrote.equal(now) {
+	if len(spec) == 0 && len(metadata) == 0 && wrote != nil && equal(*wrote, now) {
 		return Change{}, nil
 	}
-	text, err := json.Marshal(now)
-	if err != nil {
-		return Change{}, fmt.Errorf("encode annotation %s: %w", Annotation, err)
-	}
-	return patch(own, string(text), metadata, spec)
+	return patch(own, now.String(), metadata, spec)
 }
 
 // takeBack returns the change that undoes what we wrote, and only that: a list
@@ -362,14 +351,10 @@ func same(a, b []v3.ProtoPort) bool {
 	})
 }
 
-func (r record) equal(other record) bool {
-	if r.Release != other.Release || r.Created != other.Created || !same(r.Written, other.Written) || !maps.EqualFunc(r.Filled, other.Filled, func(a, b filling) bool { return equal(a, b) }) {
-		return false
-	}
-	if r.Before == nil || other.Before == nil {
-		return r.Before == nil && other.Before == nil
-	}
-	return same(*r.Before, *other.Before)
+// String is the value of Annotation. What is in a record can always be encoded.
+func (r record) String() string {
+	text, _ := json.Marshal(r)
+	return string(text)
 }
 
 // remembered returns what we noted on an object, nil if nothing. A note that
@@ -378,7 +363,7 @@ func remembered(own *Configuration) (*record, error) {
 	if own == nil {
 		return nil, nil
 	}
-	text, there := annotationsOf(own)[Annotation]
+	text, there := endpoint.AnnotationsOf(own)[Annotation]
 	if !there {
 		return nil, nil
 	}
@@ -393,21 +378,8 @@ func overridden(configuration *Configuration) bool {
 	if configuration == nil {
 		return false
 	}
-	_, there := annotationsOf(configuration)[overrideAnnotation]
+	_, there := endpoint.AnnotationsOf(configuration)[overrideAnnotation]
 	return there
-}
-
-// annotationsOf returns the annotations as Calico reads them: the object's own,
-// and over them what endpoint.MetadataAnnotation says.
-func annotationsOf(configuration *Configuration) map[string]string {
-	annotations := make(map[string]string, len(configuration.Annotations))
-	maps.Copy(annotations, configuration.Annotations)
-	var shadow metav1.ObjectMeta
-	if json.Unmarshal([]byte(annotations[endpoint.MetadataAnnotation]), &shadow) == nil {
-		maps.Copy(annotations, shadow.Annotations)
-	}
-	delete(annotations, endpoint.MetadataAnnotation)
-	return annotations
 }
 
 // withoutOurs returns the value of endpoint.MetadataAnnotation without our own
@@ -437,14 +409,10 @@ func othersOwners(own *Configuration) []metav1.OwnerReference {
 	})
 }
 
-func sameOwner(a, b metav1.OwnerReference) bool {
-	return a.APIVersion == b.APIVersion && a.Kind == b.Kind && a.Name == b.Name && a.UID == b.UID
-}
-
 // holdsNothingElse tells whether an object that we made has got nothing from
 // others since.
 func holdsNothingElse(own *Configuration, release string, known map[string]filling) bool {
-	annotations := annotationsOf(own)
+	annotations := maps.Clone(endpoint.AnnotationsOf(own))
 	delete(annotations, Annotation)
 	labels := maps.Clone(own.Labels)
 	if labels[endpoint.ReleaseLabel] == release {

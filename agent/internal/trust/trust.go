@@ -3,8 +3,6 @@
 package trust
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -45,8 +43,7 @@ func Name(release, node string) string {
 	if len(name) <= maxName {
 		return name
 	}
-	sum := sha256.Sum256([]byte(node))
-	return strings.TrimRight(name[:maxName-hashLength-1], "-.") + "-" + hex.EncodeToString(sum[:])[:hashLength]
+	return endpoint.Shortened(name, maxName, node, hashLength)
 }
 
 // Sets returns the set of each Node that has an address, in the order of nodes, and a few
