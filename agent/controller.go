@@ -28,7 +28,7 @@ func control(ctx context.Context, config *rest.Config, s settings.Settings, log 
 		return err
 	}
 	control := controller.New(wiring.Controller(s), cluster, log)
-	l := loop{
+	return loop{
 		alive: control.Alive,
 		report: func() health.Report {
 			status := control.Status()
@@ -39,12 +39,8 @@ func control(ctx context.Context, config *rest.Config, s settings.Settings, log 
 			func(ctx context.Context) error { cluster.Run(ctx, control.Wake); return nil },
 			func(ctx context.Context) error { control.Run(ctx); return nil },
 		},
-	}
-	if err := l.serve(ctx, s); err != nil {
-		return err
-	}
-	log.Info("stopped, agents go on without")
-	return nil
+		left: "agents go on without",
+	}.serve(ctx, s, log)
 }
 
 // releaseMeter is what the controller measures. docs/metrics.md lists it.

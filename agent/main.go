@@ -13,10 +13,10 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"sync"
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
@@ -100,6 +100,7 @@ type loop struct {
 	report  func() health.Report
 	metrics http.Handler
 	parts   []func(context.Context) error
+	left    string // what stays when it stops, for the log
 }
 
 // keep is the agent of a node: it wires its parts together, and runs them.
@@ -112,7 +113,7 @@ func keep(ctx context.Context, config *rest.Config, s settings.Settings, log *sl
 		return err
 	}
 	keep := keeper.New(wiring.Keeper(s, meter), cluster, log)
-	l := loop{
+	return loop{
 		alive: keep.Alive,
 		report: func() health.Report {
 			status := keep.Status()
@@ -124,17 +125,13 @@ func keep(ctx context.Context, config *rest.Config, s settings.Settings, log *sl
 			func(ctx context.Context) error { keep.Run(ctx); return nil },
 			func(ctx context.Context) error { return links.Watch(ctx, keep.LinksChanged) },
 		},
-	}
-	if err := l.serve(ctx, s); err != nil {
-		return err
-	}
-	log.Info("stopped, the endpoints stay as they are")
-	return nil
+		left: "the endpoints stay as they are",
+	}.serve(ctx, s, log)
 }
 
 // serve runs all parts until the context ends. The error says which part could not start
 // or broke.
-func (l loop) serve(ctx context.Context, s settings.Settings) error {
+func (l loop) serve(ctx context.Context, s settings.Settings, log *slog.Logger) error {
 	probes, err := health.Listen(s.HealthPort, health.Checks{Alive: l.alive, Report: l.report})
 	if err != nil {
 		return err
@@ -143,25 +140,19 @@ func (l loop) serve(ctx context.Context, s settings.Settings) error {
 	if s.MetricsAddress != "" {
 		metrics, err := health.ListenMetrics(s.MetricsAddress, l.metrics)
 		if err != nil {
-			return errors.Join(err, probes.Close())
+			return err
 		}
 		parts = append(parts, metrics.Serve)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var running sync.WaitGroup
+	running, ctx := errgroup.WithContext(ctx)
 	for _, part := range parts {
-		running.Go(func() {
-			if err := part(ctx); err != nil {
-				cancel(err)
-			}
-		})
+		running.Go(func() error { return part(ctx) })
 	}
 	settle(ctx)
-	running.Wait()
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
-		return cause
+	if err := running.Wait(); err != nil {
+		return err
 	}
+	log.Info("stopped, " + l.left)
 	return nil
 }
 
@@ -198,29 +189,13 @@ func newLogger(w io.Writer, s settings.Settings) *slog.Logger {
 	if s.LogFormat == "json" {
 		handler = slog.NewJSONHandler(w, options)
 	}
-	klog.SetSlogLogger(slog.New(quiet{handler}).With("by", "client-go"))
+	ofClient := slog.DiscardHandler
+	if s.LogLevel == slog.LevelDebug {
+		ofClient = handler
+	}
+	klog.SetSlogLogger(slog.New(ofClient).With("by", "client-go"))
 	return slog.New(handler)
 }
-
-// quiet turns every record into one for debugging.
-type quiet struct{ slog.Handler }
-
-// Enabled tells whether the handler takes records for debugging.
-func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
-	return q.Handler.Enabled(ctx, slog.LevelDebug)
-}
-
-// Handle writes the record at the level for debugging.
-func (q quiet) Handle(ctx context.Context, record slog.Record) error {
-	record.Level = slog.LevelDebug
-	return q.Handler.Handle(ctx, record)
-}
-
-// WithAttrs keeps the handler quiet.
-func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
-
-// WithGroup keeps the handler quiet.
-func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name)} }
 
 // buildVersion returns the version of this build, and without one the commit it
 // was made from.

@@ -78,9 +78,6 @@ func listen(what, address string, handler http.Handler) (*Server, error) {
 // Addr returns the address that the server listens on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Close gives up a server that was never to serve.
-func (s *Server) Close() error { return s.listener.Close() }
-
 // Serve answers until the context ends, then closes the port. The error
 // is nil unless serving broke by itself.
 func (s *Server) Serve(ctx context.Context) error {

@@ -5,36 +5,31 @@ package links
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
 
-const (
-	// attempts bounds how often List reads again what changed while it was read.
-	attempts = 5
-	// retryFirst and retryMost bound the pause before Watch subscribes anew.
-	retryFirst = 100 * time.Millisecond
-	retryMost  = 30 * time.Second
-)
+// attempts bounds how often List reads again what changed while it was read.
+const attempts = 5
 
-// errChanged tells that what was read changed meanwhile.
-var errChanged = errors.New("addresses changed while they were read")
+// backoff is how long Watch waits before it subscribes anew.
+var backoff = wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Steps: 10, Cap: 30 * time.Second}
 
 // List returns the interfaces with all their addresses.
 func List() ([]endpoint.Link, error) {
 	for attempt := 1; ; attempt++ {
 		links, err := list()
-		if err == nil || attempt == attempts || !errors.Is(err, errChanged) {
+		if attempt == attempts || !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return links, err
 		}
 	}
@@ -46,64 +41,23 @@ func list() ([]endpoint.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
-	addresses, err := addressesByIndex()
+	// All at once: asking for each would read them all each time, and a node has hundreds
+	// of interfaces.
+	all, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	addresses := map[int][]netip.Addr{}
+	for _, a := range all {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok {
+			addresses[a.LinkIndex] = append(addresses[a.LinkIndex], addr.Unmap())
+		}
 	}
 	links := make([]endpoint.Link, 0, len(interfaces))
 	for _, i := range interfaces {
 		links = append(links, endpoint.Link{Name: i.Name, Addresses: addresses[i.Index]})
 	}
 	return links, nil
-}
-
-// addressesByIndex reads the addresses of all interfaces at once: asking for
-// each would read them all each time, and a node has hundreds of interfaces.
-func addressesByIndex() (map[int][]netip.Addr, error) {
-	dump, err := syscall.NetlinkRIB(unix.RTM_GETADDR, unix.AF_UNSPEC)
-	if err != nil {
-		return nil, err
-	}
-	return parse(dump)
-}
-
-// parse reads the kernel's answer to RTM_GETADDR.
-func parse(dump []byte) (map[int][]netip.Addr, error) {
-	messages, err := syscall.ParseNetlinkMessage(dump)
-	if err != nil {
-		return nil, err
-	}
-	addresses := map[int][]netip.Addr{}
-	for _, message := range messages {
-		if message.Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
-			return nil, errChanged
-		}
-		if message.Header.Type != unix.RTM_NEWADDR || len(message.Data) < unix.SizeofIfAddrmsg {
-			continue
-		}
-		attributes, err := syscall.ParseNetlinkRouteAttr(&message)
-		if err != nil {
-			return nil, err
-		}
-		index := int(binary.NativeEndian.Uint32(message.Data[4:8])) // ifa_index
-		if addr, ok := own(attributes); ok {
-			addresses[index] = append(addresses[index], addr)
-		}
-	}
-	return addresses, nil
-}
-
-// own returns the interface's address. Where it has a peer, IFA_ADDRESS is the
-// peer's and IFA_LOCAL its own.
-func own(attributes []syscall.NetlinkRouteAttr) (addr netip.Addr, ok bool) {
-	for _, kind := range []uint16{unix.IFA_LOCAL, unix.IFA_ADDRESS} {
-		for _, attribute := range attributes {
-			if attribute.Attr.Type == kind {
-				return netip.AddrFromSlice(attribute.Value)
-			}
-		}
-	}
-	return netip.Addr{}, false
 }
 
 // Watch calls wake when interfaces or addresses may have changed, and once when
@@ -118,18 +72,16 @@ func Watch(ctx context.Context, wake func()) error {
 	for {
 		wake()
 		receive(ctx, socket, wake)
-		// The kernel has dropped messages, or this is the end.
-		for delay := retryFirst; ; delay = min(2*delay, retryMost) {
-			if ctx.Err() != nil {
-				return nil
-			}
-			if socket, err = subscribe(); err == nil {
-				break
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(delay):
-			}
+		if ctx.Err() != nil {
+			return nil
+		}
+		// The kernel has dropped messages.
+		err := backoff.DelayFunc().Until(ctx, true, true, func(context.Context) (done bool, err error) {
+			socket, err = subscribe()
+			return err == nil, nil
+		})
+		if err != nil {
+			return nil
 		}
 	}
 }
