@@ -9,7 +9,6 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
-	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 	"github.com/host-firewall/host-firewall/agent/internal/verify"
 	"github.com/host-firewall/host-firewall/agent/internal/wiring"
@@ -47,16 +46,7 @@ func cleanUp(ctx context.Context, config *rest.Config, s settings.Settings, log 
 	if err != nil {
 		return err
 	}
-	return cleanup.Run(ctx, cluster, cleanup.Config{
-		Release:    s.Release,
-		Namespace:  s.Namespace,
-		DaemonSet:  s.DaemonSet,
-		Deployment: s.Deployment,
-		Account:    s.Account,
-		APIGroup:   s.APIGroup,
-		TestPod:    s.TestPod,
-		Timeout:    s.Timeout,
-	}, stdout)
+	return cleanup.Run(ctx, cluster, s, stdout)
 }
 
 func prove(ctx context.Context, config *rest.Config, s settings.Settings, log *slog.Logger, stdout io.Writer) error {
@@ -64,16 +54,5 @@ func prove(ctx context.Context, config *rest.Config, s settings.Settings, log *s
 	if err != nil {
 		return err
 	}
-	return verify.Run(ctx, cluster, verify.Config{
-		Want: verify.Want{
-			Release: s.Release,
-			Mode:    s.Mode,
-			Off:     s.Mode == settings.ModeOff,
-			Set:     clearance.Set{Revision: s.Set, Policies: s.Policies},
-		},
-		Namespace:  s.Namespace,
-		DaemonSet:  s.DaemonSet,
-		Deployment: s.Deployment,
-		Timeout:    s.Timeout,
-	}, stdout)
+	return verify.Run(ctx, cluster, s, stdout)
 }

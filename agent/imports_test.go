@@ -71,11 +71,11 @@ func TestAgentImportsNoMoreOfClientGoThanItNeeds(t *testing.T) {
 
 func TestDependenciesPointOneWay(t *testing.T) {
 	want := map[string][]string{
-		"": {"/internal/calico", "/internal/cleanup", "/internal/clearance", "/internal/controller", "/internal/health",
+		"": {"/internal/calico", "/internal/cleanup", "/internal/controller", "/internal/health",
 			"/internal/keeper", "/internal/links", "/internal/metrics", "/internal/settings", "/internal/verify", "/internal/wiring"},
 		"/internal/agenda":     {},
 		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/transport", "/internal/verify"},
-		"/internal/cleanup":    {"/internal/clearance", "/internal/endpoint", "/internal/failsafe"},
+		"/internal/cleanup":    {"/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/settings"},
 		"/internal/clearance":  {},
 		"/internal/controller": {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/policyset", "/internal/trust"},
 		"/internal/endpoint":   {},
@@ -92,7 +92,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/settings":   {"/internal/endpoint"},
 		"/internal/transport":  {},
 		"/internal/trust":      {"/internal/endpoint"},
-		"/internal/verify":     {"/internal/clearance", "/internal/endpoint", "/internal/policyset"},
+		"/internal/verify":     {"/internal/clearance", "/internal/endpoint", "/internal/policyset", "/internal/settings"},
 		"/internal/wiring":     {"/internal/calico", "/internal/clearance", "/internal/controller", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/settings"},
 	}
 	got := map[string][]string{}

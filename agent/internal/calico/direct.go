@@ -17,7 +17,7 @@ import (
 
 // Direct is the API server as a command sees it: without caches, for it runs once
 // and looks at all nodes. Its methods may be called from any goroutine; those on
-// Calico's objects only once Served has returned true.
+// Calico's objects only once Find has returned without an error.
 type Direct struct {
 	*Cluster
 }
@@ -35,25 +35,16 @@ func NewDirect(config *rest.Config, options Options) (*Direct, error) {
 	return &Direct{cluster}, nil
 }
 
-// Served tells whether the API server serves Calico's objects at all.
-func (d *Direct) Served(ctx context.Context) (bool, error) {
-	groups := []string{GroupV3, GroupCRD}
-	if d.options.APIGroup != "" {
-		groups = []string{d.options.APIGroup}
+// Find finds out by which API group Calico is reached, unless that is told.
+func (d *Direct) Find(ctx context.Context) (err error) {
+	group := d.options.APIGroup
+	if group == "" {
+		group, err = d.findGroup(ctx)
 	}
-	for _, group := range groups {
-		served, err := d.serves(ctx, group)
-		if err != nil {
-			return false, err
-		}
-		if served {
-			d.mu.Lock()
-			d.caches = &caches{group: group}
-			d.mu.Unlock()
-			return true, nil
-		}
-	}
-	return false, nil
+	d.mu.Lock()
+	d.caches = &caches{group: group}
+	d.mu.Unlock()
+	return err
 }
 
 // Endpoints returns all HostEndpoints, whosever they are, as the API server has

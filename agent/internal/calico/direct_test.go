@@ -38,22 +38,29 @@ func TestCommandFindsOutWhetherThereIsCalico(t *testing.T) {
 	for name, test := range map[string]struct {
 		group string
 		on    map[string]http.HandlerFunc
-		want  bool
 		words string
 	}{
-		"none":                        {"", nil, false, ""},
-		"the older one":               {"", map[string]http.HandlerFunc{"GET /apis/crd.projectcalico.org/v1": all}, true, ""},
-		"both":                        {"", map[string]http.HandlerFunc{"GET /apis/projectcalico.org/v3": all, "GET /apis/crd.projectcalico.org/v1": all}, true, ""},
-		"only the one not asked for":  {calico.GroupV3, map[string]http.HandlerFunc{"GET /apis/crd.projectcalico.org/v1": all}, false, ""},
-		"out of reach is not missing": {"", map[string]http.HandlerFunc{"GET /apis/projectcalico.org/v3": failure(503, metav1.StatusReasonServiceUnavailable)}, false, "get resources of projectcalico.org/v3"},
+		"none":                        {"", nil, "install Calico or its CRDs"},
+		"the older one":               {"", map[string]http.HandlerFunc{"GET /apis/crd.projectcalico.org/v1": all}, ""},
+		"both":                        {"", map[string]http.HandlerFunc{"GET /apis/projectcalico.org/v3": all, "GET /apis/crd.projectcalico.org/v1": all}, ""},
+		"only the one not asked for":  {calico.GroupV3, map[string]http.HandlerFunc{"GET /apis/crd.projectcalico.org/v1": all}, "does not serve hostendpoints, Calico's CRD may be missing"},
+		"out of reach is not missing": {"", map[string]http.HandlerFunc{"GET /apis/projectcalico.org/v3": failure(503, metav1.StatusReasonServiceUnavailable)}, "get resources of projectcalico.org/v3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := newAPIServer(t)
 			for what, answer := range test.on {
 				server.on(what, answer)
 			}
-			served, err := newDirect(t, server, test.group).Served(t.Context())
-			assert.Equal(t, test.want, served)
+			server.on("GET /apis/crd.projectcalico.org/v1/hostendpoints", list(calico.GroupCRD, "HostEndpointList"))
+			server.on("GET /apis/projectcalico.org/v3/hostendpoints", failure(404, metav1.StatusReasonNotFound))
+			if test.on["GET /apis/projectcalico.org/v3"] != nil {
+				server.on("GET /apis/projectcalico.org/v3/hostendpoints", list(calico.GroupV3, "HostEndpointList"))
+			}
+			d := newDirect(t, server, test.group)
+			err := d.Find(t.Context())
+			if err == nil {
+				_, err = d.Endpoints(t.Context())
+			}
 			if test.words == "" {
 				assert.NoError(t, err)
 			} else {
@@ -250,8 +257,7 @@ func TestNodesAndPoliciesOfTheReleaseAreRead(t *testing.T) {
 	server := newAPIServer(t)
 	d := newDirect(t, server, calico.GroupV3)
 	server.on("GET /apis/"+calico.GroupV3, resources("hostendpoints", "globalnetworkpolicies"))
-	_, err := d.Served(t.Context())
-	require.NoError(t, err)
+	require.NoError(t, d.Find(t.Context()))
 	server.on("GET /api/v1/nodes", list("v1", "NodeList", map[string]any{"metadata": map[string]any{"name": "n1"}}, map[string]any{"metadata": map[string]any{"name": "n2"}}))
 	nodes, err := d.Nodes(t.Context())
 	require.NoError(t, err)

@@ -22,6 +22,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
 
 const (
@@ -77,38 +78,19 @@ type Group interface {
 	DeleteObject(ctx context.Context, kind string, object metav1.Object) error
 }
 
-// Config says what to remove.
-type Config struct {
-	// Release is the value of endpoint.ReleaseLabel, and the name of the ConfigMap that
-	// tells the agents what they may do.
-	Release string
-	// Namespace is where that is, and DaemonSet and Deployment, by which the agents and
-	// the controller run.
-	Namespace, DaemonSet, Deployment string
-	// Account is the ServiceAccount of the cleanup, in the same namespace.
-	Account string
-	// APIGroup is the Group that the agents write to; empty: they find out.
-	APIGroup string
-	// TestPod is a Pod in the same namespace that goes as well: Helm leaves that of
-	// helm test behind. Empty: there is none.
-	TestPod string
-	// Timeout is how long to try.
-	Timeout time.Duration
-}
-
 // Run removes everything, and says on out what it does. It can be run again after
 // it was cut off, and when there is nothing left to do. The error says what is
 // still there.
-func Run(ctx context.Context, cluster Cluster, config Config, out io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, config.Timeout)
+func Run(ctx context.Context, cluster Cluster, told settings.Settings, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, told.Timeout)
 	defer cancel()
-	c := &cleaner{cluster: cluster, config: config, out: out}
+	c := &cleaner{cluster: cluster, told: told, out: out}
 	for _, s := range c.steps() {
 		if err := c.persist(ctx, s); err != nil {
 			return err
 		}
 	}
-	c.say("no HostEndpoint, no failsafe ports, no policy and no trusted address of release %s are left%s", config.Release, c.unseen)
+	c.say("no HostEndpoint, no failsafe ports, no policy and no trusted address of release %s are left%s", told.Release, c.unseen)
 	return nil
 }
 
@@ -125,23 +107,23 @@ func (c *cleaner) steps() []step {
 		{"find out who has installed the release", c.lookForDeployer},
 		{"reach Calico's objects", c.reach},
 		{"close the clearance", c.closeClearance},
-		{"stop the controller", c.stop(c.object("Deployment", c.config.Deployment))},
+		{"stop the controller", c.stop(c.object("Deployment", c.told.Deployment))},
 		// One that was just starting took it for that of a release which is gone.
 		{"close the clearance", c.closeClearance},
-		{"stop the agents", c.stop(c.object("DaemonSet", c.config.DaemonSet))},
+		{"stop the agents", c.stop(c.object("DaemonSet", c.told.DaemonSet))},
 		{"remove HostEndpoints", c.inEach(c.removeEndpoints)},
 		{"take back failsafe ports", c.inEach(c.restoreFailsafes)},
 		{"remove policies", c.inEach(c.removeAll(v3.KindGlobalNetworkPolicy))},
 		{"remove trusted addresses", c.inEach(c.removeAll(v3.KindGlobalNetworkSet))},
-		{"remove the clearance", c.remove(c.object("ConfigMap", c.config.Release))},
+		{"remove the clearance", c.remove(c.object("ConfigMap", c.told.Release))},
 	}
-	if c.config.TestPod != "" {
-		steps = append(steps, step{"remove the Pod of helm test", c.remove(c.object("Pod", c.config.TestPod))})
+	if c.told.TestPod != "" {
+		steps = append(steps, step{"remove the Pod of helm test", c.remove(c.object("Pod", c.told.TestPod))})
 	}
 	return steps
 }
 
-func (c *cleaner) object(kind, name string) Object { return Object{kind, c.config.Namespace, name} }
+func (c *cleaner) object(kind, name string) Object { return Object{kind, c.told.Namespace, name} }
 
 // persist does a step until it succeeds, is refused, or the time is over. What goes
 // wrong is said once, until it is something else.
@@ -177,7 +159,7 @@ func (c *cleaner) persist(ctx context.Context, s step) error {
 // on one of two objects is enough. The DaemonSet is among the first to go, and somebody
 // may have made one of them again by hand.
 func (c *cleaner) lookForDeployer(ctx context.Context) error {
-	for _, o := range []Object{c.object("DaemonSet", c.config.DaemonSet), c.object("ServiceAccount", c.config.Account)} {
+	for _, o := range []Object{c.object("DaemonSet", c.told.DaemonSet), c.object("ServiceAccount", c.told.Account)} {
 		annotations, there, err := c.cluster.Annotations(ctx, o)
 		if err != nil {
 			return err
@@ -189,7 +171,7 @@ func (c *cleaner) lookForDeployer(ctx context.Context) error {
 	}
 	return fmt.Errorf("%w: neither Helm nor Argo CD has installed release %s, for its DaemonSet has neither the annotation %s nor %s. "+
 		"So this is no uninstall, but a hook that was applied like any other object, as `helm template | kubectl apply` does. "+
-		"Nothing was touched. Render with --no-hooks, and delete this Job", ErrRefused, c.config.Release, markOfHelm, markOfArgo)
+		"Nothing was touched. Render with --no-hooks, and delete this Job", ErrRefused, c.told.Release, markOfHelm, markOfArgo)
 }
 
 // reach looks at all that the cleanup will have to change, so that nothing is stopped
@@ -198,7 +180,7 @@ func (c *cleaner) lookForDeployer(ctx context.Context) error {
 // Calico keeps what it is told through the first.
 func (c *cleaner) reach(ctx context.Context) error {
 	c.groups, c.unseen = nil, ""
-	reached := c.config.APIGroup == ""
+	reached := c.told.APIGroup == ""
 	var problems []string
 	for _, group := range c.cluster.Groups() {
 		shows, err := c.shows(ctx, group)
@@ -211,7 +193,7 @@ func (c *cleaner) reach(ctx context.Context) error {
 		}
 		c.groups = append(c.groups, group)
 		c.left = c.left || shows
-		reached = reached || group.Name() == c.config.APIGroup || shows
+		reached = reached || group.Name() == c.told.APIGroup || shows
 	}
 	if len(c.groups) == 0 || !reached {
 		return fmt.Errorf("%s. Felix may go on enforcing what cannot be seen, so nothing is touched; "+
@@ -232,7 +214,7 @@ func (c *cleaner) shows(ctx context.Context, group Group) (bool, error) {
 		return false, err
 	}
 	for _, configuration := range configurations {
-		shows = shows || failsafe.WrittenBy(configuration) == c.config.Release
+		shows = shows || failsafe.WrittenBy(configuration) == c.told.Release
 	}
 	for _, kind := range []string{v3.KindGlobalNetworkPolicy, v3.KindGlobalNetworkSet} {
 		objects, err := c.objects(ctx, group, kind)
@@ -259,7 +241,7 @@ func (c *cleaner) inEach(do func(context.Context, Group) error) func(context.Con
 // closeClearance tells the agents and the controller that the release goes. Agents obey
 // also where there was no ConfigMap, but nothing is made for nobody.
 func (c *cleaner) closeClearance(ctx context.Context) error {
-	configMap := c.object("ConfigMap", c.config.Release)
+	configMap := c.object("ConfigMap", c.told.Release)
 	err := c.cluster.SetData(ctx, configMap, clearance.Closing(), c.left)
 	if err == nil && !c.closed {
 		c.closed = true
@@ -272,7 +254,7 @@ func (c *cleaner) closeClearance(ctx context.Context) error {
 // kubelet is dead never goes, and thousands take Kubernetes minutes.
 func (c *cleaner) stop(workload Object) func(context.Context) error {
 	return func(ctx context.Context) error {
-		limit := c.config.Timeout / share
+		limit := c.told.Timeout / share
 		limited, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		began := false
@@ -316,7 +298,7 @@ func (c *cleaner) removeEndpoints(ctx context.Context, group Group) error {
 	if err != nil {
 		return err
 	}
-	shape := endpoint.Shape{Release: c.config.Release}
+	shape := endpoint.Shape{Release: c.told.Release}
 	isArmed := func(hep *v3.HostEndpoint) bool { return endpoint.SetOf(hep) != "" }
 	armed := slices.DeleteFunc(slices.Clone(endpoints), func(hep *v3.HostEndpoint) bool { return !isArmed(hep) })
 	if len(armed) > 0 {
@@ -353,7 +335,7 @@ func (c *cleaner) removeEndpoints(ctx context.Context, group Group) error {
 // endpoints returns those of the release.
 func (c *cleaner) endpoints(ctx context.Context, group Group) ([]*v3.HostEndpoint, error) {
 	all, err := group.Endpoints(ctx)
-	return ofRelease(all, c.config.Release), err
+	return ofRelease(all, c.told.Release), err
 }
 
 // removeAll removes the objects of a kind that are the release's.
@@ -372,7 +354,7 @@ func (c *cleaner) removeAll(kind string) func(context.Context, Group) error {
 // objects returns those of a kind that are the release's.
 func (c *cleaner) objects(ctx context.Context, group Group, kind string) ([]*metav1.PartialObjectMetadata, error) {
 	all, err := group.Objects(ctx, kind)
-	return ofRelease(all, c.config.Release), err
+	return ofRelease(all, c.told.Release), err
 }
 
 // ofRelease leaves out what belongs to others.
@@ -395,7 +377,7 @@ func (c *cleaner) restoreFailsafes(ctx context.Context, group Group) error {
 		if !ofNode {
 			continue
 		}
-		change, err := failsafe.Plan(configuration, nil, node, c.config.Release, nil, nil)
+		change, err := failsafe.Plan(configuration, nil, node, c.told.Release, nil, nil)
 		switch {
 		case err != nil:
 			problems = append(problems, err)

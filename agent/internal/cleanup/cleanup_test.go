@@ -25,6 +25,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
 
 const armed = "host-firewall.io/set=s1"
@@ -282,7 +283,7 @@ func (f *fake) run(t *testing.T) (said string, err error) {
 	var out bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		err = cleanup.Run(t.Context(), f, cleanup.Config{
+		err = cleanup.Run(t.Context(), f, settings.Settings{
 			Release: "fw", Namespace: "ns", DaemonSet: "fw", Deployment: "fw-controller", Account: "fw-cleanup",
 			APIGroup: "projectcalico.org/v3", TestPod: "fw-test", Timeout: 4 * time.Minute,
 		}, &out)

@@ -6,8 +6,11 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
 
 const (
@@ -20,7 +23,7 @@ const (
 // cleaner is one run.
 type cleaner struct {
 	cluster Cluster
-	config  Config
+	told    settings.Settings
 
 	groups []Group // that answer
 	unseen string  // which are served, but don't
@@ -51,20 +54,19 @@ func each[T metav1.Object](c *cleaner, did string, objects []T, do func(T) error
 			fmt.Fprintf(c.out, "%s %s (%d of %d)\n", did, object.GetName(), done, all)
 		}
 	}
-	slots := make(chan struct{}, parallel)
-	var group sync.WaitGroup
+	var group errgroup.Group
+	group.SetLimit(parallel)
 	for i, object := range objects {
-		slots <- struct{}{}
-		group.Go(func() {
+		group.Go(func() error {
 			err := do(object)
 			if err == nil {
 				finish(object)
 			}
 			failures[i] = ignoreNotFound(err)
-			<-slots
+			return nil
 		})
 	}
-	group.Wait()
+	_ = group.Wait() // the failures are kept apart
 	failures = slices.DeleteFunc(failures, func(err error) bool { return err == nil })
 	switch len(failures) {
 	case 0:

@@ -86,6 +86,9 @@ type Settings struct {
 	told []slog.Attr
 }
 
+// Off tells whether no endpoint is to be armed.
+func (s Settings) Off() bool { return s.Mode == ModeOff }
+
 // LogValue lists every setting by its flag's name, in the order of the help.
 func (s Settings) LogValue() slog.Value { return slog.GroupValue(s.told...) }
 

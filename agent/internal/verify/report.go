@@ -15,23 +15,18 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
 
-// Want is what the values ask for.
-type Want struct {
-	// Release is the id of the release.
-	Release string
-	// Mode is its mode, and Off tells that in it no endpoint is to be armed; otherwise all
-	// of them are.
-	Mode string
-	Off  bool
-	// Set is the set of policies that they are to be armed with.
-	Set clearance.Set
-}
+// want is what the values ask for.
+type want struct{ settings.Settings }
+
+// set is the set of policies that nodes are to be armed with.
+func (w want) set() clearance.Set { return clearance.Set{Revision: w.Set, Policies: w.Policies} }
 
 // state is what the note of every endpoint is to say.
-func (w Want) state() string {
-	if w.Off {
+func (w want) state() string {
+	if w.Off() {
 		return "Off"
 	}
 	return "Armed"
@@ -48,7 +43,7 @@ type seen struct {
 
 // report is a look at the release, judged.
 type report struct {
-	want     Want
+	want     want
 	agents   int
 	nodes    []node
 	policies []policy
@@ -72,16 +67,16 @@ type problem struct {
 }
 
 // judge holds what was seen against what is wanted.
-func judge(want Want, s seen) report {
+func judge(w want, s seen) report {
 	agents := map[string]Agent{}
 	for _, agent := range s.Agents {
 		agents[agent.Node] = agent
 	}
-	r := report{want: want, agents: len(agents)}
+	r := report{want: w, agents: len(agents)}
 	said := r.judgeRelease(s)
 	ours := map[string][]*v3.HostEndpoint{}
 	for _, hep := range s.endpoints {
-		if endpoint.ReleaseOf(hep) == want.Release {
+		if endpoint.ReleaseOf(hep) == w.Release {
 			ours[hep.Spec.Node] = append(ours[hep.Spec.Node], hep)
 		}
 	}
@@ -89,10 +84,10 @@ func judge(want Want, s seen) report {
 		row, lack := rowOf(name, ours[name]), ""
 		if agent, has := agents[name]; has {
 			hold, _ := said.Hold(name)
-			lack = want.lack(agent, row, ours[name], hold)
+			lack = w.lack(agent, row, ours[name], hold)
 			row.reason = cmp.Or(row.reason, hold)
 		} else {
-			row, lack = want.unkept(row, ours[name])
+			row, lack = w.unkept(row, ours[name])
 		}
 		if lack != "" {
 			row.reason = lack
@@ -113,10 +108,10 @@ func (r *report) judgeRelease(s seen) clearance.Clearance {
 	case s.Updated < s.Wanted:
 		r.problem(fmt.Sprintf("%d of %d agents are the present ones: the others are still to be replaced", s.Updated, s.Wanted))
 	}
-	for _, name := range slices.Sorted(maps.Keys(r.want.Set.Policies)) {
+	for _, name := range slices.Sorted(maps.Keys(r.want.Policies)) {
 		r.policies = append(r.policies, policy{name, r.want.stateOf(name, s.policies)})
 	}
-	if lack := policyset.Lack(r.want.Release, r.want.Set, s.policies); lack != "" {
+	if lack := policyset.Lack(r.want.Release, r.want.set(), s.policies); lack != "" {
 		r.problem(lack)
 	}
 	said, err := clearance.Parse(s.data, s.annotations)
@@ -130,8 +125,8 @@ func (r *report) judgeRelease(s seen) clearance.Clearance {
 }
 
 // stateOf says how one policy of the set is.
-func (w Want) stateOf(name string, have []*policyset.Policy) string {
-	alone := clearance.Set{Revision: w.Set.Revision, Policies: map[string]string{name: w.Set.Policies[name]}}
+func (w want) stateOf(name string, have []*policyset.Policy) string {
+	alone := clearance.Set{Revision: w.Set, Policies: map[string]string{name: w.Policies[name]}}
 	for _, p := range have {
 		switch {
 		case p.Name != name || p.DeletionTimestamp != nil:
@@ -145,7 +140,7 @@ func (w Want) stateOf(name string, have []*policyset.Policy) string {
 }
 
 // objections are what the clearance says against the release.
-func (w Want) objections(said clearance.Clearance, err error, data map[string]string) (all []string) {
+func (w want) objections(said clearance.Clearance, err error, data map[string]string) (all []string) {
 	switch {
 	case said.Opened:
 		all = append(all, fmt.Sprintf("it is opened by the annotation %s of ConfigMap %s, so no node has an endpoint until that goes: %s",
@@ -156,10 +151,10 @@ func (w Want) objections(said clearance.Clearance, err error, data map[string]st
 		all = append(all, fmt.Sprintf("the controller has said nothing yet: there is no ConfigMap %s", w.Release))
 	case err != nil:
 		all = append(all, fmt.Sprintf("ConfigMap %s: %v", w.Release, err))
-	case said.Wanted.Revision != w.Set.Revision:
-		all = append(all, fmt.Sprintf("the controller looks after set %s, and set %s is wanted", said.Wanted.Revision, w.Set.Revision))
+	case said.Wanted.Revision != w.Set:
+		all = append(all, fmt.Sprintf("the controller looks after set %s, and set %s is wanted", said.Wanted.Revision, w.Set))
 	case said.Reason != "":
-		all = append(all, fmt.Sprintf("no node may be armed with set %s: %s", w.Set.Revision, said.Reason))
+		all = append(all, fmt.Sprintf("no node may be armed with set %s: %s", w.Set, said.Reason))
 	}
 	for _, set := range slices.Sorted(maps.Keys(said.Drift)) {
 		all = append(all, fmt.Sprintf("set %s has been changed: %s", set, said.Drift[set]))
@@ -178,12 +173,12 @@ func rowOf(name string, endpoints []*v3.HostEndpoint) node {
 
 // unkept shows a node without an agent: what was noted there is as old as the agent that
 // is gone. lack says what is wrong with it.
-func (w Want) unkept(noted node, endpoints []*v3.HostEndpoint) (row node, lack string) {
+func (w want) unkept(noted node, endpoints []*v3.HostEndpoint) (row node, lack string) {
 	row = node{name: noted.name, state: "no agent", set: noted.set, reason: "it is not protected"}
 	if len(endpoints) > 0 {
 		row.reason = fmt.Sprintf("nobody keeps its endpoint %s, which an agent that is gone noted as %s at %s", endpoints[0].Name, noted.state, timeOf(noted.since))
 	}
-	if w.Off {
+	if w.Off() {
 		lack = w.lackOf(endpoints)
 	}
 	return row, lack
@@ -191,9 +186,9 @@ func (w Want) unkept(noted node, endpoints []*v3.HostEndpoint) (row node, lack s
 
 // lack says why a node with an agent is not as it should be; empty: it is. hold is why
 // the controller holds it back.
-func (w Want) lack(agent Agent, row node, endpoints []*v3.HostEndpoint, hold string) string {
+func (w want) lack(agent Agent, row node, endpoints []*v3.HostEndpoint, hold string) string {
 	switch lack := w.lackOf(endpoints); {
-	case hold != "" && !w.Off:
+	case hold != "" && !w.Off():
 		return hold
 	case !agent.Ready && row.reason != "":
 		return fmt.Sprintf("agent %s has not been ready since %s, its node was last noted as %s: %s", agent.Pod, timeOf(agent.Since), row.state, row.reason)
@@ -208,19 +203,19 @@ func (w Want) lack(agent Agent, row node, endpoints []*v3.HostEndpoint, hold str
 }
 
 // lackOf says what is wrong with the endpoints of a node; empty: nothing.
-func (w Want) lackOf(endpoints []*v3.HostEndpoint) string {
-	if len(endpoints) == 0 && !w.Off {
+func (w want) lackOf(endpoints []*v3.HostEndpoint) string {
+	if len(endpoints) == 0 && !w.Off() {
 		return "it has no endpoint"
 	}
 	for _, hep := range endpoints {
 		switch set := endpoint.SetOf(hep); {
-		case w.Off && set != "":
+		case w.Off() && set != "":
 			return fmt.Sprintf("HostEndpoint %s is armed, although mode is off", hep.Name)
-		case w.Off, set == w.Set.Revision:
+		case w.Off(), set == w.Set:
 		case set == "":
 			return fmt.Sprintf("HostEndpoint %s is not armed", hep.Name)
 		default:
-			return fmt.Sprintf("HostEndpoint %s is armed with set %s, and set %s is wanted", hep.Name, set, w.Set.Revision)
+			return fmt.Sprintf("HostEndpoint %s is armed with set %s, and set %s is wanted", hep.Name, set, w.Set)
 		}
 	}
 	return ""
@@ -260,7 +255,7 @@ func (r report) print(out io.Writer) error {
 	for _, n := range r.nodes {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", n.name, n.state, cmp.Or(n.set, "-"), timeOf(n.since), cmp.Or(n.reason, "-"))
 	}
-	fmt.Fprintf(table, "\nPOLICY OF SET %s\tSTATE\n", r.want.Set.Revision)
+	fmt.Fprintf(table, "\nPOLICY OF SET %s\tSTATE\n", r.want.Set)
 	for _, p := range r.policies {
 		fmt.Fprintf(table, "%s\t%s\n", p.name, p.state)
 	}
@@ -283,8 +278,8 @@ func (r report) verdict() string {
 	if len(r.problems) > 0 {
 		return fmt.Sprintf("Release %s in mode %s is not as it should be:%s", r.want.Release, r.want.Mode, listOf(r.problems))
 	}
-	state := "armed with set " + r.want.Set.Revision
-	if r.want.Off {
+	state := "armed with set " + r.want.Set
+	if r.want.Off() {
 		state = "not armed"
 	}
 	return fmt.Sprintf("Release %s in mode %s is as it should be: %d nodes are %s, its %d policies are there and unchanged.",

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
 
 // poll is how often the cluster is looked at while something is not as it should
@@ -21,8 +22,8 @@ const poll = time.Second
 
 // Cluster is what the package needs of the API server.
 type Cluster interface {
-	// Served tells whether Calico's API is there at all.
-	Served(ctx context.Context) (bool, error)
+	// Find finds out how Calico is reached, before anything else.
+	Find(ctx context.Context) error
 	// Rollout returns how far the agents of a DaemonSet and the controller of a Deployment
 	// are. The absence of one is an error.
 	Rollout(ctx context.Context, namespace, daemonSet, deployment string) (Rollout, error)
@@ -59,26 +60,16 @@ type Agent struct {
 	Since time.Time
 }
 
-// Config says where to look, for what, and for how long.
-type Config struct {
-	Want
-	// Namespace is where the release is; DaemonSet and Deployment are by which the agents
-	// and the controller run.
-	Namespace, DaemonSet, Deployment string
-	// Timeout is how long to wait for what is not there yet.
-	Timeout time.Duration
-}
-
 // Run looks at the release until it is as it should be, or the time is over, and
 // prints what it saw last. The error says that the release is not proven.
-func Run(ctx context.Context, cluster Cluster, config Config, out io.Writer) error {
+func Run(ctx context.Context, cluster Cluster, told settings.Settings, out io.Writer) error {
 	var last report
 	var broken error
-	err := wait.PollUntilContextTimeout(ctx, poll, config.Timeout, true, func(ctx context.Context) (bool, error) {
-		seen, err := look(ctx, cluster, config)
+	err := wait.PollUntilContextTimeout(ctx, poll, told.Timeout, true, func(ctx context.Context) (bool, error) {
+		seen, err := look(ctx, cluster, told)
 		switch {
 		case err == nil:
-			last, broken = judge(config.Want, seen), nil
+			last, broken = judge(want{told}, seen), nil
 			return len(last.problems) == 0, nil
 		case ctx.Err() == nil || broken == nil:
 			// What comes of the end of the time says less.
@@ -90,24 +81,20 @@ func Run(ctx context.Context, cluster Cluster, config Config, out io.Writer) err
 	case err == nil:
 		return last.print(out)
 	case broken != nil:
-		return fmt.Errorf("cannot look at release %s: %w", config.Release, broken)
+		return fmt.Errorf("cannot look at release %s: %w", told.Release, broken)
 	}
-	return errors.Join(last.print(out), fmt.Errorf("release %s is not as it should be", config.Release))
+	return errors.Join(last.print(out), fmt.Errorf("release %s is not as it should be", told.Release))
 }
 
 // look reads everything once.
-func look(ctx context.Context, cluster Cluster, config Config) (s seen, err error) {
-	served, err := cluster.Served(ctx)
-	if err != nil {
+func look(ctx context.Context, cluster Cluster, told settings.Settings) (s seen, err error) {
+	if err = cluster.Find(ctx); err != nil {
 		return s, err
 	}
-	if !served {
-		return s, errors.New("the API server does not serve Calico's objects: install Calico or its CRDs")
-	}
-	if s.Rollout, err = cluster.Rollout(ctx, config.Namespace, config.DaemonSet, config.Deployment); err != nil {
+	if s.Rollout, err = cluster.Rollout(ctx, told.Namespace, told.DaemonSet, told.Deployment); err != nil {
 		return s, err
 	}
-	if s.data, s.annotations, err = cluster.ConfigMap(ctx, config.Namespace, config.Release); err != nil {
+	if s.data, s.annotations, err = cluster.ConfigMap(ctx, told.Namespace, told.Release); err != nil {
 		return s, err
 	}
 	if s.nodes, err = cluster.Nodes(ctx); err != nil {

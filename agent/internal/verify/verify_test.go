@@ -17,12 +17,13 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
 	"github.com/host-firewall/host-firewall/agent/internal/verify"
 )
 
 // fake is a cluster that changes with the time that has passed.
 type fake struct {
-	absent    bool // Calico
+	absent    error // why Calico is not reached
 	rollout   verify.Rollout
 	nodes     []string
 	endpoints []*v3.HostEndpoint
@@ -34,7 +35,7 @@ type fake struct {
 	began  time.Time
 }
 
-func (f *fake) Served(context.Context) (bool, error) { return !f.absent, nil }
+func (f *fake) Find(context.Context) error { return f.absent }
 
 func (f *fake) Rollout(_ context.Context, namespace, daemonSet, deployment string) (verify.Rollout, error) {
 	if namespace != "ns" || daemonSet != "fw" || deployment != "fw-controller" {
@@ -124,8 +125,8 @@ func (f *fake) run(t *testing.T, off bool) (printed string, took time.Duration, 
 	var out bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
 		f.began = time.Now()
-		err = verify.Run(t.Context(), f, verify.Config{
-			Want:      verify.Want{Release: "fw", Mode: map[bool]string{true: "off", false: "enforce"}[off], Off: off, Set: want},
+		err = verify.Run(t.Context(), f, settings.Settings{
+			Release: "fw", Mode: map[bool]string{true: "off", false: "enforce"}[off], Set: want.Revision, Policies: want.Policies,
 			Namespace: "ns", DaemonSet: "fw", Deployment: "fw-controller", Timeout: time.Minute,
 		}, &out)
 		took = time.Since(f.began)
@@ -295,7 +296,7 @@ func TestClusterThatCannotBeReadIsAFailureThatSaysWhy(t *testing.T) {
 	assert.Empty(t, printed)
 
 	f = protected()
-	f.absent = true
+	f.absent = errors.New("install Calico or its CRDs")
 	_, _, err = f.run(t, false)
 	require.ErrorContains(t, err, "install Calico or its CRDs")
 }
