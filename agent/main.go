@@ -197,20 +197,14 @@ func newLogger(w io.Writer, s settings.Settings) *slog.Logger {
 	return slog.New(handler)
 }
 
-// buildVersion returns the version of this build, and without one the commit it
+// buildVersion returns the version of this build, and without one that of the commit it
 // was made from.
 func buildVersion() string {
 	if version != "" {
 		return version
 	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
 	}
-	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" {
-			return setting.Value
-		}
-	}
-	return info.Main.Version
+	return "unknown"
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,25 +68,29 @@ type Clearance struct {
 	Controller time.Time
 }
 
-// The keys of the ConfigMap.
-const (
-	keyWanted     = "set"
-	keyPolicies   = "policies"
-	keyBefore     = "set-before"
-	keyBeforeOf   = "policies-before"
-	keyPresent    = "sets"
-	keyReason     = "reason"
-	keyCanary     = "canary"
-	keyDrift      = "drift"
-	keyHeld       = "held"
-	keyConflicts  = "conflicts"
-	keyLeftovers  = "leftovers"
-	keyNodes      = "nodes"
-	keyEndpoints  = "endpoints"
-	keyPaused     = "paused"
-	keyClosed     = "closed"
-	keyController = "controller"
-)
+const keyWanted, keyClosed = "set", "closed"
+
+// keys are where the ConfigMap holds what.
+func (c *Clearance) keys() map[string]any {
+	return map[string]any{
+		keyWanted:         &c.Wanted.Revision,
+		"policies":        &c.Wanted.Policies,
+		"set-before":      &c.Before.Revision,
+		"policies-before": &c.Before.Policies,
+		"sets":            &c.Present,
+		"reason":          &c.Reason,
+		"canary":          &c.Canary,
+		"drift":           &c.Drift,
+		"held":            &c.Held,
+		"conflicts":       &c.Conflicts,
+		"leftovers":       &c.Leftovers,
+		"nodes":           &c.Nodes,
+		"endpoints":       &c.Endpoints,
+		"paused":          &c.Paused,
+		keyClosed:         &c.Closed,
+		"controller":      &c.Controller,
+	}
+}
 
 // Closing returns the data that a ConfigMap gets, over what it has, when the release is
 // being uninstalled.
@@ -93,67 +98,77 @@ func Closing() map[string]string { return map[string]string{keyClosed: "true"} }
 
 // Data returns the data of the ConfigMap. What there is nothing to say of has no key.
 func (c Clearance) Data() map[string]string {
-	data := map[string]string{
-		keyWanted:     c.Wanted.Revision,
-		keyPolicies:   textOf(c.Wanted.Policies),
-		keyBefore:     c.Before.Revision,
-		keyBeforeOf:   textOf(c.Before.Policies),
-		keyPresent:    strings.Join(c.Present, " "),
-		keyReason:     c.Reason,
-		keyCanary:     c.Canary,
-		keyDrift:      textOf(c.Drift),
-		keyHeld:       textOf(c.Held),
-		keyConflicts:  textOf(c.Conflicts),
-		keyLeftovers:  strings.Join(c.Leftovers, " "),
-		keyNodes:      timeText(c.Nodes, time.RFC3339),
-		keyEndpoints:  c.Endpoints,
-		keyPaused:     boolText(c.Paused),
-		keyClosed:     boolText(c.Closed),
-		keyController: timeText(c.Controller, time.RFC3339Nano),
+	data := map[string]string{}
+	for key, field := range c.keys() {
+		if text := write(field); text != "" {
+			data[key] = text
+		}
 	}
-	maps.DeleteFunc(data, func(_, value string) bool { return value == "" })
 	return data
+}
+
+// write returns the text of a field; empty: there is nothing in it.
+func write(field any) string {
+	switch v := field.(type) {
+	case *string:
+		return *v
+	case *[]string:
+		return strings.Join(*v, " ")
+	case *bool:
+		if *v {
+			return "true"
+		}
+		return ""
+	case *time.Time:
+		if v.IsZero() {
+			return ""
+		}
+		return v.UTC().Format(time.RFC3339Nano)
+	default:
+		if reflect.ValueOf(v).Elem().Len() == 0 {
+			return ""
+		}
+		// Maps of texts can always be encoded, and come out in one order.
+		text, _ := json.Marshal(v)
+		return string(text)
+	}
+}
+
+// read reads a text into a field.
+func read(text string, field any) (err error) {
+	switch v := field.(type) {
+	case *string:
+		*v = text
+	case *[]string:
+		*v = strings.Fields(text)
+	case *bool:
+		*v = text != ""
+	case *time.Time:
+		if text != "" {
+			*v, err = time.Parse(time.RFC3339Nano, text)
+		}
+	default:
+		if text != "" {
+			err = json.Unmarshal([]byte(text), v)
+		}
+	}
+	return err
 }
 
 // Parse reads data and annotations of the ConfigMap. An error means that somebody has
 // written to it by hand, and names the key; what it says is not to be acted on then, but
 // for Opened, Open and Closed, which are always returned.
-func Parse(data, annotations map[string]string) (Clearance, error) {
-	c := Clearance{
-		Wanted:    Set{Revision: data[keyWanted]},
-		Before:    Set{Revision: data[keyBefore]},
-		Present:   strings.Fields(data[keyPresent]),
-		Reason:    data[keyReason],
-		Canary:    data[keyCanary],
-		Leftovers: strings.Fields(data[keyLeftovers]),
-		Endpoints: data[keyEndpoints],
-		Paused:    data[keyPaused] != "",
-		Closed:    data[keyClosed] != "",
+func Parse(data, annotations map[string]string) (c Clearance, err error) {
+	for key, field := range c.keys() {
+		if broken := read(data[key], field); broken != nil {
+			err = fmt.Errorf("key %s of the clearance cannot be read: %w", key, broken)
+		}
 	}
 	c.Open, c.Opened = annotations[OpenAnnotation]
-	for key, into := range map[string]any{
-		keyPolicies: &c.Wanted.Policies, keyBeforeOf: &c.Before.Policies,
-		keyDrift: &c.Drift, keyHeld: &c.Held, keyConflicts: &c.Conflicts,
-	} {
-		if text := data[key]; text != "" {
-			if err := json.Unmarshal([]byte(text), into); err != nil {
-				return c, fmt.Errorf("key %s of the clearance cannot be read: %w", key, err)
-			}
-		}
+	if err == nil && c.Wanted.Revision == "" && !c.Closed {
+		err = fmt.Errorf("the clearance has no key %s", keyWanted)
 	}
-	for key, into := range map[string]*time.Time{keyNodes: &c.Nodes, keyController: &c.Controller} {
-		if text := data[key]; text != "" {
-			read, err := time.Parse(time.RFC3339Nano, text)
-			if err != nil {
-				return c, fmt.Errorf("key %s of the clearance cannot be read: %w", key, err)
-			}
-			*into = read
-		}
-	}
-	if c.Wanted.Revision == "" && !c.Closed {
-		return c, fmt.Errorf("the clearance has no key %s", keyWanted)
-	}
-	return c, nil
+	return c, err
 }
 
 // MayCreate says why the node may not be given an endpoint; empty: it may. created is
@@ -216,28 +231,4 @@ func Newer(a, b string) bool {
 	}
 	y, err := strconv.ParseUint(b, 10, 64)
 	return b == "" || err == nil && x > y
-}
-
-// textOf encodes a map; empty: there is nothing in it.
-func textOf[V any](m map[string]V) string {
-	if len(m) == 0 {
-		return ""
-	}
-	// Texts can always be encoded, and come out in one order.
-	text, _ := json.Marshal(m)
-	return string(text)
-}
-
-func timeText(t time.Time, layout string) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format(layout)
-}
-
-func boolText(yes bool) string {
-	if yes {
-		return "true"
-	}
-	return ""
 }

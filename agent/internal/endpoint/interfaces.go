@@ -5,6 +5,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 const (
@@ -143,7 +145,7 @@ func Name(node, iface string) string {
 		return node
 	}
 	// An interface without a dash makes the last dash the one between the two.
-	if name := node + "-" + iface; endsName(iface) && len(name) <= maxName && !hashed(name) {
+	if name := node + "-" + iface; !strings.Contains(iface, "-") && len(validation.IsDNS1123Subdomain(iface)) == 0 && len(name) <= maxName && !hashed(name) {
 		return name
 	}
 	head := node
@@ -152,16 +154,6 @@ func Name(node, iface string) string {
 		head += "-" + fit
 	}
 	return Shortened(head, maxName, node+"\x00"+iface, hashLength)
-}
-
-// endsName tells whether an interface's name can end that of a Kubernetes object.
-func endsName(iface string) bool {
-	for part := range strings.SplitSeq(iface, ".") {
-		if !holdsOnly(part, plain) {
-			return false
-		}
-	}
-	return true
 }
 
 // hashed tells whether a name ends as those that are made to fit.

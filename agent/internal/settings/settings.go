@@ -24,63 +24,25 @@ const (
 	ModeOff = "off"
 )
 
-// Settings is everything that a command is told, checked. What it is not told is empty.
+// Settings is everything that a command is told, checked. A field is called like its
+// option, whose usage says what it means. What a command is not told is empty.
 type Settings struct {
-	// NodeName is the Node that this agent looks after.
-	NodeName string
-	// Release is the id that all objects of the release are labelled with.
-	Release string
-	// Namespace is the namespace of the release.
-	Namespace string
-	// Set is the revision of the policies that nodes are armed with, and Policies are the
-	// digests of their specs by their names.
-	Set      string
-	Policies map[string]string
-	// Mode is ModeEnforce, ModeAudit or ModeOff.
-	Mode string
-	// APIGroup is the group and version to reach Calico by; empty: find it.
-	APIGroup string
-	// EndpointLabels are what an armed endpoint carries for policies of the user's own.
-	EndpointLabels map[string]string
-	// Interfaces are "*", names and globs of the interfaces that get an endpoint.
-	Interfaces []string
-	// NodeLabels are keys, or with a * at the end beginnings of keys, of the labels
-	// of the Node that the endpoint gets.
-	NodeLabels []string
-	// Adopt takes over an endpoint that has the right name and is nobody's.
-	Adopt bool
-	// AcceptPolicies are policies of others that may apply to the node; "*": all.
-	AcceptPolicies []string
-	// SSHCIDRs and SSHPorts are who may use SSH, and where it listens.
-	SSHCIDRs []netip.Prefix
-	SSHPorts []uint16
-	// NarrowFailsafe makes Felix's failsafe hold SSH open to SSHCIDRs only.
-	NarrowFailsafe bool
-	// TrustNodes lets every node in to every other one.
-	TrustNodes bool
-	// APIServerPorts are the TCP ports that the policies let everybody in to.
-	APIServerPorts []uint16
-	// ClusterCIDRs are the networks that the policies trust anyway.
-	ClusterCIDRs []netip.Prefix
-	// HealthPort is the port of /livez and /readyz on 127.0.0.1.
-	HealthPort int
-	// MetricsAddress is where /metrics is served; empty: nowhere.
-	MetricsAddress string
-	// Resync is the time after which everything is compared again without an event.
-	Resync time.Duration
-	// LogLevel is the lowest level that is logged.
-	LogLevel slog.Level
-	// LogFormat is text or json.
-	LogFormat string
-	// Kubeconfig is the path of a kubeconfig; empty: the pod's service account.
-	Kubeconfig string
-
-	// DaemonSet and Deployment are the names of those that run the agents and the controller,
-	// Account is the ServiceAccount of the cleanup and TestPod the Pod of helm test, all in
-	// Namespace; there may be no TestPod.
+	NodeName, Release, Namespace            string
 	DaemonSet, Deployment, Account, TestPod string
-	// Timeout is how long a command tries.
-	Timeout time.Duration
+	APIGroup, Kubeconfig                    string
+	Mode                                    string // ModeEnforce, ModeAudit or ModeOff
+	Set                                     string
+	Policies                                map[string]string // digests by name
+	EndpointLabels                          map[string]string
+	Interfaces, NodeLabels, AcceptPolicies  []string
+	SSHCIDRs, ClusterCIDRs                  []netip.Prefix
+	SSHPorts, APIServerPorts                []uint16
+	Adopt, NarrowFailsafe, TrustNodes       bool
+	HealthPort                              int
+	MetricsAddress                          string
+	Resync, Timeout                         time.Duration
+	LogLevel                                slog.Level
+	LogFormat                               string
 
 	// told is every setting as it was told, for the log.
 	told []slog.Attr
