@@ -348,10 +348,11 @@ func (c Config) mark(f facts, m *memory, was clearance.Clearance, now *clearance
 	}
 }
 
-// removeUnused removes the sets that nobody has used for a while.
+// removeUnused removes the sets that nobody has used for a while, the one before too: a
+// `helm rollback` makes it anew.
 func (c Config) removeUnused(f facts, m *memory, now clearance.Clearance, present map[string][]*policyset.Policy, carried map[string]int, d *decision) {
 	used := func(set string) bool {
-		return set == now.Wanted.Revision || set == now.Before.Revision || carried[set] > 0
+		return set == now.Wanted.Revision || carried[set] > 0
 	}
 	maps.DeleteFunc(m.unusedSince, func(set string, _ time.Time) bool { return now.IsGone(set) || used(set) })
 	for set, policies := range present {
