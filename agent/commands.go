@@ -19,8 +19,10 @@ type command struct {
 	// verb says what the command does, for errors.
 	verb string
 	told settings.Command
-	do   func(ctx context.Context, config *rest.Config, s settings.Settings, log *slog.Logger, stdout io.Writer) error
+	do   do
 }
+
+type do func(ctx context.Context, config *rest.Config, s settings.Settings, log *slog.Logger, stdout io.Writer) error
 
 // agent is what the program does when it is not told a command.
 func agent() command { return command{"keep the endpoints", settings.Agent(), keep} }
@@ -29,30 +31,24 @@ func agent() command { return command{"keep the endpoints", settings.Agent(), ke
 func commands() map[string]command {
 	return map[string]command{
 		"controller": {"look after the release", settings.Controller(), control},
-		"cleanup":    {"clean up", settings.Cleanup(), cleanUp},
-		"verify":     {"verify", settings.Verify(), prove},
+		"cleanup": {"clean up", settings.Cleanup(), once(func(ctx context.Context, cluster *calico.Direct, s settings.Settings, stdout io.Writer) error {
+			return cleanup.Run(ctx, cluster, s, stdout)
+		})},
+		"verify": {"verify", settings.Verify(), once(func(ctx context.Context, cluster *calico.Direct, s settings.Settings, stdout io.Writer) error {
+			return verify.Run(ctx, cluster, s, stdout)
+		})},
 	}
 }
 
-// direct is the API server as it is for a command that ends.
-func direct(config *rest.Config, s settings.Settings, log *slog.Logger) (*calico.Direct, error) {
-	options := wiring.Options(s)
-	options.UserAgent, options.Log = program+"/"+buildVersion(), log
-	return calico.NewDirect(config, options)
-}
-
-func cleanUp(ctx context.Context, config *rest.Config, s settings.Settings, log *slog.Logger, stdout io.Writer) error {
-	cluster, err := direct(config, s, log)
-	if err != nil {
-		return err
+// once does what is done with the API server as it is now, and for all nodes.
+func once(run func(context.Context, *calico.Direct, settings.Settings, io.Writer) error) do {
+	return func(ctx context.Context, config *rest.Config, s settings.Settings, log *slog.Logger, stdout io.Writer) error {
+		options := wiring.Options(s)
+		options.UserAgent, options.Log = program+"/"+buildVersion(), log
+		cluster, err := calico.NewDirect(config, options)
+		if err != nil {
+			return err
+		}
+		return run(ctx, cluster, s, stdout)
 	}
-	return cleanup.Run(ctx, cluster, s, stdout)
-}
-
-func prove(ctx context.Context, config *rest.Config, s settings.Settings, log *slog.Logger, stdout io.Writer) error {
-	cluster, err := direct(config, s, log)
-	if err != nil {
-		return err
-	}
-	return verify.Run(ctx, cluster, s, stdout)
 }

@@ -6,6 +6,7 @@
 package cleanup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -130,28 +131,23 @@ func (c *cleaner) object(kind, name string) Object { return Object{kind, c.told.
 func (c *cleaner) persist(ctx context.Context, s step) error {
 	told := ""
 	backoff := wait.Backoff{Duration: time.Second, Factor: 2, Steps: 10, Cap: 10 * time.Second}
-	for {
+	err := backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (done bool, _ error) {
 		err := s.do(ctx)
 		if err == nil || errors.Is(err, ErrRefused) {
-			return err
+			return true, err
 		}
 		if ctx.Err() == nil && err.Error() != told {
+			c.say("cannot %s, trying again: %v", s.what, err)
 			told = err.Error()
-			c.say("cannot %s, trying again: %s", s.what, told)
 		}
-		pause := backoff.Step()
-		if seconds, suggested := apierrors.SuggestsClientDelay(err); suggested {
-			pause = max(pause, time.Duration(seconds)*time.Second)
-		}
-		select {
-		case <-ctx.Done():
-			if told == "" {
-				told = err.Error()
-			}
-			return fmt.Errorf("cannot %s, and the time is over: %s", s.what, told)
-		case <-time.After(pause):
-		}
+		// What comes of the end of the time says less.
+		told = cmp.Or(told, err.Error())
+		return false, nil
+	})
+	if wait.Interrupted(err) {
+		return fmt.Errorf("cannot %s, and the time is over: %s", s.what, told)
 	}
+	return err
 }
 
 // lookForDeployer refuses where the release was installed by none of those that know

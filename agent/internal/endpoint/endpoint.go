@@ -229,15 +229,11 @@ func Owner(hep *v3.HostEndpoint) string {
 // others untouched and in their order. A reference to our Node's name with
 // another UID is stale: that Node is gone, and the name came back as a new one.
 func mergeOwners(current, ours []metav1.OwnerReference) []metav1.OwnerReference {
-	var merged []metav1.OwnerReference
-	for _, ref := range current {
-		rival := slices.ContainsFunc(ours, func(our metav1.OwnerReference) bool {
+	merged := slices.DeleteFunc(slices.Clone(current), func(ref metav1.OwnerReference) bool {
+		return slices.ContainsFunc(ours, func(our metav1.OwnerReference) bool {
 			return ref.APIVersion == our.APIVersion && ref.Kind == our.Kind && ref.Name == our.Name && !reflect.DeepEqual(ref, our)
 		})
-		if !rival {
-			merged = append(merged, ref)
-		}
-	}
+	})
 	for _, our := range ours {
 		if !slices.ContainsFunc(merged, func(ref metav1.OwnerReference) bool { return reflect.DeepEqual(ref, our) }) {
 			merged = append(merged, our)

@@ -151,16 +151,20 @@ func Plan(own, def *Configuration, node, release string, want *Want, filled map[
 		}
 		return Change{}, fmt.Errorf("FelixConfiguration %s is already narrowed by the release %q: a node is for one release only", own.Name, wrote.Release)
 	}
+	if want == nil && wrote == nil {
+		return Change{}, nil
+	}
+	current, err := listOf(own)
+	if err != nil {
+		return Change{}, err
+	}
 	if want == nil {
-		return takeBack(own, wrote)
+		return takeBack(own, wrote, current)
 	}
 	if len(want.CIDRs) == 0 {
 		return Change{}, errors.New("no network is given that SSH would stay open to")
 	}
-	before, err := listOf(own)
-	if err != nil {
-		return Change{}, err
-	}
+	before := current
 	if wrote != nil && before != nil && same(*before, wrote.Written) {
 		// What is there is ours; what was there before is what counts.
 		before = wrote.Before
@@ -171,7 +175,7 @@ func Plan(own, def *Configuration, node, release string, want *Want, filled map[
 	}
 	narrowed := narrow(list, *want)
 	if same(list, narrowed) {
-		return takeBack(own, wrote)
+		return takeBack(own, wrote, current)
 	}
 	now := record{Release: release, Written: narrowed, Before: before}
 	owner := endpoint.NodeOwner(node, want.Node)
@@ -188,7 +192,7 @@ func Plan(own, def *Configuration, node, release string, want *Want, filled map[
 			owners = append(owners, owner)
 		}
 	}
-	return rewrite(own, wrote, now, owners, spec)
+	return rewrite(own, wrote, current, now, owners, spec)
 }
 
 // create returns the change that makes the object, with nothing but the list.
@@ -206,11 +210,7 @@ func create(node string, now record, owner metav1.OwnerReference) Change {
 
 // rewrite returns the change from what the object has to the list and the record
 // of now, and to these owners. spec is what else changes.
-func rewrite(own *Configuration, wrote *record, now record, owners []metav1.OwnerReference, spec map[string]any) (Change, error) {
-	current, err := listOf(own)
-	if err != nil {
-		return Change{}, err
-	}
+func rewrite(own *Configuration, wrote *record, current *[]v3.ProtoPort, now record, owners []metav1.OwnerReference, spec map[string]any) (Change, error) {
 	if current == nil || !same(*current, now.Written) {
 		spec[inbound] = now.Written
 	}
@@ -226,13 +226,9 @@ func rewrite(own *Configuration, wrote *record, now record, owners []metav1.Owne
 
 // takeBack returns the change that undoes what we wrote, and only that: a list
 // that somebody has edited since stays as it is.
-func takeBack(own *Configuration, wrote *record) (Change, error) {
+func takeBack(own *Configuration, wrote *record, left *[]v3.ProtoPort) (Change, error) {
 	if wrote == nil {
 		return Change{}, nil
-	}
-	left, err := listOf(own)
-	if err != nil {
-		return Change{}, err
 	}
 	spec := map[string]any{}
 	if left != nil && same(*left, wrote.Written) {
