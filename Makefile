@@ -87,8 +87,8 @@ e2e-all e2e-a e2e-b e2e-c:
 	@set -o pipefail; CLUSTER_NAME=$@ E2E_PARTS=3 dist/kind.test -test.v -test.timeout=60m $(E2E_SHARE) 2>&1 | tee dist/$@.log | sed --unbuffered 's/^/$@: /'
 
 .PHONY: upgrades
-upgrades: ## upgrade from each values file in the chart's ci to each other one, on a real cluster (root, half an hour)
-	UPGRADES=all go test -count=1 -timeout=90m -v -run=TestEveryValuesFile ./tests/kind
+upgrades: ## upgrade from each values file in the chart's ci to each other one and back, and kill upgrades at many moments, on a real cluster (root, hours)
+	UPGRADES=all go test -count=1 -timeout=10h -v -run='TestEveryValuesFile|Killed' ./tests/kind
 
 .PHONY: bench
 bench: ## measure agent and alternatives, write docs/benchmarks.* (root, 1 hour; quick: BENCH_IDLE=30s BENCH_ROUNDS=20 SCALE=200)

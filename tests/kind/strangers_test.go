@@ -29,11 +29,12 @@ func TestNodeIsTrustedByItsNodeAlone(t *testing.T) {
 	r := install(t)
 	// The Nodes of this test are never Ready, which protected would complain about.
 	open, closed, armed := reached(t, place.Select(scene.Protected)), unreached(t, place.Select(neither(scene.Protected, scene.Protected))), stayArmed(t)
+	parent := t
 	one, other := machine(t, machines, "machine-1", 88), machine(t, machines, "machine-2", 89)
 
 	t.Run("without an agent", func(t *testing.T) {
 		requireStranger(t, one.Source)
-		register(t, "no-agent", one.Addresses)
+		register(parent, "no-agent", one.Addresses)
 		requireTrusted(t, one.Source)
 		requireStranger(t, other.Source)
 	})

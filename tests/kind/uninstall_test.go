@@ -59,7 +59,7 @@ func TestUninstallWhateverIsDeadLeavesNothing(t *testing.T) {
 		alive := agentProcess(t, node.Name)
 		require.NoError(t, node.Stop(cluster.Kubelet))
 		t.Cleanup(func() { require.NoError(t, node.Resume(cluster.Kubelet)) })
-		_ = r.Uninstall() // which says, of what it waits for, that a pod is not gone
+		require.NoError(t, r.UninstallWithin(3*time.Minute))
 		require.NoError(t, unix.Kill(alive, 0), "its agent goes on")
 		requireTable(t, func(c scene.Cell) bool { return c.Column != scene.Kubelet }, "after uninstall")
 		left, err := release.Leftovers(t.Context(), nodes)

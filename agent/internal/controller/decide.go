@@ -65,8 +65,10 @@ type memory struct {
 	unreadable string
 	// late are Nodes whose addresses are not trusted as they should be: see keepTrust.
 	late map[string]time.Time
-	// completeSince is since when the wanted set is complete; zero: it is not.
+	// completeSince is since when the wanted set is complete; zero: it is not. cleared tells
+	// that nothing has forbidden to arm nodes with it at least once.
 	completeSince time.Time
+	cleared       bool
 	// canary goes first, since then. verified tells that a node is armed with the wanted set
 	// and well, carriedSince when each that is armed with it was first seen so.
 	canary       string
@@ -133,7 +135,8 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	if f.paused {
 		d.writes = nil
 	}
-	now.Reason = c.mayNotArm(f, m, carried, &d)
+	now.Reason = c.mayNotArm(f, m, carried[c.Wanted.Revision] > 0, &d)
+	m.cleared = m.cleared || now.Reason == ""
 	if now.Reason == "" && !c.Off {
 		now.Canary, now.Reason = c.canary(f, m, &d)
 	}
@@ -158,7 +161,7 @@ func (m *memory) remember(c Config, f facts) (was clearance.Clearance) {
 			m.started = was.Controller.Add(1)
 		}
 		if was.Wanted.Revision == c.Wanted.Revision && was.Reason == "" {
-			m.canary, m.canarySince, m.verified = was.Canary, f.now, was.Canary == ""
+			m.cleared, m.canary, m.canarySince, m.verified = true, was.Canary, f.now, was.Canary == ""
 		}
 	}
 	if m.opening = m.opening && was.Closed; m.opening {
@@ -232,8 +235,9 @@ func (c Config) held(f facts, m *memory, d *decision) (held, conflicts map[strin
 }
 
 // mayNotArm says why no node may be armed with the wanted set; empty: nothing forbids it.
-// Once a node is armed with it, addresses that are not trusted take back nothing.
-func (c Config) mayNotArm(f facts, m *memory, carried map[string]int, d *decision) string {
+// Once it was cleared and a node is armed with it, addresses that are not trusted take back
+// nothing. That a node is armed alone clears nothing: somebody may have done that by hand.
+func (c Config) mayNotArm(f facts, m *memory, carried bool, d *decision) string {
 	if lack := policyset.Lack(c.Release, c.Wanted, f.policies); lack != "" {
 		m.completeSince = time.Time{}
 		return lack
@@ -255,13 +259,13 @@ func (c Config) mayNotArm(f facts, m *memory, carried map[string]int, d *decisio
 	} else if strangers := trust.Uncovered(f.nodes, c.ClusterCIDRs); len(strangers) > 0 && !c.TrustNodes {
 		untrusted = fmt.Sprintf("Ready nodes are not in cluster.cidrs and would be shut out: %s. List their networks there, or set cluster.trustNodes: true", some(strangers))
 	}
-	if carried[c.Wanted.Revision] > 0 {
+	if m.cleared && carried {
 		if untrusted != "" {
 			d.notices = append(d.notices, notice{kind: eventUntrusted, message: untrusted})
 		}
 		return ""
 	}
-	if settled := m.completeSince.Add(settle); f.now.Before(settled) {
+	if settled := m.completeSince.Add(settle); f.now.Before(settled) && !carried {
 		d.at(settled)
 		return "policies are complete, Felix gets a moment to read them"
 	}

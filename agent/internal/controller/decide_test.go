@@ -554,6 +554,18 @@ func TestWithoutTrustInNodesTheNetworksHaveToHoldThem(t *testing.T) {
 	assert.True(t, slices.ContainsFunc(w.last.notices, func(n notice) bool { return n.kind == eventUntrusted }), "but it is told")
 }
 
+func TestNodeThatIsArmedByHandClearsNothing(t *testing.T) {
+	w := newWorld(t, "n1", "n2")
+	w.TrustNodes = false
+	w.agent("n1", "A", "A")
+	w.agent("n2", "A", "")
+	w.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
+	said := w.after(time.Minute)
+	assert.Contains(t, said.Reason, "would be shut out: n2")
+	w.restart("A")
+	assert.False(t, mayArm(w.after(time.Minute), "n2", "A"))
+}
+
 func TestSetsOfAddressesStayWhileANodeMayRelyOnThem(t *testing.T) {
 	w := newWorld(t, "n1", "n2")
 	w.roll("A", "n1", "n2")
