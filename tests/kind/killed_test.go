@@ -26,9 +26,8 @@ func TestUpgradeThatIsKilledAtAnyMomentLeavesEachNodeAtOneSetOrTheOther(t *testi
 	local(t, "end programs of a node")
 	helm := helm3(t)
 	r := install(t)
-	policies, _, err := r.Render(t.Context(), openToMore())
-	require.NoError(t, err)
-	old, next := setInForce(t), policies[0].GetLabels()[release.SetLabel]
+	old := setInForce(t)
+	_, next := setOf(t, r, openToMore())
 	chance := seeded(t)
 	victims := []struct {
 		name string
@@ -79,7 +78,7 @@ func TestUpgradeThatIsKilledAtAnyMomentLeavesEachNodeAtOneSetOrTheOther(t *testi
 			})
 		}
 	}
-	_, err = r.Upgrade(t.Context(), values())
+	_, err := r.Upgrade(t.Context(), values())
 	require.NoError(t, err)
 	requireArmed(t)
 	requireProtected(t, "in the end")

@@ -6,6 +6,14 @@ older Calico does not know. No field is null, false or empty: those are what Cal
 */}}
 
 {{/*
+Annotations of every policy: a set stays until no endpoint carries it. Helm and Argo CD leave it alone, and the controller removes it.
+*/}}
+{{- define "host-firewall.keep" -}}
+{{- $options := get (.Values.commonAnnotations | default dict) "argocd.argoproj.io/sync-options" | splitList "," -}}
+{{- dict "helm.sh/resource-policy" "keep" "argocd.argoproj.io/sync-options" (prepend $options "Prune=false" | compact | uniq | join ",") | toYaml -}}
+{{- end -}}
+
+{{/*
 What every endpoint of this release is selected by, armed or not.
 */}}
 {{- define "host-firewall.releaseSelector" -}}
