@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/transport"
@@ -55,7 +55,7 @@ const (
 
 // Options is what the package has to know of the agent.
 type Options struct {
-	// Node is the name of the agent's Node, and of its endpoint.
+	// Node is the name of the agent's Node, and of its endpoint; empty: it is no agent.
 	Node string
 	// Release is the value of endpoint.ReleaseLabel on what belongs to the release.
 	Release string
@@ -94,12 +94,17 @@ func New(config *rest.Config, options Options) (*Cluster, error) {
 	config = rest.CopyConfig(config)
 	config.UserAgent = options.UserAgent
 	config.QPS, config.Burst = requestsPerSecond, requestBurst
+	if options.Node == "" {
+		// Who looks at all nodes says itself how many requests are made at a time.
+		config.RateLimiter = flowcontrol.NewFakeAlwaysRateLimiter()
+	}
 	// The API server has better things to do than to save bytes inside a cluster.
 	config.DisableCompression = true
-	if options.Count != nil {
-		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return transport.Counted(next, options.Count) })
+	count := options.Count
+	if count == nil {
+		count = func(string, int) {}
 	}
-	config.Wrap(transport.Patient)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return transport.New(next, count) })
 	config.NegotiatedSerializer = serializer.NewCodecFactory(newScheme()).WithoutConversion()
 	// Custom resources are served as JSON only.
 	config.ContentType = runtime.ContentTypeJSON
@@ -111,12 +116,6 @@ func New(config *rest.Config, options Options) (*Cluster, error) {
 	c := &Cluster{options: options, client: client, problem: firstRead}
 	c.open = c.ofAgent
 	return c, nil
-}
-
-// groupVersion takes one of the group constants apart.
-func groupVersion(group string) schema.GroupVersion {
-	name, version := path.Split(group)
-	return schema.GroupVersion{Group: path.Clean(name), Version: version}
 }
 
 // Run finds Calico's API group and then keeps the caches up to date, until the

@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 )
@@ -26,9 +25,6 @@ type Controller struct {
 // NewController returns a Controller for the API server of config. It makes no request.
 // An error means that config can't be used.
 func NewController(config *rest.Config, options Options) (*Controller, error) {
-	config = rest.CopyConfig(config)
-	// It says itself how many requests it makes at a time.
-	config.RateLimiter = flowcontrol.NewFakeAlwaysRateLimiter()
 	cluster, err := New(config, options)
 	if err != nil {
 		return nil, err

@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 )
@@ -25,9 +24,6 @@ type Direct struct {
 // NewDirect returns a Direct for the API server of config. It makes no request.
 // An error means that config can't be used.
 func NewDirect(config *rest.Config, options Options) (*Direct, error) {
-	config = rest.CopyConfig(config)
-	// A command says itself how many requests it makes at a time.
-	config.RateLimiter = flowcontrol.NewFakeAlwaysRateLimiter()
 	cluster, err := New(config, options)
 	if err != nil {
 		return nil, err

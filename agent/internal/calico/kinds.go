@@ -133,7 +133,7 @@ func (l *listOf[T]) DeepCopyObject() runtime.Object {
 func newScheme() *runtime.Scheme {
 	scheme := runtime.NewScheme()
 	for _, group := range []string{GroupV3, GroupCRD} {
-		gv := groupVersion(group)
+		gv, _ := schema.ParseGroupVersion(group) // of a constant
 		scheme.AddKnownTypes(gv,
 			&v3.HostEndpoint{}, &v3.HostEndpointList{},
 			&v3.ClusterInformation{}, &v3.ClusterInformationList{},

@@ -116,7 +116,7 @@ func (f *fleet) add(node, kubeconfig string, args []string, log *slog.Logger) er
 	if err != nil {
 		return fmt.Errorf("read the agent's arguments: %w", err)
 	}
-	if wiring.Named(s) {
+	if wiring.Keeper(s, nil).Named() {
 		return errors.New("this machine's interfaces are not those of so many nodes: leave hostEndpoint.interfaces as it is by default")
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)

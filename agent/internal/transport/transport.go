@@ -12,13 +12,10 @@ import (
 	"time"
 )
 
-// Patient returns a transport over next that obeys an API server which says when to come again.
-func Patient(next http.RoundTripper) http.RoundTripper { return &patience{RoundTripper: next} }
-
-// Counted returns a transport over next that tells of every answer, by verb and HTTP status;
-// the status is 0 when there was none.
-func Counted(next http.RoundTripper, count func(verb string, code int)) http.RoundTripper {
-	return counter{next, count}
+// New returns a transport over next that counts what the API server answers, and is patient.
+// count is told of every answer, by verb and HTTP status; the status is 0 when there was none.
+func New(next http.RoundTripper, count func(verb string, code int)) http.RoundTripper {
+	return &patience{RoundTripper: next, count: count}
 }
 
 // patience is a transport that obeys an API server that says when to come again:
@@ -31,6 +28,7 @@ func Counted(next http.RoundTripper, count func(verb string, code int)) http.Rou
 // writes by which a node is protected do not wait because something else was refused.
 type patience struct {
 	http.RoundTripper
+	count func(verb string, code int)
 
 	mu                sync.Mutex
 	others, endpoints time.Time // not before
@@ -59,8 +57,10 @@ func (p *patience) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	response, err := p.RoundTripper.RoundTrip(request)
 	if err != nil {
+		p.count(verbOf(request), 0)
 		return response, err
 	}
+	p.count(verbOf(request), response.StatusCode)
 	if delay := retryAfter(response); delay > 0 {
 		p.mu.Lock()
 		if then := time.Now().Add(delay + rand.N(spread)); then.After(*until) {
@@ -94,9 +94,7 @@ func retryAfter(response *http.Response) time.Duration {
 func tooEarly(request *http.Request, left time.Duration) *http.Response {
 	const text = "the API server has asked to be left alone for a while"
 	return &http.Response{
-		Status:     strconv.Itoa(http.StatusTooManyRequests) + " " + http.StatusText(http.StatusTooManyRequests),
 		StatusCode: http.StatusTooManyRequests,
-		Proto:      "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{
 			"Retry-After":  {strconv.Itoa(int((left + time.Second - 1) / time.Second))},
 			"Content-Type": {"text/plain"},
@@ -106,26 +104,6 @@ func tooEarly(request *http.Request, left time.Duration) *http.Response {
 		Request:       request,
 	}
 }
-
-// counter is a transport that counts the answers.
-type counter struct {
-	http.RoundTripper
-	count func(verb string, code int)
-}
-
-// RoundTrip passes the request on.
-func (c counter) RoundTrip(request *http.Request) (*http.Response, error) {
-	response, err := c.RoundTripper.RoundTrip(request)
-	code := 0
-	if err == nil {
-		code = response.StatusCode
-	}
-	c.count(verbOf(request), code)
-	return response, err
-}
-
-// WrappedRoundTripper lets client-go find the transport underneath.
-func (c counter) WrappedRoundTripper() http.RoundTripper { return c.RoundTripper }
 
 // verbOf is what Kubernetes calls the request.
 func verbOf(request *http.Request) string {

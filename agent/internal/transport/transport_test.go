@@ -56,7 +56,7 @@ func TestBusyAPIServerIsLeftAloneWithEverythingAsLongAsItSays(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server := &busy{}
-				p := &patience{RoundTripper: server}
+				p := New(server, func(string, int) {})
 				server.refuse(test.code, test.after)
 				response, err := p.RoundTrip(test.refused)
 				require.NoError(t, err)
@@ -89,7 +89,7 @@ func TestBusyAPIServerIsLeftAloneWithEverythingAsLongAsItSays(t *testing.T) {
 
 func TestAPIServerThatIsNotReachedIsNoneThatIsBusy(t *testing.T) {
 	server := &busy{err: errors.New("connection refused")}
-	p := &patience{RoundTripper: server}
+	p := New(server, func(string, int) {})
 	for range 2 {
 		_, err := p.RoundTrip(httptest.NewRequest("GET", "/", nil))
 		assert.ErrorIs(t, err, server.err)

@@ -3,7 +3,6 @@
 package wiring
 
 import (
-	"slices"
 	"time"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
@@ -16,15 +15,10 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
 
-// Named tells whether single interfaces are asked for.
-func Named(s settings.Settings) bool {
-	return !slices.Equal(s.Interfaces, []string{endpoint.AllInterfaces})
-}
-
 // Options is what the settings say to the package that talks to the API server. Who
 // the agent is, and who counts and logs, is left to be said.
 func Options(s settings.Settings) calico.Options {
-	return calico.Options{Node: s.NodeName, Release: s.Release, Namespace: s.Namespace, APIGroup: s.APIGroup, ByLabel: Named(s)}
+	return calico.Options{Node: s.NodeName, Release: s.Release, Namespace: s.Namespace, APIGroup: s.APIGroup, ByLabel: Keeper(s, nil).Named()}
 }
 
 // Keeper is what the settings say to the keeper. The meter may be nil.
