@@ -92,7 +92,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/settings":   {"/internal/endpoint"},
 		"/internal/transport":  {},
 		"/internal/trust":      {"/internal/endpoint"},
-		"/internal/verify":     {"/internal/clearance", "/internal/endpoint", "/internal/policyset", "/internal/settings"},
+		"/internal/verify":     {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/policyset", "/internal/settings"},
 		"/internal/wiring":     {"/internal/calico", "/internal/clearance", "/internal/controller", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/settings"},
 	}
 	got := map[string][]string{}

@@ -30,14 +30,12 @@ func (d *Direct) Groups() (groups []cleanup.Group) {
 // Name returns the name and version of the group.
 func (g *Group) Name() string { return g.known().group }
 
-// FelixConfigurations returns all FelixConfigurations, as the API server has them now.
-// Where they are not served there are none.
+// FelixConfigurations returns all of them, none where they are not served.
 func (g *Group) FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error) {
 	return whereServed(ofCalico[failsafe.Configuration](ctx, g.Cluster, felixConfigurations, metav1.ListOptions{}))
 }
 
-// Objects returns all objects of a kind, as the API server has them now. Where they are
-// not served there are none.
+// Objects returns all objects of a kind, none where they are not served.
 func (g *Group) Objects(ctx context.Context, kind string) ([]*metav1.PartialObjectMetadata, error) {
 	return whereServed(ofCalico[metav1.PartialObjectMetadata](ctx, g.Cluster, resourceOf(kind), metav1.ListOptions{}))
 }
@@ -69,8 +67,7 @@ func (d *Direct) Annotations(ctx context.Context, o cleanup.Object) (annotations
 	return read.Metadata.Annotations, true, nil
 }
 
-// Delete deletes an object. In the foreground, which may be asked for again meanwhile,
-// Kubernetes keeps it until what it owns is gone.
+// Delete deletes an object. In the foreground it is there until what it owns is gone.
 func (d *Direct) Delete(ctx context.Context, o cleanup.Object, foreground bool) error {
 	where, resource := placeOf(o)
 	options := metav1.DeleteOptions{TypeMeta: deleteOptions()}
@@ -81,8 +78,7 @@ func (d *Direct) Delete(ctx context.Context, o cleanup.Object, foreground bool) 
 	return d.send(ctx, d.client.Delete().AbsPath(where), "delete", resource, o.String(), options, nil)
 }
 
-// SetData merges data into that of a ConfigMap. Where there is none it makes one, or fails
-// as the API server does.
+// SetData merges data into that of a ConfigMap, which it may create.
 func (d *Direct) SetData(ctx context.Context, configMap cleanup.Object, data map[string]string, create bool) error {
 	where, resource := placeOf(configMap)
 	fields := map[string]any{"data": data}

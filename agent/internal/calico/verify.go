@@ -15,8 +15,7 @@ import (
 
 // This file is what only the command verify asks for.
 
-// Rollout returns how far the agents of a DaemonSet and the controller of a Deployment are
-// rolled out. The absence of one is an error.
+// Rollout returns how far agents and controller are.
 func (d *Direct) Rollout(ctx context.Context, namespace, daemonSet, deployment string) (r verify.Rollout, err error) {
 	set, err := d.mustGet(ctx, cleanup.Object{Kind: "DaemonSet", Namespace: namespace, Name: daemonSet})
 	if err != nil {

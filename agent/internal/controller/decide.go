@@ -12,6 +12,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/event"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 	"github.com/host-firewall/host-firewall/agent/internal/trust"
 )
@@ -255,9 +256,9 @@ func (c Config) mayNotArm(f facts, m *memory, carried bool, d *decision) string 
 	}
 	untrusted := ""
 	if slices.Sort(late); len(late) > 0 {
-		untrusted = "the addresses of some Nodes are not trusted yet: " + some(late)
+		untrusted = "the addresses of some Nodes are not trusted yet: " + event.Some(late)
 	} else if strangers := trust.Uncovered(f.nodes, c.ClusterCIDRs); len(strangers) > 0 && !c.TrustNodes {
-		untrusted = fmt.Sprintf("Ready nodes are not in cluster.cidrs and would be shut out: %s. List their networks there, or set cluster.trustNodes: true", some(strangers))
+		untrusted = fmt.Sprintf("Ready nodes are not in cluster.cidrs and would be shut out: %s. List their networks there, or set cluster.trustNodes: true", event.Some(strangers))
 	}
 	if m.cleared && carried {
 		if untrusted != "" {

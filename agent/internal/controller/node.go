@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/event"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 )
 
@@ -164,19 +165,10 @@ func (c Config) holds(name string, n *node, f facts) (reasons []string) {
 		if n.has {
 			when = "apply to this node, or would as soon as it is armed"
 		}
-		reasons = append(reasons, fmt.Sprintf("GlobalNetworkPolicies of others %s: %s. Change their selectors, or list them in hostEndpoint.acceptPolicies", when, some(n.foreign)))
+		reasons = append(reasons, fmt.Sprintf("GlobalNetworkPolicies of others %s: %s. Change their selectors, or list them in hostEndpoint.acceptPolicies", when, event.Some(n.foreign)))
 	}
 	if closed := f.apiServers.closed[name]; len(closed) > 0 && c.guardsAPIServers() {
 		reasons = append(reasons, c.lost(closed))
 	}
 	return reasons
-}
-
-// some names a few and counts the rest.
-func some(names []string) string {
-	const shown = 5
-	if len(names) <= shown {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:shown], ", "), len(names)-shown)
 }

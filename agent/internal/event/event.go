@@ -5,6 +5,7 @@ package event
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,6 +23,15 @@ const (
 	// maxMessage is how long the message of an Event may be.
 	maxMessage = 1000
 )
+
+// Some names a few and counts the rest.
+func Some(names []string) string {
+	const shown = 5
+	if len(names) <= shown {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:shown], ", "), len(names)-shown)
+}
 
 // Kind is the reason of an Event, and whether it is no good news.
 type Kind struct {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"strings"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -258,15 +257,4 @@ func remedy(hep *v3.HostEndpoint) string {
 		return "uninstall one of the two releases from this node"
 	}
 	return "delete it, or uninstall host-firewall from this node"
-}
-
-// shown is how many names of one kind a reason holds.
-const shown = 5
-
-// some names a few and counts the rest.
-func some(names []string) string {
-	if len(names) <= shown {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:shown], ", "), len(names)-shown)
 }

@@ -13,11 +13,6 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
 
-func TestReasonNamesFiveAndCountsTheRest(t *testing.T) {
-	assert.Equal(t, "a, b, c, d, e", some([]string{"a", "b", "c", "d", "e"}))
-	assert.Equal(t, "a, b, c, d, e and 2 more", some([]string{"a", "b", "c", "d", "e", "f", "g"}))
-}
-
 // sayings are what a controller may say, by what that means for node n1 and set r2.
 func sayings() map[string]*clearance.Clearance {
 	all := map[string]*clearance.Clearance{"nothing": nil}

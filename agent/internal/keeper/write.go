@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/event"
 )
 
 const (
@@ -227,7 +228,7 @@ func (k *Keeper) tellFights(now time.Time, status *Status) {
 	if len(over) == 0 {
 		return
 	}
-	status.Ready, status.Reason = false, "somebody else keeps changing what is set here, so it is set more and more seldom: "+some(over)
+	status.Ready, status.Reason = false, "somebody else keeps changing what is set here, so it is set more and more seldom: "+event.Some(over)
 	if over[0] != k.contested {
 		k.contested = over[0]
 		k.config.Meter.Contested()

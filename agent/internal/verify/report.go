@@ -14,6 +14,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/event"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
@@ -234,16 +235,13 @@ func (r *report) problem(text string, nodes ...string) {
 
 // String is the problem for people.
 func (p problem) String() string {
-	const most = 3
-	switch n := len(p.nodes); {
-	case n == 0:
+	switch len(p.nodes) {
+	case 0:
 		return p.text
-	case n == 1:
+	case 1:
 		return fmt.Sprintf("node %s: %s", p.nodes[0], p.text)
-	case n <= most:
-		return fmt.Sprintf("nodes %s: %s", strings.Join(p.nodes, ", "), p.text)
 	default:
-		return fmt.Sprintf("nodes %s and %d more: %s", strings.Join(p.nodes[:most], ", "), n-most, p.text)
+		return fmt.Sprintf("nodes %s: %s", event.Some(p.nodes), p.text)
 	}
 }
 

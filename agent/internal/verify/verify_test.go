@@ -274,7 +274,7 @@ func TestOfThousandsOfProblemsTheFirstAreTold(t *testing.T) {
 	f.rollout.Wanted, f.rollout.Updated = 3000, 3000
 	printed, _, err := f.run(t, false)
 	require.Error(t, err)
-	assert.Contains(t, printed, "\n  - nodes n0000, n0002, n0004 and 1497 more: it has no endpoint\n")
+	assert.Contains(t, printed, "\n  - nodes n0000, n0002, n0004, n0006, n0008 and 1495 more: it has no endpoint\n")
 	assert.Contains(t, printed, "\n  - and 1481 more problems\n")
 	assert.Equal(t, 21, strings.Count(printed, "\n  - "))
 }
