@@ -4,11 +4,14 @@
 //
 // Its first argument is a file with the names of the nodes, one a line, the
 // second a kubeconfig; the others are the agent's own. It does what it reads on
-// its standard input, one word a line, and answers each with a line:
+// its standard input, one line at a time, and answers each with a line:
 //
-//	start    starts all keepers at once
-//	status   prints what has come of it
-//	report   prints the memory of this process, too, after a collection of garbage
+//	start            starts all keepers at once
+//	roll N [ARG...]  puts another keeper, with these of the agent's arguments, in the
+//	                 place of each, while no more than N are not ready, as the rolling
+//	                 update of a DaemonSet does
+//	status           prints what has come of it
+//	report           prints the memory of this process, too, after a collection of garbage
 //
 // It ends when its input does.
 package main
@@ -25,6 +28,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,84 +65,135 @@ func run(args []string, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("read names of nodes: %w", err)
 	}
-	f := &fleet{traffic: newTraffic()}
+	f := &fleet{kubeconfig: args[1], traffic: newTraffic(), log: log}
 	for _, node := range strings.Fields(string(names)) {
-		if err := f.add(node, args[1], args[2:], log); err != nil {
+		m, err := f.newMember(node, args[2:])
+		if err != nil {
 			return err
 		}
+		f.members = append(f.members, m)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	defer f.running.Wait()
 	defer stop()
 	answers := json.NewEncoder(os.Stdout)
-	words := bufio.NewScanner(os.Stdin)
-	for words.Scan() {
-		switch words.Text() {
-		case "start":
-			for _, m := range f.members {
-				f.running.Go(func() { m.cluster.Run(ctx, m.keeper.Wake) })
-				f.running.Go(func() { m.keeper.Run(ctx) })
-			}
-		case "status", "report":
-		default:
-			return fmt.Errorf("%q is not understood", words.Text())
-		}
-		r := f.report()
-		if words.Text() == "report" {
-			debug.FreeOSMemory()
-			if r.Resident, r.Anonymous, err = memory(); err != nil {
-				return err
-			}
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		r, err := f.do(ctx, strings.Fields(lines.Text()))
+		if err != nil {
+			return err
 		}
 		if err := answers.Encode(r); err != nil {
 			return fmt.Errorf("answer: %w", err)
 		}
 	}
-	return words.Err()
+	return lines.Err()
 }
 
 // fleet is the agents of all nodes.
 type fleet struct {
-	members []member
-	traffic *traffic
-	running sync.WaitGroup
+	kubeconfig string
+	members    []*member
+	traffic    *traffic
+	log        *slog.Logger
+	running    sync.WaitGroup
+}
+
+// do does what a line says.
+func (f *fleet) do(ctx context.Context, words []string) (r report, err error) {
+	switch {
+	case len(words) == 1 && words[0] == "start":
+		for _, m := range f.members {
+			f.start(ctx, m)
+		}
+	case len(words) > 1 && words[0] == "roll":
+		most, err := strconv.Atoi(words[1])
+		if err != nil {
+			return r, fmt.Errorf("read how many may not be ready: %w", err)
+		}
+		if err := f.roll(ctx, most, words[2:]); err != nil {
+			return r, err
+		}
+	case len(words) == 1 && words[0] == "status":
+	case len(words) == 1 && words[0] == "report":
+		debug.FreeOSMemory()
+		r = f.report()
+		r.Resident, r.Anonymous, err = memory()
+		return r, err
+	default:
+		return r, fmt.Errorf("%q is not understood", words)
+	}
+	return f.report(), nil
 }
 
 // member is what runs for one node.
 type member struct {
+	node    string
 	cluster *calico.Cluster
 	keeper  *keeper.Keeper
+	stop    context.CancelFunc
 }
 
-// add makes the member of a node, which does nothing yet.
-func (f *fleet) add(node, kubeconfig string, args []string, log *slog.Logger) error {
-	s, err := settings.Agent().Parse(append(args, "--node-name="+node), func(string) (string, bool) { return "", false })
+// newMember makes the member of a node, which does nothing yet.
+func (f *fleet) newMember(node string, args []string) (*member, error) {
+	s, err := settings.Agent().Parse(append(slices.Clone(args), "--node-name="+node), func(string) (string, bool) { return "", false })
 	if err != nil {
-		return fmt.Errorf("read the agent's arguments: %w", err)
+		return nil, fmt.Errorf("read the agent's arguments: %w", err)
 	}
 	if wiring.Keeper(s, nil).Named() {
-		return errors.New("this machine's interfaces are not those of so many nodes: leave hostEndpoint.interfaces as it is by default")
+		return nil, errors.New("this machine's interfaces are not those of so many nodes: leave hostEndpoint.interfaces as it is by default")
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	config, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
 	if err != nil {
-		return fmt.Errorf("read kubeconfig: %w", err)
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
 	// A dialer of its own keeps client-go from sharing the connection.
 	config.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return &observed{next: next, traffic: f.traffic, notBefore: map[string]time.Time{}}
 	})
-	log = log.With("node", node)
+	log := f.log.With("node", node)
 	options := wiring.Options(s)
 	options.UserAgent, options.Log = "host-firewall-scalebench", log
 	cluster, err := calico.New(config, options)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	keep := wiring.Keeper(s, nil)
 	// This machine's interfaces are not those of the nodes.
 	keep.Links = func() ([]endpoint.Link, error) { return nil, nil }
-	f.members = append(f.members, member{cluster: cluster, keeper: keeper.New(keep, cluster, log)})
+	return &member{node: node, cluster: cluster, keeper: keeper.New(keep, cluster, log)}, nil
+}
+
+func (f *fleet) start(ctx context.Context, m *member) {
+	ctx, m.stop = context.WithCancel(ctx)
+	f.running.Go(func() { m.cluster.Run(ctx, m.keeper.Wake) })
+	f.running.Go(func() { m.keeper.Run(ctx) })
+}
+
+// rollLimit is how long a rolling update goes on.
+const rollLimit = 5 * time.Minute
+
+// roll makes one, until one of the limits is reached.
+func (f *fleet) roll(ctx context.Context, most int, args []string) error {
+	ctxOfRoll, cancel := context.WithTimeout(ctx, rollLimit)
+	defer cancel()
+	for i, old := range f.members {
+		for f.notReady() >= most {
+			select {
+			case <-ctxOfRoll.Done():
+				return ctx.Err()
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+		m, err := f.newMember(old.node, args)
+		if err != nil {
+			return err
+		}
+		old.stop()
+		f.members[i] = m
+		f.start(ctx, m)
+	}
 	return nil
 }
 
@@ -153,9 +208,19 @@ type report struct {
 	Resident   int64          `json:"residentBytes,omitempty"`
 	Anonymous  int64          `json:"anonymousBytes,omitempty"`
 	Goroutines int            `json:"goroutines"`
+	Watches    int            `json:"watches"`  // that are open
 	Requests   map[string]int `json:"requests"` // by method, resource and code
 	TooMany    int            `json:"tooManyRequests"`
 	Disobeyed  map[string]int `json:"retryAfterDisobeyed"`
+}
+
+func (f *fleet) notReady() (n int) {
+	for _, m := range f.members {
+		if !m.keeper.Status().Ready {
+			n++
+		}
+	}
+	return n
 }
 
 func (f *fleet) report() report {

@@ -20,6 +20,7 @@ const slack = 20 * time.Millisecond
 type traffic struct {
 	mu        sync.Mutex
 	requests  map[string]int
+	watches   int // that are open
 	tooMany   int
 	disobeyed map[string]int
 }
@@ -29,7 +30,7 @@ func newTraffic() *traffic { return &traffic{requests: map[string]int{}, disobey
 func (t *traffic) fill(r *report) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r.Requests, r.TooMany, r.Disobeyed = maps.Clone(t.requests), t.tooMany, maps.Clone(t.disobeyed)
+	r.Requests, r.Watches, r.TooMany, r.Disobeyed = maps.Clone(t.requests), t.watches, t.tooMany, maps.Clone(t.disobeyed)
 }
 
 // observed is the transport of one member. It counts, and notices a request that
@@ -69,7 +70,28 @@ func (o *observed) RoundTrip(request *http.Request) (*http.Response, error) {
 	if early {
 		o.traffic.disobeyed[kind(request)]++
 	}
+	if err == nil && response.StatusCode == http.StatusOK && request.URL.Query().Get("watch") != "" {
+		o.traffic.watches++
+		response.Body = &watched{ReadCloser: response.Body, traffic: o.traffic}
+	}
 	return response, err
+}
+
+// watched is what a watch reads from.
+type watched struct {
+	io.ReadCloser
+	traffic *traffic
+	once    sync.Once
+}
+
+// Close ends the watch.
+func (w *watched) Close() error {
+	w.once.Do(func() {
+		w.traffic.mu.Lock()
+		defer w.traffic.mu.Unlock()
+		w.traffic.watches--
+	})
+	return w.ReadCloser.Close()
 }
 
 // early tells whether a request comes sooner than it was to.

@@ -43,10 +43,32 @@ func TestRequestThatComesSoonerThanTheServerAskedForIsNoticed(t *testing.T) {
 	}
 }
 
+func TestWatchesAreCountedWhileTheyAreOpen(t *testing.T) {
+	counted := newTraffic()
+	o := observed{traffic: counted, next: answer(func() *http.Response {
+		return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}
+	})}
+	open := func() (r report) {
+		counted.fill(&r)
+		return r
+	}
+	_, err := o.RoundTrip(httptest.NewRequest(http.MethodGet, "/api/v1/nodes?limit=250", nil))
+	require.NoError(t, err)
+	assert.Zero(t, open().Watches)
+	watch, err := o.RoundTrip(httptest.NewRequest(http.MethodGet, "/api/v1/nodes?watch=true", nil))
+	require.NoError(t, err)
+	assert.Equal(t, 1, open().Watches)
+	for range 2 {
+		require.NoError(t, watch.Body.Close())
+		assert.Zero(t, open().Watches)
+	}
+}
+
 func TestRequestsAreCountedByVerbAndResource(t *testing.T) {
 	for target, want := range map[string]string{
 		"/api/v1/nodes?watch=true":                  "WATCH nodes",
 		"/api/v1/nodes?limit=250":                   "LIST nodes",
+		"/api/v1/namespaces/a/configmaps?watch=1":   "WATCH configmaps",
 		"/api/v1/namespaces/default/events":         "GET events",
 		"/api/v1/namespaces/default":                "GET namespaces",
 		"/apis/crd.projectcalico.org/v1/policies/a": "GET policies",

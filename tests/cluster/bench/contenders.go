@@ -74,7 +74,10 @@ const (
 
 func itself(node string) string { return node }
 
-// labelled tells whether an endpoint carries the label of the article, which armed ones of ours carry as well.
+// armed tells whether the release's policies apply to an endpoint.
+func armed(endpoint *unstructured.Unstructured) bool { return release.Armed(endpoint) == nil }
+
+// labelled tells whether an endpoint carries the label of the article.
 func labelled(endpoint *unstructured.Unstructured) bool {
 	return endpoint.GetLabels()["host-endpoint"] == "ingress"
 }
@@ -90,14 +93,14 @@ func (b *bench) contenders() []*contender {
 				"and host-firewall's policies apply to what it creates, so that Felix has the same to do",
 			start: b.startFloor, stop: b.stopFloor,
 			archive: archive("floor"), namespace: namespace, pods: "name=floor", user: account(namespace, "floor"), perNode: true,
-			endpoint: itself, armed: labelled, rounds: b.settings.Rounds, limit: eventLimit,
+			endpoint: itself, armed: armed, rounds: b.settings.Rounds, limit: eventLimit,
 		},
 		{
 			name:  Agent,
 			what:  "installed with the chart, `ssh.cidrs` given",
 			start: b.startAgent, stop: b.stopAgent,
-			archive: archive("agent"), namespace: releaseNamespace, pods: "app.kubernetes.io/name=host-firewall", user: account(releaseNamespace, releaseName), perNode: true,
-			endpoint: itself, armed: labelled, rounds: b.settings.Rounds, limit: eventLimit, tells: repairsOut,
+			archive: archive("agent"), namespace: releaseNamespace, pods: "app.kubernetes.io/name=host-firewall,app.kubernetes.io/component!=controller", user: account(releaseNamespace, releaseName), perNode: true,
+			endpoint: itself, armed: armed, rounds: b.settings.Rounds, limit: eventLimit, tells: repairsOut,
 		},
 		{
 			name: Article,
@@ -119,18 +122,18 @@ func (b *bench) contenders() []*contender {
 }
 
 func (b *bench) startFloor(ctx context.Context) error {
-	policies, err := b.policies(ctx)
+	policies, set, err := b.policies(ctx)
 	if err != nil {
 		return err
 	}
-	if err := b.kubectl(ctx, policies, "apply", "--filename", "-"); err != nil {
+	if err := b.apply(ctx, policies); err != nil {
 		return err
 	}
 	binary := filepath.Join(cluster.Folder(b.root), "bin", "floor")
 	if err := image.Binary(ctx, b.root, "./tests/cluster/cmd/floor", binary, ""); err != nil {
 		return err
 	}
-	return b.run(ctx, "floor", []image.File{{Path: "/floor", Source: binary}}, "host-firewall.test/floor:dev", "/floor")
+	return b.run(ctx, "floor", []image.File{{Path: "/floor", Source: binary}}, "host-firewall.test/floor:dev", "/floor", "POLICY_SET", set)
 }
 
 // stopFloor removes it, and the policies when no endpoint is left that they apply to.
@@ -146,17 +149,18 @@ func (b *bench) release() (*release.Release, error) {
 	return release.New(b.root, b.cluster.Kubeconfig(), releaseNamespace, releaseName)
 }
 
-// policies are those of the release that is measured.
-func (b *bench) policies(ctx context.Context) (objects string, err error) {
+// policies are those of the release that is measured, and the label that they select.
+func (b *bench) policies(ctx context.Context) (objects, set string, err error) {
 	r, err := b.release()
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	policies, _, err := r.Render(ctx, values())
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	return textOf(policies)
+	objects, err = textOf(policies)
+	return objects, policies[0].GetLabels()[release.SetLabel], err
 }
 
 // textOf returns objects as kubectl reads them.
@@ -247,8 +251,8 @@ func (b *bench) startCalico(ctx context.Context) error {
 	return b.run(ctx, "kube-controllers", []image.File{{Path: path, Source: b.cluster.Binary(binaries.KubeControllers)}}, "host-firewall.test/kube-controllers:dev", path)
 }
 
-// run packs an image, loads it and applies the manifest of the same name.
-func (b *bench) run(ctx context.Context, name string, files []image.File, ref, entrypoint string) error {
+// run packs an image, loads it and applies the manifest of the same name, with words replaced as strings.NewReplacer does.
+func (b *bench) run(ctx context.Context, name string, files []image.File, ref, entrypoint string, replaced ...string) error {
 	archive := filepath.Join(cluster.Folder(b.root), name+".tar")
 	if err := image.PackFiles(files, ref, archive, image.Config{Entrypoint: entrypoint}); err != nil {
 		return err
@@ -260,7 +264,7 @@ func (b *bench) run(ctx context.Context, name string, files []image.File, ref, e
 	if err != nil {
 		return err
 	}
-	return b.kubectl(ctx, manifest, "apply", "--namespace", namespace, "--filename", "-")
+	return b.kubectl(ctx, strings.NewReplacer(replaced...).Replace(manifest), "apply", "--namespace", namespace, "--filename", "-")
 }
 
 // manifest reads one of the manifests for this cluster.

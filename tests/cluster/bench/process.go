@@ -50,6 +50,26 @@ func parseMemory(rollup string) (m memory, err error) {
 	return m, nil
 }
 
+// peakOf is the most memory that a process has had.
+func peakOf(pid int) (int64, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read memory: %w", err)
+	}
+	return parsePeak(string(raw))
+}
+
+func parsePeak(status string) (int64, error) {
+	const key = "VmHWM:"
+	for line := range strings.Lines(status) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == key {
+			kilobytes, err := strconv.ParseInt(f[1], 10, 64)
+			return kilobytes << 10, err
+		}
+	}
+	return 0, fmt.Errorf("read memory: there is no %s", key)
+}
+
 // ticks is how many there are in a second of /proc/PID/stat, on every Linux.
 const ticks = 100
 

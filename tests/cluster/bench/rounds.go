@@ -270,8 +270,8 @@ func kind(c cluster.Call) string {
 const (
 	// quiet is how long everything has to settle before it is measured idle.
 	quiet = 15 * time.Second
-	// newsOut is how long an agent may keep what it has to tell of its arming.
-	newsOut = 75 * time.Second
+	// newsOut is how long an agent may keep what it has to tell of its arming: two minutes, in a note on its endpoint.
+	newsOut = 130 * time.Second
 	// firstNews is how long an agent gathers repairs before it tells of them, and repairsOut how long it may keep those that come
 	// after that: one Event tells of those of five minutes.
 	firstNews  = 10 * time.Second

@@ -1,49 +1,41 @@
 package bench
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	appsv1 "k8s.io/api/apps/v1"
-	authenticationv1 "k8s.io/api/authentication/v1"
-	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
-	"github.com/host-firewall/host-firewall/tests/cluster/image"
+	"github.com/host-firewall/host-firewall/tests/cluster/release"
 )
 
 const (
-	loadAccount = "load" // in the namespace of the same name: cluster.LoadUser
 	// armLimit is when keepers that are not all armed, or ready, are given up.
 	armLimit = 5 * time.Minute
-	// newsPerNode is how much longer agents keep what they have to tell for each of so many, and look for leftovers: twice
-	// perCalm of package keeper.
-	newsPerNode = 40 * time.Millisecond
 	// serverWindow is the longest that the idle API server is watched.
 	serverWindow = time.Minute
 	nodeCreators = 16
+	// mostChanged is for how many nodes at most a release is changed while it runs.
+	mostChanged = 1000
 )
 
-// scale measures the agent's keepers for many nodes, a larger number each time.
+// What the first Node by name is: the controller would have it go first.
+const (
+	firstHealthy = "as the others"
+	firstAbsent  = "without an agent"
+	firstStuck   = "its agent has died before it was armed"
+)
+
+// scale measures a release for many nodes, a larger number each time.
 func (b *bench) scale(ctx context.Context) ([]Scale, error) {
 	b.head("at scale")
 	// The workers would only take time away.
@@ -62,141 +54,24 @@ func (b *bench) scale(ctx context.Context) ([]Scale, error) {
 			return nil, err
 		}
 	}
-	objects, args, err := b.releaseWithoutAgents(ctx)
+	st, err := b.prepare(ctx)
 	if err != nil {
-		return nil, err
-	}
-	kubeconfig, err := b.loadKubeconfig(ctx)
-	if err != nil {
-		return nil, err
-	}
-	program := filepath.Join(cluster.Folder(b.root), "bin", "scalebench")
-	if err := image.Binary(ctx, b.root, "./agent/internal/scalebench", program, ""); err != nil {
 		return nil, err
 	}
 	var results []Scale
 	nodes := []string{cluster.ControlPlaneNode}
 	for _, n := range slices.Sorted(slices.Values(b.settings.Scale)) {
-		if len(results) > 0 {
-			if err := b.clear(ctx); err != nil {
-				return results, err
-			}
-		}
 		b.say("creating Nodes until there are %d", n)
 		if nodes, err = b.addBareNodes(ctx, nodes, n); err != nil {
 			return results, err
 		}
-		// A release comes to Nodes that are there.
-		if err := b.kubectl(ctx, objects, "apply", "--filename", "-"); err != nil {
-			return results, err
-		}
-		r, err := b.scaleTo(ctx, nodes, program, kubeconfig, args)
+		r, err := b.scaleTo(ctx, st, nodes)
 		if err != nil {
 			return results, fmt.Errorf("%d nodes: %w", n, err)
 		}
 		results = append(results, r)
 	}
 	return results, nil
-}
-
-// releaseWithoutAgents returns all of a release but the DaemonSet, with its rights for the account of the load, which it
-// creates, and the arguments of the agents.
-func (b *bench) releaseWithoutAgents(ctx context.Context) (objects string, args []string, err error) {
-	r, err := b.release()
-	if err != nil {
-		return "", nil, err
-	}
-	policies, rest, err := r.Render(ctx, values())
-	if err != nil {
-		return "", nil, err
-	}
-	text, err := manifest(loadAccount)
-	if err != nil {
-		return "", nil, err
-	}
-	if err := b.kubectl(ctx, text, "apply", "--filename", "-"); err != nil {
-		return "", nil, err
-	}
-	wanted := policies
-	for _, o := range rest {
-		switch o.GetKind() {
-		case "DaemonSet":
-			if args, err = agentArgs(o); err != nil {
-				return "", nil, err
-			}
-		case "ClusterRole", "PriorityLevelConfiguration":
-			wanted = append(wanted, o)
-		case "FlowSchema":
-			changed, err := with(o, func(schema *flowcontrolv1.FlowSchema) {
-				schema.Spec.Rules[0].Subjects[0].ServiceAccount = &flowcontrolv1.ServiceAccountSubject{Name: loadAccount, Namespace: loadAccount}
-			})
-			if err != nil {
-				return "", nil, err
-			}
-			wanted = append(wanted, changed)
-		case "ClusterRoleBinding":
-			changed, err := with(o, func(binding *rbacv1.ClusterRoleBinding) {
-				binding.Subjects = []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: loadAccount, Namespace: loadAccount}}
-			})
-			if err != nil {
-				return "", nil, err
-			}
-			wanted = append(wanted, changed)
-		}
-	}
-	if args == nil {
-		return "", nil, errors.New("the chart has rendered no DaemonSet")
-	}
-	objects, err = textOf(wanted)
-	return objects, args, err
-}
-
-// with returns a rendered object, changed.
-func with[T any](o *unstructured.Unstructured, change func(*T)) (*unstructured.Unstructured, error) {
-	typed := new(T)
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, typed); err != nil {
-		return nil, fmt.Errorf("read %s: %w", o.GetKind(), err)
-	}
-	change(typed)
-	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(typed)
-	if err != nil {
-		return nil, fmt.Errorf("write %s: %w", o.GetKind(), err)
-	}
-	return &unstructured.Unstructured{Object: object}, nil
-}
-
-// agentArgs are what a rendered DaemonSet starts the agent with.
-func agentArgs(o *unstructured.Unstructured) ([]string, error) {
-	ds := &appsv1.DaemonSet{}
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, ds); err != nil {
-		return nil, fmt.Errorf("read DaemonSet: %w", err)
-	}
-	return ds.Spec.Template.Spec.Containers[0].Args, nil
-}
-
-// loadKubeconfig writes a kubeconfig of the load's account, for use on the control plane's host.
-func (b *bench) loadKubeconfig(ctx context.Context) (string, error) {
-	seconds := int64((12 * time.Hour).Seconds())
-	token, err := b.client.CoreV1().ServiceAccounts(loadAccount).CreateToken(ctx, loadAccount,
-		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
-	if err != nil {
-		return "", fmt.Errorf("create token: %w", err)
-	}
-	config, err := clientcmd.LoadFromFile(b.cluster.Kubeconfig())
-	if err != nil {
-		return "", fmt.Errorf("read kubeconfig: %w", err)
-	}
-	for _, c := range config.Clusters {
-		c.Server = "https://" + localAPI
-	}
-	for name := range config.AuthInfos {
-		config.AuthInfos[name] = &clientcmdapi.AuthInfo{Token: token.Status.Token}
-	}
-	path := filepath.Join(cluster.Folder(b.root), "load.kubeconfig")
-	if err := clientcmd.WriteToFile(*config, path); err != nil {
-		return "", fmt.Errorf("write kubeconfig: %w", err)
-	}
-	return path, nil
 }
 
 // addBareNodes creates Nodes until there are so many, and returns the names of all.
@@ -214,38 +89,6 @@ func (b *bench) addBareNodes(ctx context.Context, names []string, count int) ([]
 		})
 	}
 	return names, group.Wait()
-}
-
-// clear removes what the keepers have made, and the policies.
-func (b *bench) clear(ctx context.Context) error {
-	ours := metav1.ListOptions{LabelSelector: "host-firewall.io/release"}
-	for _, resource := range []string{"hostendpoints", "felixconfigurations", "globalnetworkpolicies"} {
-		client := b.calico(resource)
-		// One request may give up before all is done.
-		err := cluster.Poll(ctx, 5*time.Minute, "all "+resource+" to be gone", func(ctx context.Context) error {
-			return client.DeleteCollection(ctx, metav1.DeleteOptions{}, ours)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// server is the process of the API server.
-func (b *bench) server() (int, error) {
-	h, err := b.cluster.Host(cluster.ControlPlaneNode)
-	if err != nil {
-		return 0, err
-	}
-	pids, err := h.Processes(b.cluster.Binary("kube-apiserver"))
-	if err != nil {
-		return 0, err
-	}
-	if len(pids) != 1 {
-		return 0, fmt.Errorf("find the API server's process: there are %d", len(pids))
-	}
-	return pids[0], nil
 }
 
 // watchServer measures the API server while nobody wants anything of it.
@@ -266,9 +109,9 @@ func (b *bench) watchServer(ctx context.Context, pid int) (cpu, window time.Dura
 	return after.cpu - before.cpu, window, m.resident, err
 }
 
-func (b *bench) scaleTo(ctx context.Context, nodes []string, program, kubeconfig string, args []string) (s Scale, err error) {
+func (b *bench) scaleTo(ctx context.Context, st *stage, nodes []string) (s Scale, err error) {
 	s = Scale{Nodes: len(nodes)}
-	pid, err := b.server()
+	pid, err := b.only(ctx, b.cluster.Binary("kube-apiserver"))
 	if err != nil {
 		return s, err
 	}
@@ -280,115 +123,240 @@ func (b *bench) scaleTo(ctx context.Context, nodes []string, program, kubeconfig
 		return s, err
 	}
 	s.ServerCPUWithout, s.ServerMemoryEmpty = without.Seconds(), empty
-
-	f, err := b.startFleet(ctx, nodes, program, kubeconfig, args)
-	if err != nil {
-		return s, err
+	for _, first := range []string{firstHealthy, firstAbsent, firstStuck} {
+		l := &life{bench: b, stage: st, nodes: nodes, keepers: nodes, server: pid}
+		if err := l.from(ctx, first, &s); err != nil {
+			return s, fmt.Errorf("first Node %s: %w", first, err)
+		}
 	}
-	defer func() { err = errors.Join(err, f.stop()) }()
-	before, err := f.ask("report")
-	if err != nil {
-		return s, err
-	}
-	if err := b.arm(ctx, f, pid, &s); err != nil {
-		return s, err
-	}
-	settle := newsOut + time.Duration(s.Nodes)*newsPerNode
-	b.say("waiting %.0f s, until everything is told", settle.Seconds())
-	if err := sleep(ctx, settle); err != nil {
-		return s, err
-	}
-	calm, err := f.ask("status")
-	if err != nil {
-		return s, err
-	}
-	idle, window, resident, err := b.watchServer(ctx, pid)
-	if err != nil {
-		return s, err
-	}
-	s.ServerCPU, s.IdleSeconds, s.ServerMemory = idle.Seconds(), window.Seconds(), resident
-	rested, err := f.ask("report")
-	if err != nil {
-		return s, err
-	}
-	s.RequestsIdle = difference(rested.Requests, calm.Requests)
-	keepers := int64(len(nodes))
-	s.BytesPerKeeper, s.AnonymousPer = (rested.Resident-before.Resident)/keepers, (rested.Anonymous-before.Anonymous)/keepers
-	b.say("%.0f kB per keeper; API server %.1f%% of a core (%.1f%% without keepers); requests meanwhile: %s", float64(s.BytesPerKeeper)/1000,
-		100*s.ServerCPU/s.IdleSeconds, 100*s.ServerCPUWithout/s.IdleSeconds, counts(s.RequestsIdle))
-
-	if s.Repair, err = b.scaleRepairs(ctx, nodes); err != nil {
-		return s, err
-	}
-	b.say("back, ms: %s", s.Repair.text())
-	end, err := f.ask("report")
-	s.TooMany, s.Disobeyed = end.TooMany, end.Disobeyed
-	return s, err
+	return s, nil
 }
 
-// arm starts the keepers and waits until the endpoints of all nodes are armed, and the keepers are ready.
-func (b *bench) arm(ctx context.Context, f *fleet, server int, s *Scale) error {
-	before, err := statOf(server)
+// life is that of one release, from its installation to its end.
+type life struct {
+	*bench
+	*stage
+	nodes   []string // all
+	keepers []string // those with a keeper
+	server  int      // the API server's process
+
+	fleet      *fleet
+	controller *controller
+}
+
+// from installs the release, and measures it until it is uninstalled.
+func (l *life) from(ctx context.Context, first string, s *Scale) (err error) {
+	l.say("the first Node by name is %s", first)
+	if err := l.apply(ctx, l.a.objects); err != nil {
+		return err
+	}
+	if name := slices.Min(l.nodes); first != firstHealthy {
+		l.keepers = slices.DeleteFunc(slices.Clone(l.nodes), func(node string) bool { return node == name })
+		if first == firstStuck {
+			if err := l.leaveNote(ctx, name); err != nil {
+				return err
+			}
+		}
+	}
+	if l.fleet, err = l.startFleet(ctx, l.stage, l.keepers); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.fleet.stop()) }()
+	before, err := l.fleet.ask("report")
 	if err != nil {
 		return err
 	}
-	b.endpoints.forget()
-	start := time.Now()
-	if _, err := f.ask("start"); err != nil {
-		return err
-	}
-	there, armed := map[string]bool{}, map[string]bool{}
-	told, last := start, start
-	err = b.endpoints.await(ctx, armLimit, func(e event) bool {
-		name := e.object.GetName()
-		there[name] = true
-		if e.kind == watch.Deleted || !labelled(e.object) {
-			delete(armed, name)
-		} else if !armed[name] {
-			armed[name], last = true, e.at
-		}
-		if time.Since(told) > 10*time.Second {
-			told = time.Now()
-			b.say("%d endpoints, %d armed, of %d after %.0f s", len(there), len(armed), s.Nodes, time.Since(start).Seconds())
-		}
-		return len(armed) == s.Nodes
-	})
-	s.Armed, s.ArmedSeconds = len(armed), last.Sub(start).Seconds()
-	if errors.Is(err, errMissed) {
-		s.ArmedSeconds = armLimit.Seconds()
-	} else if err != nil {
-		return err
-	}
-	after, err := statOf(server)
+	start, err := l.arm(ctx)
 	if err != nil {
 		return err
 	}
-	s.ServerCPUToArm = (after.cpu - before.cpu).Seconds()
-	b.say("%d of %d armed after %.1f s", s.Armed, s.Nodes, s.ArmedSeconds)
-	r, err := f.ask("status")
-	s.RequestsToArm = r.Requests
-	for err == nil && r.Ready < s.Nodes && time.Since(start) < armLimit {
-		if err = sleep(ctx, time.Second); err == nil {
-			r, err = f.ask("status")
+	defer func() { err = errors.Join(err, l.controller.stop()) }()
+	start.First = first
+	if first == firstHealthy {
+		if err := l.rest(ctx, before, s); err != nil {
+			return err
+		}
+		if len(l.nodes) <= mostChanged {
+			if s.Changes, err = l.change(ctx); err != nil {
+				return err
+			}
 		}
 	}
-	s.Ready, s.ReadySeconds = r.Ready, time.Since(start).Seconds()
-	b.say("%d of %d ready after %.0f s", s.Ready, s.Nodes, s.ReadySeconds)
-	if s.Ready < s.Nodes {
-		b.say("most of the others: %s; requests: %s", counts(most(r.Reasons, 5)), counts(r.Requests))
+	if start.Uninstall, err = l.uninstall(ctx); err != nil {
+		return err
 	}
+	end, err := l.fleet.ask("status")
+	start.TooMany, start.Disobeyed = end.TooMany, end.Disobeyed
+	s.Starts = append(s.Starts, start)
 	return err
 }
 
-func (b *bench) scaleRepairs(ctx context.Context, nodes []string) (Distribution, error) {
+// leaveNote makes an endpoint as an agent leaves it that waits for its turn.
+func (l *life) leaveNote(ctx context.Context, node string) error {
+	note, err := json.Marshal(map[string]string{"state": "Waiting", "wanted": l.a.set})
+	if err != nil {
+		return fmt.Errorf("write note: %w", err)
+	}
+	o := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"node": node, "interfaceName": "*"}}}
+	o.SetAPIVersion(l.cluster.CalicoGroup().String())
+	o.SetKind("HostEndpoint")
+	o.SetName(node)
+	o.SetLabels(map[string]string{release.Label: releaseName})
+	o.SetAnnotations(map[string]string{"host-firewall.io/state": string(note)})
+	if _, err := l.calico("hostendpoints").Create(ctx, o, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create endpoint: %w", err)
+	}
+	return nil
+}
+
+// arm starts controller and keepers together, and waits until the endpoints of all keepers are armed, and they are ready.
+func (l *life) arm(ctx context.Context) (s Start, err error) {
+	s.Keepers = len(l.keepers)
+	before, err := statOf(l.server)
+	if err != nil {
+		return s, err
+	}
+	l.endpoints.forget()
+	begin := time.Now()
+	if l.controller, err = l.startController(ctx, l.stage, l.a.controller); err != nil {
+		return s, err
+	}
+	if _, err := l.fleet.ask("start"); err != nil {
+		return s, err
+	}
+	m, err := l.follow(ctx, begin, func(endpoint *unstructured.Unstructured) bool {
+		return endpoint.GetLabels()[release.SetLabel] == l.a.set
+	})
+	if err != nil {
+		return s, err
+	}
+	s.Armed, s.ArmedSeconds, s.ArmedP50, s.ArmedP99 = len(m.after), m.seconds(), m.percentile(50), m.percentile(99)
+	after, err := statOf(l.server)
+	if err != nil {
+		return s, err
+	}
+	s.ServerCPU = (after.cpu - before.cpu).Seconds()
+	l.say("%d of %d armed after %.1f s (p50 %.1f, p99 %.1f)", s.Armed, s.Keepers, s.ArmedSeconds, s.ArmedP50, s.ArmedP99)
+	r, err := l.fleet.ask("status")
+	if err != nil {
+		return s, err
+	}
+	s.Requests = r.Requests
+	r, err = l.fleet.awaitReady(ctx, s.Keepers, begin.Add(armLimit))
+	if err != nil {
+		return s, err
+	}
+	s.Ready, s.ReadySeconds = r.Ready, time.Since(begin).Seconds()
+	if s.Controller, err = l.use(l.controller); err != nil {
+		return s, err
+	}
+	l.say("%d of %d ready after %.0f s; requests until armed: %s", s.Ready, s.Keepers, s.ReadySeconds, counts(s.Requests))
+	l.say("controller: %.1f s CPU, %.1f MB resident, %.1f at most, requests: %s", s.Controller.CPU, megabytes(s.Controller.Resident), megabytes(s.Controller.Peak), counts(s.Controller.Requests))
+	if s.Ready < s.Keepers {
+		l.say("most of the others: %s", counts(most(r.Reasons, 5)))
+	}
+	return s, nil
+}
+
+// milestones are when the endpoints came to be as they should, and how many were seen without any set meanwhile.
+type milestones struct {
+	after   map[string]time.Duration
+	unarmed int
+}
+
+func (m milestones) seconds() float64 { return m.percentile(100) }
+
+// percentile is in seconds.
+func (m milestones) percentile(p float64) float64 {
+	var sorted []float64
+	for _, d := range slices.Sorted(maps.Values(m.after)) {
+		sorted = append(sorted, d.Seconds())
+	}
+	return percentile(sorted, p)
+}
+
+// follow watches the endpoints of all keepers until they are as they should be.
+func (l *life) follow(ctx context.Context, begin time.Time, should func(*unstructured.Unstructured) bool) (milestones, error) {
+	m := milestones{after: map[string]time.Duration{}}
+	kept := map[string]bool{}
+	for _, name := range l.keepers {
+		kept[name] = true
+	}
+	said := time.Now()
+	err := l.endpoints.await(ctx, time.Until(begin.Add(armLimit)), func(e event) bool {
+		name := e.object.GetName()
+		if !kept[name] {
+			return false
+		}
+		if e.kind == watch.Deleted || release.Armed(e.object) != nil {
+			m.unarmed++
+		}
+		if _, was := m.after[name]; e.kind == watch.Deleted || !should(e.object) {
+			delete(m.after, name)
+		} else if !was {
+			m.after[name] = e.at.Sub(begin)
+		}
+		if time.Since(said) > 10*time.Second {
+			said = time.Now()
+			l.say("%d of %d after %.0f s", len(m.after), len(kept), e.at.Sub(begin).Seconds())
+		}
+		return len(m.after) == len(kept)
+	})
+	if errors.Is(err, errMissed) {
+		err = nil
+	}
+	return m, err
+}
+
+// rest measures what keepers cost that have nothing to do, and then how quick they are.
+func (l *life) rest(ctx context.Context, before fleetReport, s *Scale) error {
+	l.say("waiting %s, until everything is told", newsOut)
+	if err := sleep(ctx, newsOut); err != nil {
+		return err
+	}
+	calm, err := l.fleet.ask("status")
+	if err != nil {
+		return err
+	}
+	controllerBefore, err := statOf(l.controller.pid)
+	if err != nil {
+		return err
+	}
+	idle, window, resident, err := l.watchServer(ctx, l.server)
+	if err != nil {
+		return err
+	}
+	s.ServerCPU, s.IdleSeconds, s.ServerMemory = idle.Seconds(), window.Seconds(), resident
+	if s.Controller, err = l.use(l.controller); err != nil {
+		return err
+	}
+	s.Controller.CPU -= controllerBefore.cpu.Seconds()
+	rested, err := l.fleet.ask("report")
+	if err != nil {
+		return err
+	}
+	s.RequestsIdle, s.Watches = difference(rested.Requests, calm.Requests), rested.Watches
+	keepers := int64(len(l.keepers))
+	s.BytesPerKeeper, s.AnonymousPer = (rested.Resident-before.Resident)/keepers, (rested.Anonymous-before.Anonymous)/keepers
+	l.say("%.0f kB and %.2f watches per keeper; API server %.1f%% of a core (%.1f%% without keepers); requests meanwhile: %s", float64(s.BytesPerKeeper)/1000,
+		float64(s.Watches)/float64(keepers), 100*s.ServerCPU/s.IdleSeconds, 100*s.ServerCPUWithout/s.IdleSeconds, counts(s.RequestsIdle))
+	l.say("controller: %.2f s CPU meanwhile, %.1f MB resident", s.Controller.CPU, megabytes(s.Controller.Resident))
+	if s.Repair, err = l.scaleRepairs(ctx); err != nil {
+		return err
+	}
+	l.say("back, ms: %s", s.Repair.text())
+	return nil
+}
+
+func (l *life) scaleRepairs(ctx context.Context) (Distribution, error) {
 	var samples []time.Duration
 	missed := 0
-	for i := 0; i < b.settings.Rounds && missed < mostMissed; i++ {
+	for i := 0; i < l.settings.Rounds && missed < mostMissed; i++ {
 		if err := sleep(ctx, betweenBare); err != nil {
 			return Distribution{}, err
 		}
 		// A prime far from all of the numbers: nodes from everywhere, none twice.
-		took, err := b.endpoints.repair(ctx, nodes[i*7919%len(nodes)], eventLimit, labelled)
+		took, err := l.endpoints.repair(ctx, l.nodes[i*7919%len(l.nodes)], eventLimit, armed)
 		switch {
 		case errors.Is(err, errMissed):
 			missed++
@@ -418,76 +386,4 @@ func difference(after, before map[string]int) map[string]int {
 	}
 	maps.DeleteFunc(d, func(_ string, n int) bool { return n == 0 })
 	return d
-}
-
-// fleet is the process with all keepers.
-type fleet struct {
-	cmd     *exec.Cmd
-	stdin   io.WriteCloser
-	answers *bufio.Scanner
-	log     *os.File
-}
-
-// fleetReport is what it answers; see agent/internal/scalebench.
-type fleetReport struct {
-	Ready     int            `json:"ready"`
-	Reasons   map[string]int `json:"reasons"`
-	Resident  int64          `json:"residentBytes"`
-	Anonymous int64          `json:"anonymousBytes"`
-	Requests  map[string]int `json:"requests"`
-	TooMany   int            `json:"tooManyRequests"`
-	Disobeyed map[string]int `json:"retryAfterDisobeyed"`
-}
-
-func (b *bench) startFleet(ctx context.Context, nodes []string, program, kubeconfig string, args []string) (*fleet, error) {
-	list := filepath.Join(cluster.Folder(b.root), "nodes.txt")
-	if err := os.WriteFile(list, []byte(strings.Join(nodes, "\n")), 0o644); err != nil {
-		return nil, fmt.Errorf("write names of nodes: %w", err)
-	}
-	f := &fleet{}
-	var err error
-	if f.cmd, err = b.cluster.Command(ctx, cluster.ControlPlaneNode, program, append([]string{list, kubeconfig}, args...)...); err != nil {
-		return nil, err
-	}
-	if f.log, err = os.Create(filepath.Join(b.cluster.Logs(), fmt.Sprintf("scale-%d.log", len(nodes)))); err != nil {
-		return nil, fmt.Errorf("open log: %w", err)
-	}
-	f.cmd.Stderr = f.log
-	if f.stdin, err = f.cmd.StdinPipe(); err != nil {
-		return nil, fmt.Errorf("start keepers: %w", err)
-	}
-	stdout, err := f.cmd.StdoutPipe()
-	if err != nil {
-		return nil, fmt.Errorf("start keepers: %w", err)
-	}
-	f.answers = bufio.NewScanner(stdout)
-	f.answers.Buffer(nil, 1<<20)
-	if err := f.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start keepers: %w", err)
-	}
-	return f, nil
-}
-
-// ask says a word and returns the answer.
-func (f *fleet) ask(word string) (r fleetReport, err error) {
-	if _, err := fmt.Fprintln(f.stdin, word); err != nil {
-		return r, fmt.Errorf("tell the keepers to %s: %w", word, err)
-	}
-	if !f.answers.Scan() {
-		return r, errors.Join(fmt.Errorf("the keepers have ended: see %s", f.log.Name()), f.answers.Err())
-	}
-	if err := json.Unmarshal(f.answers.Bytes(), &r); err != nil {
-		return r, fmt.Errorf("read the keepers' answer: %w", err)
-	}
-	return r, nil
-}
-
-// stop ends the process.
-func (f *fleet) stop() error {
-	defer f.log.Close()
-	_ = f.stdin.Close() // it ends with its input
-	if err := f.cmd.Wait(); err != nil {
-		return fmt.Errorf("end keepers: %w", err)
-	}
-	return nil
 }
