@@ -56,9 +56,9 @@ func TestSourceKeepsToItsBudgets(t *testing.T) {
 	in := func(file string, folders ...string) bool {
 		return slices.ContainsFunc(folders, func(folder string) bool { return strings.HasPrefix(file, "internal/"+folder+"/") })
 	}
-	// The pure packages that only the controller decides by are its own.
+	// What only the controller asks for or decides by is its own.
 	ofController := func(file string) bool {
-		return in(file, "controller", "policyset", "trust") || slices.Contains([]string{"controller.go", "internal/calico/controller.go", "internal/settings/controller.go"}, file)
+		return in(file, "controller", "policyset", "trust") || slices.Contains([]string{"controller.go", "internal/calico/apiserver.go", "internal/calico/controller.go", "internal/settings/controller.go"}, file)
 	}
 	for name, budget := range map[string]struct {
 		lines int
@@ -66,7 +66,7 @@ func TestSourceKeepsToItsBudgets(t *testing.T) {
 	}{
 		"keeper and calico": {3000, func(file string) bool { return in(file, "keeper", "calico") }},
 		// The bench at scale is no part of the agent.
-		"the agent without the controller": {7750, func(file string) bool { return !ofController(file) && !in(file, "scalebench") }},
+		"the agent without the controller": {7100, func(file string) bool { return !ofController(file) && !in(file, "scalebench") }},
 	} {
 		lines := 0
 		for _, file := range sources(t) {

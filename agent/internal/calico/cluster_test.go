@@ -673,11 +673,10 @@ func TestAPIServerIsWhereItSaysItself(t *testing.T) {
 	t.Parallel()
 	const slice = "GET /apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
 	s := newAPIServer(t)
-	s.serveAll(calico.GroupCRD)
-	a := run(t, s, calico.GroupCRD)
-	a.await(t, "the caches are complete", func() bool { return a.Problem() == "" })
+	c, err := calico.NewController(&rest.Config{Host: s.URL}, calico.Options{Release: "fw", Namespace: "ns", Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
 
-	addresses, ports, err := a.APIServer(t.Context())
+	addresses, ports, err := c.APIServer(t.Context())
 	require.NoError(t, err, "where there is no slice nobody can tell")
 	assert.Empty(t, addresses)
 	assert.Empty(t, ports)
@@ -686,13 +685,13 @@ func TestAPIServerIsWhereItSaysItself(t *testing.T) {
 		"endpoints": []any{map[string]any{"addresses": []string{"192.0.2.1"}}, map[string]any{"addresses": []string{"192.0.2.2"}}},
 		"ports":     []any{map[string]any{"name": "https", "protocol": "TCP", "port": 16443}},
 	}))
-	addresses, ports, err = a.APIServer(t.Context())
+	addresses, ports, err = c.APIServer(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, []string{"192.0.2.1", "192.0.2.2"}, addresses)
 	assert.Equal(t, []uint16{16443}, ports)
 
 	s.on(slice, failure(http.StatusForbidden, metav1.StatusReasonForbidden))
-	_, _, err = a.APIServer(t.Context())
+	_, _, err = c.APIServer(t.Context())
 	assert.ErrorContains(t, err, `get EndpointSlice default/kubernetes: the account lacks the right "get" on "endpointslices"`)
 }
 
