@@ -132,7 +132,7 @@ func keep(ctx context.Context, config *rest.Config, s settings.Settings, log *sl
 // serve runs all parts until the context ends. The error says which part could not start
 // or broke.
 func (l loop) serve(ctx context.Context, s settings.Settings, log *slog.Logger) error {
-	probes, err := health.Listen(s.HealthPort, health.Checks{Alive: l.alive, Report: l.report})
+	probes, err := health.Listen(s.HealthPort, l.alive, l.report)
 	if err != nil {
 		return err
 	}

@@ -22,15 +22,6 @@ type Report struct {
 	Since  time.Time `json:"since"`
 }
 
-// Checks are the questions that the server passes on. Both are called from any
-// goroutine and have to answer at once.
-type Checks struct {
-	// Alive returns an error when a restart is the only way out.
-	Alive func() error
-	// Report says how the node is.
-	Report func() Report
-}
-
 // Server answers requests on one address.
 type Server struct {
 	what     string
@@ -39,12 +30,18 @@ type Server struct {
 }
 
 // Listen opens the port of the probes on 127.0.0.1 and returns a server for it that
-// does not answer yet. Port 0 takes a free one. An error means that the port could
-// not be had.
-func Listen(port int, checks Checks) (*Server, error) {
+// does not answer yet. Port 0 takes a free one. alive returns an error when a restart is
+// the only way out; both are called from any goroutine and have to answer at once.
+func Listen(port int, alive func() error, report func() Report) (*Server, error) {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", checks.livez)
-	mux.HandleFunc("GET /readyz", checks.readyz)
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
+		if err := alive(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { report().answer(w) })
 	return listen("health probes", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), mux)
 }
 
@@ -89,24 +86,10 @@ func (s *Server) Serve(ctx context.Context) error {
 	return nil
 }
 
-func (c Checks) livez(w http.ResponseWriter, _ *http.Request) {
-	if err := c.Alive(); err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	fmt.Fprintln(w, "ok")
-}
-
-func (c Checks) readyz(w http.ResponseWriter, _ *http.Request) {
-	report := c.Report()
-	body, err := json.Marshal(report)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
+func (r Report) answer(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/json")
-	if !report.Ready {
+	if !r.Ready {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	fmt.Fprintf(w, "%s\n", body)
+	_ = json.NewEncoder(w).Encode(r) // the kubelet may be gone
 }

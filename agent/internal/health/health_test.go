@@ -16,10 +16,10 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/health"
 )
 
-// start serves the checks for the length of the test and returns the address.
-func start(t *testing.T, checks health.Checks) string {
+// start serves the probes for the length of the test and returns the address.
+func start(t *testing.T, alive func() error, report func() health.Report) string {
 	t.Helper()
-	server, err := health.Listen(0, checks)
+	server, err := health.Listen(0, alive, report)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -67,10 +67,7 @@ func TestProbesSayHowTheNodeIs(t *testing.T) {
 		"stuck":     {"/livez", errors.New("stuck for 2m0s"), health.Report{Ready: true}, 503, "stuck for 2m0s"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			address := start(t, health.Checks{
-				Alive:  func() error { return test.alive },
-				Report: func() health.Report { return test.report },
-			})
+			address := start(t, func() error { return test.alive }, func() health.Report { return test.report })
 			status, body := get(t, http.MethodGet, "http://"+address+test.path)
 			assert.Equal(t, test.status, status)
 			assert.Equal(t, test.body, body)
@@ -79,10 +76,7 @@ func TestProbesSayHowTheNodeIs(t *testing.T) {
 }
 
 func TestProbesAreOnLoopbackAndNothingElseIsServed(t *testing.T) {
-	address := start(t, health.Checks{
-		Alive:  func() error { return nil },
-		Report: func() health.Report { return health.Report{} },
-	})
+	address := start(t, func() error { return nil }, func() health.Report { return health.Report{} })
 	host, _, err := net.SplitHostPort(address)
 	require.NoError(t, err)
 	assert.Equal(t, "127.0.0.1", host)
@@ -97,6 +91,6 @@ func TestTakenPortIsReportedAtOnce(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer taken.Close()
-	_, err = health.Listen(taken.Addr().(*net.TCPAddr).Port, health.Checks{})
+	_, err = health.Listen(taken.Addr().(*net.TCPAddr).Port, nil, nil)
 	assert.ErrorContains(t, err, "listen for health probes")
 }
