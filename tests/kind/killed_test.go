@@ -17,9 +17,6 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
-// moments is how long after its start an upgrade is interrupted at most: most of them are through by then.
-const moments = 8 * time.Second
-
 // An upgrade is cut off at any moment, by the end of whoever takes part in it. Each node is at one set or the other all the time: what both allow
 // never fails, what both close never opens. The next upgrade comes through. SEED repeats the moments of a run that failed.
 func TestUpgradeThatIsKilledAtAnyMomentLeavesEachNodeAtOneSetOrTheOther(t *testing.T) {
@@ -30,15 +27,16 @@ func TestUpgradeThatIsKilledAtAnyMomentLeavesEachNodeAtOneSetOrTheOther(t *testi
 	_, next := setOf(t, r, openToMore())
 	chance := seeded(t)
 	victims := []struct {
-		name string
-		end  func(context.Context, *helmProcess) error
+		name   string
+		within time.Duration // of the start of the upgrade: Helm is through soon, the agents are not
+		end    func(context.Context, *helmProcess) error
 	}{
-		{"helm", func(_ context.Context, upgrade *helmProcess) error { return upgrade.kill() }},
-		{"the controller", func(ctx context.Context, _ *helmProcess) error { return endPod(ctx, ofController, "") }},
-		{"an agent", func(ctx context.Context, _ *helmProcess) error {
+		{"helm", 2 * time.Second, func(_ context.Context, upgrade *helmProcess) error { return upgrade.kill() }},
+		{"the controller", 8 * time.Second, func(ctx context.Context, _ *helmProcess) error { return endPod(ctx, ofController, "") }},
+		{"an agent", 8 * time.Second, func(ctx context.Context, _ *helmProcess) error {
 			return endPod(ctx, ofAgents, "spec.nodeName="+nodeNames()[chance.IntN(len(nodeNames()))])
 		}},
-		{"the API server", func(context.Context, *helmProcess) error {
+		{"the API server", 8 * time.Second, func(context.Context, *helmProcess) error {
 			return hostOf(t, cluster.ControlPlaneNode).Crash(cluster.APIServerProgram)
 		}},
 	}
@@ -53,7 +51,7 @@ func TestUpgradeThatIsKilledAtAnyMomentLeavesEachNodeAtOneSetOrTheOther(t *testi
 			if i%2 == 1 {
 				to, set, open = rolling(), old, scene.Protected
 			}
-			after := time.Duration(chance.Int64N(int64(moments)))
+			after := time.Duration(chance.Int64N(int64(victim.within)))
 			t.Run(fmt.Sprintf("%s after %s", victim.name, after.Round(10*time.Millisecond)), func(t *testing.T) {
 				// Connections to an API server that has ended are refused, and it takes pods out of Services when it is back.
 				watched := func(want scene.Expectation) scene.Expectation {

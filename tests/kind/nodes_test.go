@@ -154,8 +154,12 @@ func TestNodeThatRebootsStaysArmedAndOneThatRegistersAgainIsProtectedAgain(t *te
 		armed()
 	})
 
-	t.Run("registered again", func(t *testing.T) {
-		deregister(t, node)()
+	t.Run("registered again, while the controller is away", func(t *testing.T) {
+		register := deregister(t, node)
+		scaleController(t, 0)
+		register()
+		requireAgent(t, node, report{State: "Waiting", Reason: "has not looked at this Node yet"})
+		scaleController(t, 1)
 		now, err := nodes.Node(t.Context(), node)
 		require.NoError(t, err)
 		requireCollected(t, node, now.UID)

@@ -165,6 +165,10 @@ func TestNamespaceThatIsDeletedAndReleaseIDThatIsChangedAreMendedByHelm(t *testi
 	requireProtected(t, "with the old id")
 	require.NoError(t, r.Uninstall())
 	requireOpen(t, "after uninstall")
+	for _, left := range []string{"globalnetworkpolicies." + nodes.CalicoGroup().Group, "globalnetworksets." + nodes.CalicoGroup().Group, "configmaps"} {
+		_, err = kubectl(t.Context(), "", "delete", left, "--selector", release.Label+"=other", "--namespace", namespace)
+		require.NoError(t, err, "what the page says of the other id")
+	}
 	requireNothingLeft(t)
 }
 
