@@ -26,20 +26,7 @@ func TestUpgradeThatIsKilledAtAnyMomentLeavesEachNodeAtOneSetOrTheOther(t *testi
 	old := setInForce(t)
 	_, next := setOf(t, r, openToMore())
 	chance := seeded(t)
-	victims := []struct {
-		name   string
-		within time.Duration // of the start of the upgrade: Helm is through soon, the agents are not
-		end    func(context.Context, *helmProcess) error
-	}{
-		{"helm", 2 * time.Second, func(_ context.Context, upgrade *helmProcess) error { return upgrade.kill() }},
-		{"the controller", 8 * time.Second, func(ctx context.Context, _ *helmProcess) error { return endPod(ctx, ofController, "") }},
-		{"an agent", 8 * time.Second, func(ctx context.Context, _ *helmProcess) error {
-			return endPod(ctx, ofAgents, "spec.nodeName="+nodeNames()[chance.IntN(len(nodeNames()))])
-		}},
-		{"the API server", 8 * time.Second, func(context.Context, *helmProcess) error {
-			return hostOf(t, cluster.ControlPlaneNode).Crash(cluster.APIServerProgram)
-		}},
-	}
+	victims := victims(t, chance)
 	rounds := 1
 	if everyPairIsWalked() {
 		rounds = 10
@@ -80,6 +67,28 @@ func TestUpgradeThatIsKilledAtAnyMomentLeavesEachNodeAtOneSetOrTheOther(t *testi
 	require.NoError(t, err)
 	requireArmed(t)
 	requireProtected(t, "in the end")
+}
+
+// victim is somebody who takes part in an upgrade.
+type victim struct {
+	name   string
+	within time.Duration // of the start of the upgrade: Helm is through soon, the agents are not
+	end    func(context.Context, *helmProcess) error
+}
+
+// victims are all of them.
+func victims(t *testing.T, chance *rand.Rand) []victim {
+	const soon, later = 2 * time.Second, 8 * time.Second
+	return []victim{
+		{"helm", soon, func(_ context.Context, upgrade *helmProcess) error { return upgrade.kill() }},
+		{"the controller", later, func(ctx context.Context, _ *helmProcess) error { return endPod(ctx, ofController, "") }},
+		{"an agent", later, func(ctx context.Context, _ *helmProcess) error {
+			return endPod(ctx, ofAgents, "spec.nodeName="+nodeNames()[chance.IntN(len(nodeNames()))])
+		}},
+		{"the API server", later, func(context.Context, *helmProcess) error {
+			return hostOf(t, cluster.ControlPlaneNode).Crash(cluster.APIServerProgram)
+		}},
+	}
 }
 
 // seeded is a source of random numbers whose seed is told.

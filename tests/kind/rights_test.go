@@ -51,34 +51,40 @@ func TestAgentAndControllerAskForWhatTheirRolesListAndNothingElse(t *testing.T) 
 	patchTrust(t, node, `{"spec":{"nets":[]}}`)
 	require.NoError(t, clearances(t).Delete(t.Context(), name, metav1.DeleteOptions{}))
 	for account, allowed := range accounts {
-		// A set of policies goes when nobody has needed it for minutes: make upgrades waits for that.
-		later := func(call cluster.Call) bool {
-			return call.Verb == "delete" && strings.HasSuffix(call.Resource, "globalnetworkpolicies")
-		}
-		eventually(t, account+" to have made every call of its roles", func(context.Context) error {
-			made, err := audited.Calls("system:serviceaccount:" + namespace + ":" + account)
-			if err != nil {
-				return err
-			}
-			for _, call := range made {
-				if !slices.Contains(allowed, call) {
-					return fmt.Errorf("not in the roles: %+v", call)
-				}
-			}
-			for _, call := range allowed {
-				// Where the API server can't stream a list with a watch, it is asked for one.
-				streamed := call
-				if call.Verb == "list" {
-					streamed.Verb = "watch"
-				}
-				if !slices.Contains(made, call) && !slices.Contains(made, streamed) && !later(call) {
-					return fmt.Errorf("in the roles, but not needed: %+v", call)
-				}
-			}
-			return nil
-		})
+		requireCalls(t, audited, account, allowed)
 	}
 	requireArmed(t)
+}
+
+// requireCalls waits until an account has made every call of its roles, and wants it to have made no other one.
+func requireCalls(t *testing.T, audited *cluster.Cluster, account string, allowed []cluster.Call) {
+	t.Helper()
+	// A set of policies goes when nobody has needed it for minutes: make upgrades waits for that.
+	later := func(call cluster.Call) bool {
+		return call.Verb == "delete" && strings.HasSuffix(call.Resource, "globalnetworkpolicies")
+	}
+	eventually(t, account+" to have made every call of its roles", func(context.Context) error {
+		made, err := audited.Calls("system:serviceaccount:" + namespace + ":" + account)
+		if err != nil {
+			return err
+		}
+		for _, call := range made {
+			if !slices.Contains(allowed, call) {
+				return fmt.Errorf("not in the roles: %+v", call)
+			}
+		}
+		for _, call := range allowed {
+			// Where the API server can't stream a list with a watch, it is asked for one.
+			streamed := call
+			if call.Verb == "list" {
+				streamed.Verb = "watch"
+			}
+			if !slices.Contains(made, call) && !slices.Contains(made, streamed) && !later(call) {
+				return fmt.Errorf("in the roles, but not needed: %+v", call)
+			}
+		}
+		return nil
+	})
 }
 
 // patchTrust changes what makes a Node trusted, once it is there.
