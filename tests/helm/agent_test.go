@@ -49,7 +49,7 @@ func parsed(t testing.TB, arguments []string, more ...string) map[string]string 
 	flags.SetOutput(io.Discard)
 	flags.Uint("health-port", 0, "")
 	flags.Duration("resync", time.Hour, "")
-	for _, name := range append(more, "release", "namespace", "mode", "api-group", "set", "interfaces", "node-labels", "adopt", "endpoint-labels",
+	for _, name := range append(more, "release", "namespace", "mode", "api-group", "set", "rollout", "interfaces", "node-labels", "adopt", "endpoint-labels",
 		"kubeconfig", "metrics-address", "log-level", "log-format") {
 		if slices.Contains([]string{"adopt", "narrow-failsafe", "trust-nodes"}, name) {
 			flags.Bool(name, false, "")
@@ -83,6 +83,7 @@ func TestDaemonSetIsAWholeObject(t *testing.T) {
 						"--mode=enforce",
 						"--api-group=" + group,
 						"--set=" + r.policies[0].Labels[setLabel],
+						"--rollout=" + controllerArguments(t, r)["rollout"],
 						"--endpoint-labels=host-endpoint=ingress",
 						"--interfaces=*",
 						"--health-port=9097",
@@ -226,6 +227,7 @@ func requireTold(t *testing.T, arguments func(testing.TB, *rendered) map[string]
 	tell := func(values string) map[string]string {
 		given := arguments(t, render(t, setting{values: values}))
 		delete(given, "set")
+		delete(given, "rollout")
 		delete(given, "policies")
 		return given
 	}

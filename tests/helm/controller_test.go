@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
 )
 
 // controllerArguments parses the controller's arguments as it does, see argumentsOf.
@@ -48,6 +49,7 @@ func TestDeploymentIsAWholeObject(t *testing.T) {
 					"--policies=" + controllerArguments(t, r)["policies"],
 					"--trust-nodes=true",
 					"--api-server-ports=6443",
+					"--rollout=" + argumentsOf(t, r)["rollout"],
 					"--endpoint-labels=host-endpoint=ingress",
 					"--interfaces=*",
 					"--health-port=9095",
@@ -101,7 +103,10 @@ func wantDeployment(release, namespace, id string, arguments []string) *appsv1.D
 		ObjectMeta: metav1.ObjectMeta{Name: id + "-controller", Namespace: namespace, Labels: objectLabels(release, id)},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: pointer[int32](1),
-			Strategy: appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType},
+			Strategy: appsv1.DeploymentStrategy{
+				Type:          appsv1.RollingUpdateDeploymentStrategyType,
+				RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: ptr.To(intstr.FromInt32(0)), MaxUnavailable: ptr.To(intstr.FromInt32(1))},
+			},
 			Selector: &metav1.LabelSelector{MatchLabels: controllerLabels(id)},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: podLabels}, Spec: pod},
 		},
@@ -282,4 +287,22 @@ func TestRenderedArgumentsOfTheControllerAreTheOnesItIsTestedWith(t *testing.T) 
 	kept, err := filepath.Glob(filepath.Join("testdata", "controller-args", "*.txt"))
 	require.NoError(t, err)
 	require.Len(t, kept, len(files), "a file is left over from a values file that is gone")
+}
+
+// An agent heeds what the controller holds against its node only where both were told alike.
+func TestAgentsAndControllerAreToldAlikeByWhichValuesNodesAreJudged(t *testing.T) {
+	rollouts := map[string]string{}
+	for _, values := range []string{
+		"", "mode: off", "hostEndpoint: {acceptPolicies: [x]}", "hostEndpoint: {labels: {a: b}}", "hostEndpoint: {interfaces: [eth0]}", "hostEndpoint: {adopt: true}",
+		"cluster: {trustNodes: false, cidrs: [192.0.2.0/24]}", "essential: {apiServerPorts: [443]}", "ssh: {cidrs: [192.0.2.0/24]}",
+	} {
+		r := render(t, setting{values: values})
+		rollout := argumentsOf(t, r)["rollout"]
+		require.Equal(t, rollout, controllerArguments(t, r)["rollout"])
+		require.Empty(t, rollouts[rollout], "as with other values: %s", values)
+		rollouts[rollout] = "values " + values
+	}
+	for _, values := range []string{"agent: {log: {level: debug}}", "agent: {metrics: {enabled: true}}"} {
+		require.Equal(t, "values ", rollouts[argumentsOf(t, render(t, setting{values: values}))["rollout"]], values)
+	}
 }

@@ -81,7 +81,8 @@ func TestNothingButItsNamesTellsOneReleaseFromAnother(t *testing.T) {
 						s.release, s.namespace, s.kubernetes, s.values = release, namespace, kubernetes, values
 						r := render(t, s)
 						require.Empty(t, r.broken(t, namespace))
-						text := strings.ReplaceAll(r.manifest+r.notes, argumentsOf(t, r)["set"], "revision")
+						given := argumentsOf(t, r)
+						text := strings.NewReplacer(given["set"], "revision", given["rollout"], "rollout").Replace(r.manifest + r.notes)
 						return regexp.MustCompile(`-revision=[0-9a-f]{16}\b`).ReplaceAllString(text, "-revision=digest")
 					}
 					one, two := text("edge-one", "space-one"), text("edge-two", "space-two")

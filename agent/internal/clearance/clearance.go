@@ -35,6 +35,8 @@ type Clearance struct {
 	// Wanted is the set that the controller was rolled out with, Before the one that
 	// was wanted before that; its Revision is empty where there was none.
 	Wanted, Before Set
+	// Rollout stands for the values by which the controller judges nodes.
+	Rollout string
 	// Present are the revisions of all sets of which any policy is in the cluster, sorted.
 	Present []string
 	// Reason says why no node may be armed with the wanted set; empty: they may.
@@ -77,6 +79,7 @@ func (c *Clearance) keys() map[string]any {
 		"policies":        &c.Wanted.Policies,
 		"set-before":      &c.Before.Revision,
 		"policies-before": &c.Before.Policies,
+		"rollout":         &c.Rollout,
 		"sets":            &c.Present,
 		"reason":          &c.Reason,
 		"canary":          &c.Canary,
@@ -196,7 +199,7 @@ func (c Clearance) MayArm(node, set, version string) (why string) {
 	case c.Canary != "" && c.Canary != node:
 		return fmt.Sprintf("node %s goes first with set %s", c.Canary, set)
 	case Newer(version, c.Endpoints):
-		return "the addresses of this node are not trusted by the others yet"
+		return "the controller has not looked at the endpoint as it is now, or the addresses of some nodes are not trusted yet"
 	}
 	return ""
 }

@@ -19,6 +19,7 @@ func full() clearance.Clearance {
 	return clearance.Clearance{
 		Wanted:     clearance.Set{Revision: "b1b1b1b1", Policies: map[string]string{"fw-drop-b1b1b1b1": "0123456789abcdef", "fw-ssh-b1b1b1b1": "fedcba9876543210"}},
 		Before:     clearance.Set{Revision: "a0a0a0a0", Policies: map[string]string{"fw-drop-a0a0a0a0": "0123456789abcdef"}},
+		Rollout:    "c2c2c2c2",
 		Present:    []string{"a0a0a0a0", "b1b1b1b1"},
 		Reason:     "GlobalNetworkPolicies are missing: fw-ssh-b1b1b1b1",
 		Canary:     "n1",
@@ -79,6 +80,7 @@ func TestPersonSeesOneFactInEachKey(t *testing.T) {
 		"policies":        `{"fw-drop-b1b1b1b1":"0123456789abcdef","fw-ssh-b1b1b1b1":"fedcba9876543210"}`,
 		"set-before":      "a0a0a0a0",
 		"policies-before": `{"fw-drop-a0a0a0a0":"0123456789abcdef"}`,
+		"rollout":         "c2c2c2c2",
 		"sets":            "a0a0a0a0 b1b1b1b1",
 		"reason":          "GlobalNetworkPolicies are missing: fw-ssh-b1b1b1b1",
 		"canary":          "n1",
@@ -186,7 +188,7 @@ func TestNodeGetsAnEndpointOnceTheControllerHasLookedAtIt(t *testing.T) {
 }
 
 func TestNodeIsArmedOnlyWithTheSetThatIsCleared(t *testing.T) {
-	const untrusted = "the addresses of this node are not trusted by the others yet"
+	const untrusted = "the controller has not looked at the endpoint as it is now, or the addresses of some nodes are not trusted yet"
 	for name, test := range map[string]struct {
 		change  func(*clearance.Clearance)
 		set     string

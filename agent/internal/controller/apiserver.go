@@ -49,7 +49,10 @@ func (c Config) asksAPIServers(f facts, m *memory) bool {
 func (c Config) nextAsk(f facts, m *memory) time.Time {
 	last := f.apiServers
 	every := c.Resync
-	if last.err != nil || len(last.closed) > 0 {
+	switch {
+	case last.answered.IsZero():
+		every = askNew
+	case last.err != nil || len(last.closed) > 0:
 		every = min(every, askAgain)
 	}
 	for _, object := range f.nodes {

@@ -42,6 +42,8 @@ type Config struct {
 	Release, Namespace string
 	// Wanted is the set that nodes are to be armed with.
 	Wanted clearance.Set
+	// Rollout stands for these settings, as agents are told it.
+	Rollout string
 	// Off arms no node.
 	Off bool
 	// TrustNodes keeps a set of addresses for each Node, which the policies trust. Without

@@ -104,20 +104,25 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 		d.status = Status{State: Closed, Reason: fmt.Sprintf("the release is being uninstalled, as %s says or has said: nothing is written any more. "+
 			"If it is not, write kubectl -n %s rollout restart deployment %s-controller", c.subject(), c.Namespace, c.Release)}
 		return d
-	case !again && was.Wanted.Revision != "" && was.Controller.After(m.started):
+	case was.Wanted.Revision != "" && (!again || was.Rollout != c.Rollout) && was.Controller.After(m.started):
 		d.status = Status{State: Yielding, Reason: fmt.Sprintf("a newer controller looks after set %s (%s): this one, of set %s, writes nothing", was.Wanted.Revision, c.subject(), c.Wanted.Revision)}
+		return d
+	case f.configMap != nil && len(f.configMap.Data) > 0 && was.Wanted.Revision == "" && f.configMap.Labels[endpoint.ReleaseLabel] != c.Release && !m.opening:
+		d.status = Status{State: Waiting, Reason: c.subject() + " is there already and somebody else's: delete it, or install under another name"}
 		return d
 	}
 	c.lookAtNodes(f, m)
 	carried := c.carried(f)
 	present := policyset.Present(c.Release, f.policies)
 	now := clearance.Clearance{
-		Wanted: c.Wanted, Before: was.Wanted, Present: slices.Sorted(maps.Keys(present)), Drift: map[string]string{},
+		Wanted: c.Wanted, Before: was.Wanted, Rollout: c.Rollout, Present: slices.Sorted(maps.Keys(present)), Drift: map[string]string{},
 		Nodes: was.Nodes, Endpoints: was.Endpoints, Paused: f.paused, Controller: m.started,
 	}
-	if again {
+	if again || carried[was.Before.Revision] > 0 && carried[was.Wanted.Revision] == 0 {
+		// That is the one which nodes are armed with, or were last.
 		now.Before = was.Before
 	}
+	now.Present = slices.Compact(slices.Sorted(slices.Values(append(now.Present, c.unlabelled(f, now)...))))
 	if again && was.Controller.After(m.started) {
 		// Two of the same do the same, and don't fight over who says so.
 		now.Controller = was.Controller
@@ -172,6 +177,17 @@ func (m *memory) remember(c Config, f facts) (was clearance.Clearance) {
 	return was
 }
 
+// unlabelled are the known sets of which a policy is there, whatever became of its labels:
+// Felix does not ask for them.
+func (c Config) unlabelled(f facts, now clearance.Clearance) (sets []string) {
+	for _, set := range []clearance.Set{now.Wanted, now.Before} {
+		if slices.ContainsFunc(f.policies, func(p *policyset.Policy) bool { return set.Policies[p.Name] != "" }) {
+			sets = append(sets, set.Revision)
+		}
+	}
+	return sets
+}
+
 // leftovers are the Nodes with endpoints that other settings have left there. Where single
 // interfaces have endpoints, agents see that themselves.
 func (c Config) leftovers(m *memory) (names []string) {
@@ -203,9 +219,6 @@ func (c Config) held(f facts, m *memory, d *decision) (held, conflicts map[strin
 	held, conflicts = map[string][]string{}, map[string][]string{}
 	if c.guardsAPIServers() {
 		d.at(c.nextAsk(f, m))
-		if last := f.apiServers; last.answered.IsZero() {
-			held[fmt.Sprintf("cannot tell whether API servers of nodes stay open: %v", last.err)] = []string{clearance.AllNodes}
-		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
 		n := m.nodes[name]
@@ -245,6 +258,12 @@ func (c Config) mayNotArm(f facts, m *memory, carried bool, d *decision) string 
 	}
 	if m.completeSince.IsZero() {
 		m.completeSince = f.now
+	}
+	if c.Off {
+		return "mode is off"
+	}
+	if c.guardsAPIServers() && f.apiServers.answered.IsZero() {
+		return fmt.Sprintf("cannot tell whether API servers of nodes stay open: %v", f.apiServers.err)
 	}
 	var late []string
 	for name, since := range m.late {
@@ -333,7 +352,7 @@ func (c Config) mark(f facts, m *memory, was clearance.Clearance, now *clearance
 	waits := now.Reason != was.Reason || now.Canary != was.Canary
 	var first time.Time // creation of the oldest that is not looked after yet
 	for _, n := range m.nodes {
-		waits = waits || n.wants && !n.carries && !n.held
+		waits = waits || n.wants && !n.carries && !n.held && clearance.Newer(n.newest, now.Endpoints)
 		known := n.known.Add(knownFor)
 		unasked := c.guardsAPIServers() && f.apiServers.answered.Before(n.known)
 		if (unasked || f.now.Before(known)) && (first.IsZero() || n.created.Before(first)) {

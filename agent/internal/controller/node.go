@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/event"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
@@ -24,11 +25,12 @@ type node struct {
 	uid            types.UID
 	created, known time.Time // known is since when this controller knows the Node
 	ready          bool
-	has            bool // an endpoint of the release
-	wants          bool // the wanted set, says its agent
-	carries        bool // the wanted set, on all its endpoints
-	armed          bool // with any set
-	leftovers      bool // the release has endpoints there that are not called as the Node
+	newest         string // version of an endpoint of the release
+	has            bool   // one
+	wants          bool   // the wanted set, says its agent
+	carries        bool   // the wanted set, on all its endpoints
+	armed          bool   // with any set
+	leftovers      bool   // the release has endpoints there that are not called as the Node
 	rivals         []string
 	variants       []variant
 	foreign        []string // policies of others that would select one of the variants
@@ -105,6 +107,9 @@ func (c Config) newNode(object *corev1.Node, heps []*v3.HostEndpoint, before *no
 		switch release := endpoint.ReleaseOf(hep); {
 		case release == c.Release:
 			set := endpoint.SetOf(hep)
+			if clearance.Newer(hep.ResourceVersion, n.newest) {
+				n.newest = hep.ResourceVersion
+			}
 			n.has, n.armed = true, n.armed || set != ""
 			n.leftovers = n.leftovers || hep.Name != object.Name
 			n.wants = n.wants || endpoint.NoteOf(hep).Wanted == c.Wanted.Revision

@@ -144,9 +144,6 @@ func (s Shape) Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 
 	labels := copyOf(seen.labels)
 	delete(labels, SetLabel)
-	for key := range s.Labels {
-		delete(labels, key)
-	}
 	kept := NoteOf(desired).Labels
 	for _, key := range NoteOf(current).Labels {
 		if !slices.Contains(kept, key) {

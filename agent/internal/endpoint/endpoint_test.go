@@ -248,7 +248,7 @@ func TestPatchSetsBackWhatTheAgentOwns(t *testing.T) {
 		},
 		"the annotation that shadows labels": {
 			spoil: func(hep *v3.HostEndpoint) {
-				hep.Annotations = map[string]string{endpoint.MetadataAnnotation: `{"labels":{"host-endpoint":"ingress"}}`}
+				hep.Annotations = map[string]string{endpoint.MetadataAnnotation: `{"labels":{"host-firewall.io/set":"r1"}}`}
 			},
 			want: `{"metadata":{"annotations":{"projectcalico.org/metadata":null},"resourceVersion":"7"}}`,
 		},

@@ -135,7 +135,8 @@ func (c Config) sort(f facts, m *memory) (s sorted) {
 
 // open is what becomes of the node when a person, or the uninstall, says so.
 func (c Config) open(f facts) decision {
-	d := decision{state: Waiting, change: !f.said.Paused, remove: !f.said.Paused}
+	// Also where Calico's datastore is not to be written to: whoever says so may be gone.
+	d := decision{state: Waiting, change: true, remove: true}
 	switch {
 	case f.said.Closed:
 		d.reason = "the release is being uninstalled"
@@ -175,7 +176,11 @@ func (c Config) arm(f facts, s sorted) decision {
 		// The controller sees it before it is armed.
 		return stays("the endpoint has to be there before it is armed")
 	}
-	if why := f.said.MayArm(c.Node, c.Set, s.version); why != "" {
+	why := f.said.MayArm(c.Node, c.Set, s.version)
+	if why == "" {
+		why = c.judged(f)
+	}
+	if why != "" {
 		d := stays(why)
 		if _, conflict := f.said.Hold(c.Node); conflict {
 			d.state = Conflict
@@ -185,10 +190,21 @@ func (c Config) arm(f facts, s sorted) decision {
 	return c.armed("")
 }
 
+// judged says why the clearance is not about this agent's values, or not about its Node yet;
+// empty: it is about both.
+func (c Config) judged(f facts) string {
+	if f.said.Rollout != c.Rollout {
+		return "controller and agent were rolled out with other values; one of them is about to be replaced"
+	}
+	return f.said.MayCreate(c.Node, f.node.CreationTimestamp.Time)
+}
+
 // stillArmed is an armed node, with what the controller has seen since.
 func (c Config) stillArmed(f facts) decision {
 	hold, conflict := f.said.Hold(c.Node)
-	if hold == "" {
+	if hold == "" || f.said.Rollout != c.Rollout {
+		// What new values hold against the node is for the agent that comes with them: if old
+		// agents were not ready for it, all would be replaced at once.
 		return c.armed(f.said.Drift[c.Set])
 	}
 	d := c.armed(hold)
@@ -223,7 +239,7 @@ func (c Config) mayCreate(f facts, m memory, d decision) decision {
 	case f.said == nil:
 		why = f.unsaid
 	default:
-		why = f.said.MayCreate(c.Node, f.node.CreationTimestamp.Time)
+		why = c.judged(f)
 	}
 	if d.create = why == ""; d.create || d.state == Off {
 		return d

@@ -135,7 +135,7 @@ func TestNothingIsWrittenWhileTheDatastoreIsNotReady(t *testing.T) {
 	})
 }
 
-// Somebody who takes the arming label off again and again, at once.
+// Somebody who takes the label of the set off again and again, at once.
 func TestFightOverAFieldSlowsDownAndIsToldOnce(t *testing.T) {
 	meter := &countingMeter{}
 	config := testConfig()

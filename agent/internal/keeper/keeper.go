@@ -98,6 +98,8 @@ type Config struct {
 	Release string
 	// Set is the revision of the policies that the node is armed with when it may be.
 	Set string
+	// Rollout stands for the values by which the controller has to judge the node.
+	Rollout string
 	// Off keeps every endpoint unarmed and the failsafe as it was without us.
 	Off bool
 	// Audit leaves the failsafe as it was without us, too: the policies of the release

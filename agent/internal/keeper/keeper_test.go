@@ -353,6 +353,25 @@ func TestWhatIsWrongWithAnArmedNodeIsSaidAndOpensNothing(t *testing.T) {
 	}
 }
 
+// Old agents that are not ready would all be replaced at once, whatever maxUnavailable says.
+func TestWhatNewValuesHoldAgainstANodeMakesNoOldAgentNotReady(t *testing.T) {
+	for _, held := range []func(*clearance.Clearance){
+		func(c *clearance.Clearance) { c.Held = map[string][]string{"that": {clearance.AllNodes}} },
+		func(c *clearance.Clearance) { c.Conflicts = map[string][]string{"that": {clearance.AllNodes}} },
+	} {
+		play(t, withArmed, func(s *scene) {
+			s.say(func(c *clearance.Clearance) { c.Rollout = "new"; held(c) })
+			s.pass(time.Minute)
+			assert.True(t, s.keeper.Status().Ready)
+		})
+	}
+	play(t, func(c *cluster) { withClearance(c); c.said.Rollout = "new" }, func(s *scene) {
+		s.pass(time.Minute)
+		assert.Empty(t, s.take(), "and what is not judged by its values is not for it")
+		assert.Contains(t, s.keeper.Status().Reason, "rolled out with other values")
+	})
+}
+
 func TestEndpointThatIsDeletedWhileAPolicyIsLostComesBackUnarmed(t *testing.T) {
 	play(t, withArmed, func(s *scene) {
 		s.say(func(c *clearance.Clearance) {
@@ -385,12 +404,12 @@ func TestNodeLosesItsLabelWhenNoPolicyOfItsSetIsLeft(t *testing.T) {
 
 func TestWayOutTakesTheEndpointAwayAndMakesNothingUntilItIsOver(t *testing.T) {
 	play(t, withArmed, func(s *scene) {
-		s.say(func(c *clearance.Clearance) { c.Opened, c.Open = true, "we are locked out" })
+		s.say(func(c *clearance.Clearance) { c.Opened, c.Open, c.Paused = true, "we are locked out", true })
 		s.pass(time.Hour)
 		assert.Equal(t, []string{"delete armed"}, s.take())
 		assert.False(t, s.keeper.Status().Ready)
 		assert.Contains(t, s.keeper.Status().Reason, "we are locked out")
-		s.say(func(c *clearance.Clearance) { c.Opened, c.Canary = false, "n0" })
+		s.say(func(c *clearance.Clearance) { c.Opened, c.Canary, c.Paused = false, "n0", false })
 		s.pass(time.Hour)
 		assert.Equal(t, []string{"create unarmed"}, s.take(), "through the gate again")
 	})

@@ -36,7 +36,7 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 		desired, bad := shape.Desired(f.node, iface, f.addresses, d.set)
 		invalid = append(invalid, bad...)
 		// Labels of other settings go when those of these settings take over.
-		keep := d.set != c.Set && d.state != Off
+		keep := d.set != c.Set && d.set != ""
 		note := endpoint.Note{State: string(d.state), Reason: d.reason, Since: f.now, Wanted: c.Set}
 		endpoint.SetNote(desired, current, note, keep)
 		urgent := d.urgent && current != nil && endpoint.NoteOf(current).Wanted != c.Set

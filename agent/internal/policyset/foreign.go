@@ -33,7 +33,7 @@ func Foreign(have []*Policy, release string, labels []map[string]string, accepte
 	}
 	var broken []string
 	for _, policy := range have {
-		if policy.isOf(release, labels) || accepts(accepted, policy.Name) {
+		if accepts(accepted, policy.Name) {
 			continue
 		}
 		selects, err := policy.read()
@@ -41,7 +41,7 @@ func Foreign(have []*Policy, release string, labels []map[string]string, accepte
 			broken = append(broken, fmt.Sprintf("GlobalNetworkPolicy %s has a selector that cannot be read, so Felix ignores it: %v", policy.Name, err))
 			continue
 		}
-		if slices.ContainsFunc(labels, selects.Evaluate) {
+		if slices.ContainsFunc(labels, func(l map[string]string) bool { return selects.Evaluate(l) && !policy.isOf(release, l) }) {
 			names = append(names, policy.Name)
 		}
 	}
@@ -50,12 +50,11 @@ func Foreign(have []*Policy, release string, labels []map[string]string, accepte
 	return slices.Compact(names), strings.Join(broken, "; ")
 }
 
-// isOf tells whether the policy belongs to a set of the release that any of the labels
-// arm with. Lack says so where it only pretends to.
-func (p *Policy) isOf(release string, labels []map[string]string) bool {
+// isOf tells whether the policy belongs to the set of the release that the labels arm with.
+// Lack says so where it only pretends to.
+func (p *Policy) isOf(release string, labels map[string]string) bool {
 	set := p.Labels[endpoint.SetLabel]
-	return set != "" && p.Labels[endpoint.ReleaseLabel] == release &&
-		slices.ContainsFunc(labels, func(l map[string]string) bool { return l[endpoint.SetLabel] == set })
+	return set != "" && p.Labels[endpoint.ReleaseLabel] == release && labels[endpoint.SetLabel] == set
 }
 
 // accepts tells whether a policy is accepted by its name, with or without the

@@ -74,7 +74,7 @@ func selecting(selector string, p *policyset.Policy) *policyset.Policy {
 
 func TestForeignIsWhatIsNeitherOursNorAccepted(t *testing.T) {
 	policies := []*policyset.Policy{
-		selecting("all()", policy("fw-drop-b1", "fw", "b1", "")),
+		selecting("host-firewall.io/set == 'b1'", policy("fw-drop-b1", "fw", "b1", "")),
 		selecting("all()", policy("zone.deny", "", "", "")),
 		selecting("all()", policy("other-drop-b1", "other", "b1", "")),
 		selecting("all()", policy("default.deny", "", "", "")),
@@ -97,6 +97,14 @@ func TestForeignIsWhatIsNeitherOursNorAccepted(t *testing.T) {
 			assert.Equal(t, test.want, got)
 		})
 	}
+}
+
+// A policy of the set that somebody has edited so that it selects endpoints that are not armed
+// would close a node that nothing is allowed to yet.
+func TestPolicyOfTheSetThatSelectsUnarmedEndpointsIsInTheWay(t *testing.T) {
+	policies := []*policyset.Policy{selecting("all()", policy("fw-drop-b1", "fw", "b1", ""))}
+	got, _ := policyset.Foreign(policies, "fw", bothStates(), nil)
+	assert.Equal(t, []string{"fw-drop-b1"}, got)
 }
 
 // A label of ours does not make a policy ours: what the labels don't arm with is judged by

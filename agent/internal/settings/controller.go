@@ -10,7 +10,7 @@ It writes no endpoint and no policy; it deletes sets of policies that nobody use
 Usage:
   PROGRAM controller [--name=value ...]`,
 		groups: []group{
-			{"What to look after", []string{"release", "namespace", "mode", "set", "policies"}},
+			{"What to look after", []string{"release", "namespace", "mode", "set", "rollout", "policies"}},
 			{"Who is trusted", []string{"trust-nodes", "cluster-cidrs"}},
 			{"What holds nodes back", []string{"api-server-ports", "accept-policies"}},
 			{"The agents' endpoints", []string{"interfaces", "node-labels", "adopt", "endpoint-labels"}},

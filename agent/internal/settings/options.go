@@ -72,6 +72,8 @@ func (c Command) rules(s *Settings) []option {
 			into(&s.Mode, oneOf(ModeEnforce, ModeAudit, ModeOff))},
 		{"set", required, "revision of the policy set that nodes are armed with",
 			into(&s.Set, valid("the revision of a policy set", validation.IsValidLabelValue))},
+		{"rollout", "", "hash of the values that agents and controller are rolled out with alike; empty: it does not matter",
+			into(&s.Rollout, optional(valid("such a hash", validation.IsValidLabelValue)))},
 		{"policies", required, "name=digest of each GlobalNetworkPolicy of the set, comma separated",
 			into(&s.Policies, readDigests)},
 		{"interfaces", "*", "interfaces that get an endpoint: * for all in one, names, globs (eth*), comma separated",

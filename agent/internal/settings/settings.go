@@ -31,7 +31,7 @@ type Settings struct {
 	DaemonSet, Deployment, Account, TestPod string
 	APIGroup, Kubeconfig                    string
 	Mode                                    string // ModeEnforce, ModeAudit or ModeOff
-	Set                                     string
+	Set, Rollout                            string
 	Policies                                map[string]string // digests by name
 	EndpointLabels                          map[string]string
 	Interfaces, NodeLabels, AcceptPolicies  []string

@@ -144,9 +144,6 @@ func flannelOf(node *corev1.Node) (addresses []string) {
 	}
 	slices.Sort(addresses)
 	cidrs := node.Spec.PodCIDRs
-	if len(cidrs) == 0 && node.Spec.PodCIDR != "" {
-		cidrs = []string{node.Spec.PodCIDR}
-	}
 	for _, text := range cidrs {
 		if cidr, err := netip.ParsePrefix(text); err == nil {
 			addresses = append(addresses, cidr.Masked().Addr().String())

@@ -106,14 +106,6 @@ func TestNodeIsKnownByItsAddresses(t *testing.T) {
 				flannel+"public-ip-overwrite", "203.0.113.1", flannel+"public-ipv6-overwrite", "2001:db8::a"),
 			nets: []string{"198.51.100.1/32", "203.0.113.1/32", "2001:db8::9/128", "2001:db8::a/128"},
 		},
-		"flannel with one network": {
-			node: func() *corev1.Node {
-				n := annotated(node("a"), flannel+"backend-type", "vxlan")
-				n.Spec.PodCIDR = "10.244.1.7/24"
-				return n
-			}(),
-			nets: []string{"10.244.1.0/32"},
-		},
 		"without flannel the network for pods is no node's": {node: podCIDRs(annotated(node("a", "192.0.2.1"), "k", "v"), "10.244.1.0/24"), nets: []string{"192.0.2.1/32"}},
 		"a network for pods that is none":                   {node: podCIDRs(annotated(node("a", "192.0.2.1"), flannel+"backend-type", "vxlan"), "10.244.1.0", ""), nets: []string{"192.0.2.1/32"}},
 		"what is no address of a node": {

@@ -144,7 +144,7 @@ The entries of ingress, each of which Calico has to take: only TCP, UDP and SCTP
 {{- end -}}
 {{- range $i, $key := .Values.hostEndpoint.nodeLabels -}}
 {{- if or (hasPrefix "host-firewall.io/" $key) (hasKey ($.Values.hostEndpoint.labels | default dict) $key) -}}
-{{- include "host-firewall.refuse" (printf "hostEndpoint.nodeLabels[%d] is %s: that label says which release an endpoint is of, or that it is armed, and whoever can label a Node must not decide that. Write another label." $i $key) -}}
+{{- include "host-firewall.refuse" (printf "hostEndpoint.nodeLabels[%d] is %s: that label says what an endpoint is, or that it is armed (hostEndpoint.labels), and whoever can label a Node must not decide that. Write another label." $i $key) -}}
 {{- end -}}
 {{- end -}}
 {{- range $key, $value := .Values.hostEndpoint.labels -}}

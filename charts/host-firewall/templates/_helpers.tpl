@@ -187,11 +187,21 @@ What agents, controller and test are told alike, as items of a list of arguments
 {{- end -}}
 
 {{/*
+A hash of what the controller judges nodes by. Judged by other values than its own, an armed node's agent has nothing to say: it stays ready,
+and none is armed.
+*/}}
+{{- define "host-firewall.rollout" -}}
+{{- include "host-firewall.policySet" . -}}
+{{- list .policySet.revision (include "host-firewall.mode" .) .Values.hostEndpoint .Values.cluster .Values.essential | toJson | sha256sum | trunc 8 -}}
+{{- end -}}
+
+{{/*
 What agents and controller are told alike beside that: what endpoints are to be, and how to run. Takes a dict of root and ports, a dict
 of health and metrics.
 */}}
 {{- define "host-firewall.loopArguments" -}}
 {{- $values := .root.Values -}}
+- {{ printf "--rollout=%s" (include "host-firewall.rollout" .root) | quote }}
 - {{ printf "--endpoint-labels=%s" (include "host-firewall.endpointLabels" .root) | quote }}
 - {{ printf "--interfaces=%s" (join "," $values.hostEndpoint.interfaces) | quote }}
 {{- with $values.hostEndpoint.nodeLabels }}
