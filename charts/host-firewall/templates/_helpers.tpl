@@ -192,7 +192,7 @@ and none is armed.
 */}}
 {{- define "host-firewall.rollout" -}}
 {{- include "host-firewall.policySet" . -}}
-{{- list .policySet.revision (include "host-firewall.mode" .) .Values.hostEndpoint .Values.cluster .Values.essential | toJson | sha256sum | trunc 8 -}}
+{{- list .policySet.revision (include "host-firewall.mode" .) .Values.hostEndpoint .Values.cluster.trustNodes .Values.cluster.cidrs (include "host-firewall.apiServerPorts" .) | toJson | sha256sum | trunc 8 -}}
 {{- end -}}
 
 {{/*
