@@ -37,6 +37,10 @@ const (
 	mostReasons = 500
 )
 
+// mended says what to do about policies that are not as they were rendered: Helm sends what
+// differs between two renderings only.
+const mended = " (helm upgrade makes those that are missing; change others back, or delete them before)"
+
 // noCanary is the reason while there is no node that could go first.
 const noCanary = "waiting for a first node: none that is Ready and not held back has an endpoint whose agent was rolled out with this set"
 
@@ -129,7 +133,7 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	}
 	for _, set := range []clearance.Set{now.Wanted, now.Before} {
 		if lack := policyset.Lack(c.Release, set, f.policies); lack != "" && carried[set.Revision] > 0 && !now.IsGone(set.Revision) {
-			now.Drift[set.Revision] = lack
+			now.Drift[set.Revision] = lack + mended
 		}
 	}
 	if m.unreadable != "" {
@@ -145,6 +149,9 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	m.cleared = m.cleared || now.Reason == ""
 	if now.Reason == "" && !c.Off {
 		now.Canary, now.Reason = c.canary(f, m, &d)
+	}
+	if was.Opened {
+		now.Reason, now.Canary = "all nodes are open until the annotation "+clearance.OpenAnnotation+" goes", ""
 	}
 	now.Leftovers = c.leftovers(m)
 	c.mark(f, m, was, &now, &d)

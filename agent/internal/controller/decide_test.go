@@ -167,7 +167,7 @@ func TestDriftOfASetInForceIsToldAndDisarmsNobody(t *testing.T) {
 	spec["order"] = "edited by hand"
 	w.policy("fw-drop-A", map[string]string{endpoint.ReleaseLabel: "fw", endpoint.SetLabel: "A"}, spec)
 	said := w.look()
-	assert.Equal(t, map[string]string{"A": "GlobalNetworkPolicies are not as the chart has rendered them: fw-drop-A"}, said.Drift)
+	assert.Equal(t, map[string]string{"A": "GlobalNetworkPolicies are not as the chart has rendered them: fw-drop-A" + mended}, said.Drift)
 	assert.False(t, said.IsGone("A"))
 	assert.False(t, w.last.status.Ready)
 	assert.Equal(t, []string{"A"}, w.last.status.Drift)
@@ -193,7 +193,7 @@ func TestSetBeforeIsJudgedByWhatItsControllerWasTold(t *testing.T) {
 	assert.Equal(t, setOf("A"), said.Before)
 	assert.Equal(t, []string{"A", "B"}, said.Present)
 	w.remove("fw-drop-A")
-	assert.Equal(t, map[string]string{"A": "GlobalNetworkPolicies are missing: fw-drop-A"}, w.look().Drift)
+	assert.Equal(t, map[string]string{"A": "GlobalNetworkPolicies are missing: fw-drop-A" + mended}, w.look().Drift)
 	w.roll("B", "n1", "n2")
 	said = w.look()
 	assert.Equal(t, setOf("A"), said.Before, "still what was before")

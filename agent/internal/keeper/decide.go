@@ -141,9 +141,9 @@ func (c Config) open(f facts) decision {
 	case f.said.Closed:
 		d.reason = "the release is being uninstalled"
 	case f.said.Open == "":
-		d.reason = "opened by the annotation " + clearance.OpenAnnotation + " on the clearance"
+		d.reason = "opened by the annotation " + clearance.OpenAnnotation + " on ConfigMap " + c.Release
 	default:
-		d.reason = fmt.Sprintf("opened by the annotation %s on the clearance: %s", clearance.OpenAnnotation, f.said.Open)
+		d.reason = fmt.Sprintf("opened by the annotation %s on ConfigMap %s: %s", clearance.OpenAnnotation, c.Release, f.said.Open)
 	}
 	return d
 }

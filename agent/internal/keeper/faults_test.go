@@ -548,7 +548,7 @@ func TestEventsAreAboutTheNodeAndFewOfAKind(t *testing.T) {
 	play(t, withClearance, func(s *scene) {
 		s.pass(time.Minute)
 		assert.Equal(t, []string{"Armed"}, s.kinds())
-		assert.Equal(t, "HostEndpoint n1 is armed with policy set r2", s.events[0].Message)
+		assert.Equal(t, "HostEndpoint n1: armed with policy set r2", s.events[0].Message)
 		for range 20 {
 			s.say(func(c *clearance.Clearance) { c.Drift = map[string]string{"r2": "fw-ssh-r2 is missing"} })
 			s.pass(time.Minute)

@@ -144,7 +144,7 @@ func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configu
 	k.agenda.Done(failsafeWork)
 	k.felixWrote = felixWrote{at: time.Now(), of: versionOf(own), to: versionOf(stored)}
 	k.agenda.WasSet(f.now, fields)
-	k.log.Info("failsafe changed", "narrowed", k.config.narrows(), "object", name)
+	k.log.Info("failsafe changed", "object", name, "removed", change.Delete, "fields", fields)
 	return stored, nil
 }
 

@@ -166,7 +166,7 @@ func (k *Keeper) tellChange(now time.Time, w write, d decision, status *Status, 
 	}
 	switch {
 	case was != d.set && d.set != "" && k.memory.set != d.set:
-		k.events.Add(now, eventArmed, "HostEndpoint "+name+" is "+status.Reason)
+		k.events.Add(now, eventArmed, "HostEndpoint "+name+": "+status.Reason)
 	case was != "" && d.set == "":
 		k.events.Add(now, eventDisarmed, "HostEndpoint "+name+" is not armed any more: "+status.Reason)
 	case changed && same(k.wrote[name], w.desired):

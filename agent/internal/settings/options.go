@@ -52,7 +52,7 @@ func (c Command) subjects(s *Settings) []option {
 			into(&s.NodeName, valid("the name of a Node", validation.IsDNS1123Subdomain))},
 		{"release", required, "id that every object of the release is labelled with",
 			into(&s.Release, valid("the id of the release (the chart's full name)", validation.IsDNS1123Label))},
-		{"namespace", required, "namespace of the release, in which its clearance is (the ConfigMap with the release's id)",
+		{"namespace", required, "namespace of the release",
 			into(&s.Namespace, valid("the name of a namespace", validation.IsDNS1123Label))},
 		{"daemonset", required, "name of the DaemonSet that runs the agents",
 			into(&s.DaemonSet, valid("the name of a DaemonSet", validation.IsDNS1123Subdomain))},

@@ -65,14 +65,15 @@ type Agent struct {
 func Run(ctx context.Context, cluster Cluster, told settings.Settings, out io.Writer) error {
 	var last report
 	var broken error
+	ever := false
 	err := wait.PollUntilContextTimeout(ctx, poll, told.Timeout, true, func(ctx context.Context) (bool, error) {
 		seen, err := look(ctx, cluster, told)
 		switch {
 		case err == nil:
-			last, broken = judge(want{told}, seen), nil
+			last, broken, ever = judge(want{told}, seen), nil, true
 			return len(last.problems) == 0, nil
-		case ctx.Err() == nil || broken == nil:
-			// What comes of the end of the time says less.
+		case ctx.Err() == nil || !ever:
+			// What comes of the end of the time says less than what was seen before.
 			broken = err
 		}
 		return false, nil

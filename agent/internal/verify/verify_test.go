@@ -300,3 +300,19 @@ func TestClusterThatCannotBeReadIsAFailureThatSaysWhy(t *testing.T) {
 	_, _, err = f.run(t, false)
 	require.ErrorContains(t, err, "install Calico or its CRDs")
 }
+
+// A request that the end of the time cuts off says less than what was seen before.
+func TestWhatWasSeenLastIsToldWhenTheTimeIsOver(t *testing.T) {
+	f := protected()
+	f.policies = f.policies[1:]
+	f.before = func(_ *fake, passed time.Duration) error {
+		if passed < 59*time.Second {
+			return nil
+		}
+		time.Sleep(time.Minute - passed)
+		return context.DeadlineExceeded
+	}
+	printed, _, err := f.run(t, false)
+	require.ErrorContains(t, err, "is not as it should be")
+	assert.Contains(t, printed, "fw-ssh-r1")
+}
