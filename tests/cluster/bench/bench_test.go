@@ -85,7 +85,7 @@ func example() *Report {
 			Nodes: 5000, Watches: 25000, IdleSeconds: 60,
 			Starts: []Start{
 				{First: firstHealthy, Keepers: 5000, Armed: 5000, ArmedSeconds: 59.5, Ready: 4999, ReadySeconds: 300},
-				{First: firstAbsent, Keepers: 4999, Armed: 4999, ArmedSeconds: 59.6, Ready: 4999, ReadySeconds: 70},
+				{First: firstAbsent, Keepers: 4999, Armed: 4999, ArmedSeconds: 59.6, Ready: 4999, ReadySeconds: 70, Requests: map[string]int{"POST hostendpoints 201": 9998, "WATCH felixconfigurations 200": 4999}},
 			},
 			Changes: []Change{{Name: Upgraded, Done: 5000, Seconds: 12.3, Ready: 5000, ReadySeconds: 20}, {Name: SwitchedOff, Done: 5000, Ready: 5000, Unarmed: 5000}},
 		}},
@@ -132,6 +132,7 @@ func TestReportIsWrittenForPeopleAndPrograms(t *testing.T) {
 	assert.Contains(t, string(text), "| deleted endpoint back and armed, ms: p50 / p90 / p99 / max | 4.0 / 4.0 / 4.0 / 4.0 | 8.0 / 8.0 / 8.0 / 8.0 | not within 1 s |\n")
 	assert.Contains(t, string(text), "| controller and keepers started together; seconds until all keepers' nodes were armed | 59.5 | 59.6 |\n")
 	assert.Contains(t, string(text), "| all were ready, the failsafe of SSH narrowed | only 4999 ready | 70.0 |\n")
+	assert.Contains(t, string(text), "| requests per keeper until all were armed; and for the failsafe of those that were | 0.0; 0.0 | 2.0; 1.0 |\n")
 	assert.Contains(t, string(text), "| nodes, when all is done | 5000 |\n")
 	assert.Contains(t, string(text), "| "+Upgraded+" | 5000 | 12.3 | 20.0 | 0.0 | 0 | 0.0 |\n")
 	assert.Contains(t, string(text), "| anonymous memory of that, MB | 2.0 | 2.0 | 2.0 |\n")
