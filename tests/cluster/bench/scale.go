@@ -236,7 +236,7 @@ func (l *life) arm(ctx context.Context) (s Start, err error) {
 		return s, err
 	}
 	s.ServerCPU = (after.cpu - before.cpu).Seconds()
-	l.say("%d of %d armed after %.1f s (p50 %.1f, p99 %.1f)", s.Armed, s.Keepers, s.ArmedSeconds, s.ArmedP50, s.ArmedP99)
+	l.say("%d of %d armed after %.1f s (p50 %.1f, p99 %.1f), of the API server %.1f s CPU", s.Armed, s.Keepers, s.ArmedSeconds, s.ArmedP50, s.ArmedP99, s.ServerCPU)
 	r, err := l.fleet.ask("status")
 	if err != nil {
 		return s, err
