@@ -33,12 +33,13 @@ const (
 // Agenda is when what is due. It is for one goroutine.
 type Agenda struct {
 	due     map[string]time.Time
+	asked   map[string]bool // what was not due yet when somebody asked, since Next
 	backoff *flowcontrol.Backoff
 }
 
 // New returns an agenda on which nothing is.
 func New() *Agenda {
-	return &Agenda{due: map[string]time.Time{}, backoff: flowcontrol.NewBackOffWithJitter(retryFirst, retryMost, jitter)}
+	return &Agenda{due: map[string]time.Time{}, asked: map[string]bool{}, backoff: flowcontrol.NewBackOffWithJitter(retryFirst, retryMost, jitter)}
 }
 
 // Set makes work due at a time.
@@ -54,8 +55,14 @@ func (a *Agenda) NotAfter(what string, at time.Time) {
 // Has tells whether work is on the agenda, due or not.
 func (a *Agenda) Has(what string) bool { return !a.due[what].IsZero() }
 
-// Waits tells whether work is not due yet.
-func (a *Agenda) Waits(what string) bool { return time.Now().Before(a.due[what]) }
+// Waits tells whether work is not due yet. Who asked is called again when it is.
+func (a *Agenda) Waits(what string) bool {
+	waits := time.Now().Before(a.due[what])
+	if waits {
+		a.asked[what] = true
+	}
+	return waits
+}
 
 // Begin tells whether work is due, and takes it from the agenda then.
 func (a *Agenda) Begin(what string) bool {
@@ -84,15 +91,16 @@ func (a *Agenda) Done(what string) {
 	a.backoff.DeleteEntry(what)
 }
 
-// Next returns how long it is until anything is due; what is due already but was not begun
-// does not count. It is an hour where nothing is.
+// Next returns how long it is until anything is due. What is due already counts only where it
+// was not yet when it was asked for. It is an hour where nothing is.
 func (a *Agenda) Next(now time.Time) time.Duration {
 	next := time.Hour
-	for _, due := range a.due {
-		if due.After(now) {
-			next = min(next, due.Sub(now))
+	for what, due := range a.due {
+		if due.After(now) || a.asked[what] {
+			next = min(next, max(due.Sub(now), 0))
 		}
 	}
+	clear(a.asked)
 	return next
 }
 
