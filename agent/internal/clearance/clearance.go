@@ -217,13 +217,25 @@ func (c Clearance) Hold(node string) (why string, conflict bool) {
 	return "", false
 }
 
+// IsHeld tells whether there is a reason to hold this very node.
+func (c Clearance) IsHeld(node string) bool {
+	why, _ := c.Hold(node)
+	return why != ""
+}
+
 // HasLeftovers tells whether the node has any.
 func (c Clearance) HasLeftovers(node string) bool {
 	return slices.Contains(c.Leftovers, node) || slices.Contains(c.Leftovers, AllNodes)
 }
 
+// None is what Present holds where no policy of any set is left. That it holds nothing says
+// nothing.
+const None = "none"
+
 // IsGone tells whether no policy of the set is left.
-func (c Clearance) IsGone(set string) bool { return !slices.Contains(c.Present, set) }
+func (c Clearance) IsGone(set string) bool {
+	return len(c.Present) > 0 && !slices.Contains(c.Present, set)
+}
 
 // Newer tells whether version a of an object is newer than b. A version that is no number
 // is no newer than any; any number is newer than none.

@@ -240,7 +240,8 @@ func TestSetIsGoneWithItsLastPolicy(t *testing.T) {
 	assert.False(t, c.IsGone("a0"))
 	assert.False(t, c.IsGone("b1"))
 	assert.True(t, c.IsGone("c2"))
-	assert.True(t, clearance.Clearance{}.IsGone("a0"))
+	assert.True(t, clearance.Clearance{Present: []string{clearance.None}}.IsGone("a0"))
+	assert.False(t, clearance.Clearance{}.IsGone("a0"), "a ConfigMap that does not say so")
 }
 
 func TestLeftoversAreOfSingleNodesOrOfAll(t *testing.T) {

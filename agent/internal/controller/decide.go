@@ -33,6 +33,9 @@ const (
 	// marksEvery is the least time between two changes of the marks alone: each wakes
 	// every agent.
 	marksEvery = time.Second
+	// clocksDiffer is by how much those of two nodes may. What is further ahead nobody's clock
+	// has written.
+	clocksDiffer = time.Minute
 	// mostReasons is how many reasons of one kind a ConfigMap holds: its size has a limit.
 	mostReasons = 500
 )
@@ -74,6 +77,7 @@ type memory struct {
 	// that nothing has forbidden to arm nodes with it at least once.
 	completeSince time.Time
 	cleared       bool
+	lacked        bool // the set was seen incomplete
 	// canary goes first, since then. verified tells that a node is armed with the wanted set
 	// and well, carriedSince when each that is armed with it was first seen so.
 	canary       string
@@ -108,7 +112,7 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 		d.status = Status{State: Closed, Reason: fmt.Sprintf("the release is being uninstalled, as %s says or has said: nothing is written any more. "+
 			"If it is not, write kubectl -n %s rollout restart deployment %s-controller", c.subject(), c.Namespace, c.Release)}
 		return d
-	case was.Wanted.Revision != "" && (!again || was.Rollout != c.Rollout) && was.Controller.After(m.started):
+	case was.Wanted.Revision != "" && (!again || was.Rollout != c.Rollout) && was.Controller.After(m.started) && was.Controller.Before(f.now.Add(clocksDiffer)):
 		d.status = Status{State: Yielding, Reason: fmt.Sprintf("a newer controller looks after set %s (%s): this one, of set %s, writes nothing", was.Wanted.Revision, c.subject(), c.Wanted.Revision)}
 		return d
 	case f.configMap != nil && len(f.configMap.Data) > 0 && was.Wanted.Revision == "" && f.configMap.Labels[endpoint.ReleaseLabel] != c.Release && !m.opening:
@@ -127,6 +131,9 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 		now.Before = was.Before
 	}
 	now.Present = slices.Compact(slices.Sorted(slices.Values(append(now.Present, c.unlabelled(f, now)...))))
+	if len(now.Present) == 0 {
+		now.Present = []string{clearance.None}
+	}
 	if again && was.Controller.After(m.started) {
 		// Two of the same do the same, and don't fight over who says so.
 		now.Controller = was.Controller
@@ -260,11 +267,19 @@ func (c Config) held(f facts, m *memory, d *decision) (held, conflicts map[strin
 // nothing. That a node is armed alone clears nothing: somebody may have done that by hand.
 func (c Config) mayNotArm(f facts, m *memory, carried bool, d *decision) string {
 	if lack := policyset.Lack(c.Release, c.Wanted, f.policies); lack != "" {
-		m.completeSince = time.Time{}
+		m.completeSince, m.lacked = time.Time{}, true
 		return lack
 	}
 	if m.completeSince.IsZero() {
 		m.completeSince = f.now
+		if carried && !m.lacked {
+			// Felix enforces it already.
+			m.completeSince = f.now.Add(-settle)
+		}
+	}
+	if settled := m.completeSince.Add(settle); f.now.Before(settled) && !c.Off {
+		d.at(settled)
+		return "policies are complete, Felix gets a moment to read them"
 	}
 	if c.Off {
 		return "mode is off"
@@ -291,10 +306,6 @@ func (c Config) mayNotArm(f facts, m *memory, carried bool, d *decision) string 
 			d.notices = append(d.notices, notice{kind: eventUntrusted, message: untrusted})
 		}
 		return ""
-	}
-	if settled := m.completeSince.Add(settle); f.now.Before(settled) && !carried {
-		d.at(settled)
-		return "policies are complete, Felix gets a moment to read them"
 	}
 	return untrusted
 }

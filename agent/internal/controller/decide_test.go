@@ -175,7 +175,8 @@ func TestDriftOfASetInForceIsToldAndDisarmsNobody(t *testing.T) {
 	w.install("A")
 	said = w.look()
 	assert.Empty(t, said.Drift)
-	assert.True(t, mayArm(said, "n2", "A"), "at once, for Felix enforces it already")
+	assert.False(t, mayArm(said, "n2", "A"), "Felix may not have read what has come back")
+	assert.True(t, mayArm(w.after(settle), "n2", "A"))
 
 	w.remove("fw-drop-A")
 	w.remove("fw-allow-A")

@@ -31,6 +31,9 @@ const SetLabel = ownPrefix + "set"
 // ownPrefix is what all labels and annotations of host-firewall start with.
 const ownPrefix = "host-firewall.io/"
 
+// IsOwn tells whether a label or an annotation is one of host-firewall's.
+func IsOwn(key string) bool { return strings.HasPrefix(key, ownPrefix) }
+
 // AllInterfaces is Calico's name for an endpoint that covers every interface of
 // its node, forwarded traffic included.
 const AllInterfaces = "*"

@@ -126,8 +126,14 @@ func (c Config) sort(f facts, m *memory) (s sorted) {
 		}
 	}
 	m.ours = ours
-	if s.carried == "" {
-		// It was deleted, or its label taken off, behind our back.
+	for _, hep := range f.endpoints {
+		// One that has to go covers what is to come until that is there.
+		if s.carried == "" && c.shape().Owns(hep) && hep.Spec.Node == c.Node {
+			s.carried = endpoint.SetOf(hep)
+		}
+	}
+	if m.set != "" && s.carried != c.Set {
+		// It was deleted, or its label changed, behind our back.
 		s.carried = m.set
 	}
 	return s

@@ -30,7 +30,7 @@ func sayings() map[string]*clearance.Clearance {
 		"paused":               func(c *clearance.Clearance) { c.Paused = true },
 		"open":                 func(c *clearance.Clearance) { c.Opened = true },
 		"closed":               func(c *clearance.Clearance) { c.Closed = true },
-		"gone":                 func(c *clearance.Clearance) { c.Present = nil },
+		"gone":                 func(c *clearance.Clearance) { c.Present = []string{clearance.None} },
 		"drift":                func(c *clearance.Clearance) { c.Drift = map[string]string{"r2": "x"} },
 	} {
 		all[name] = cleared()
@@ -129,9 +129,13 @@ func TestEndpointsOfSeveralInterfaces(t *testing.T) {
 			want: []string{"eth0"}, present: []string{"eth0", "eth1"}, have: []*v3.HostEndpoint{hep("eth0", "r2"), hep("eth1", "r2")},
 			sets: map[string]string{"n1-eth0": "r2"}, surplus: []string{"n1-eth1"}, wantState: Armed,
 		},
-		"one that is not selected any more stays while its successor waits": {
-			alter: waits, want: []string{"eth0"}, present: []string{"eth0", "eth1"}, have: []*v3.HostEndpoint{hep("eth0", ""), hep("eth1", "r2")},
-			sets: map[string]string{"n1-eth0": ""}, wantState: Waiting,
+		"the successor of one that is not selected any more is armed as that is": {
+			alter: waits, want: []string{"eth0"}, present: []string{"eth0", "eth1"}, have: []*v3.HostEndpoint{hep("eth0", ""), hep("eth1", "r1")},
+			sets: map[string]string{"n1-eth0": "r1"}, wantState: Waiting,
+		},
+		"and is created so": {
+			alter: waits, want: []string{"eth0"}, present: []string{"eth0"}, have: []*v3.HostEndpoint{hep("*", "r1")},
+			sets: map[string]string{"n1-eth0": "r1"}, wantState: Waiting,
 		},
 		"nothing is taken away while the interfaces are not known": {
 			have: []*v3.HostEndpoint{hep("eth0", "r2"), hep("eth1", "")}, wantState: Waiting,

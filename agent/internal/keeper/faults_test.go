@@ -389,15 +389,15 @@ func TestInterfacesAreFollowed(t *testing.T) {
 func TestEndpointsOfNamedInterfacesGoWhenThereIsOneForAll(t *testing.T) {
 	play(t, func(c *cluster) {
 		withClearance(c)
-		left, _ := testConfig().shape().Desired(testNode("n1"), endpoint.Interface{Name: "eth0"}, nil, "r2")
+		left, _ := testConfig().shape().Desired(testNode("n1"), endpoint.Interface{Name: "eth0"}, nil, "r1")
 		c.said.Leftovers, c.said.Reason = []string{"n1"}, "not complete"
 		c.put(left)
 	}, func(s *scene) {
 		s.pass(time.Minute)
-		assert.Equal(t, []string{"create unarmed"}, slices.DeleteFunc(s.take(), isListOwn), "it protects the node until its successor does")
+		assert.Equal(t, []string{"create armed with r1"}, slices.DeleteFunc(s.take(), isListOwn), "it protects the node until its successor does")
 		s.say(func(c *clearance.Clearance) { c.Reason = "" })
 		s.pass(leftoversEvery)
-		assert.Equal(t, []string{"patch armed", "delete armed n1-eth0"}, slices.DeleteFunc(s.take(), isListOwn))
+		assert.Equal(t, []string{"patch armed", "delete armed with r1 n1-eth0"}, slices.DeleteFunc(s.take(), isListOwn))
 		assert.Equal(t, 1, s.keeper.Status().Endpoints)
 	})
 }

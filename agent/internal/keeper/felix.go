@@ -50,7 +50,8 @@ func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *St
 	case narrow && d.set == k.config.Set && status.Set == k.config.Set:
 		k.felixClean = false
 		err = k.narrowFelix(ctx, f)
-	case !narrow && !k.felixClean:
+	case !narrow && !k.felixClean && (d.remove || d.set == "" || d.set == k.config.Set):
+		// At an older set it stays as that wants it.
 		err = k.widenFelix(ctx, f)
 	}
 	if err != nil {

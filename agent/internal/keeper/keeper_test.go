@@ -15,6 +15,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
 func TestDeletedEndpointComesBackArmedInOneCreate(t *testing.T) {
@@ -391,7 +392,7 @@ func TestNodeLosesItsLabelWhenNoPolicyOfItsSetIsLeft(t *testing.T) {
 		play(t, func(c *cluster) { withClearance(c); c.said.Reason = "policies are missing"; c.put(testEndpoint(set)) }, func(s *scene) {
 			s.pass(time.Minute)
 			assert.Empty(t, s.take())
-			s.say(func(c *clearance.Clearance) { c.Present = nil })
+			s.say(func(c *clearance.Clearance) { c.Present = []string{clearance.None} })
 			s.pass(time.Minute)
 			assert.Equal(t, []string{"patch unarmed"}, s.take(), "nothing is enforced then, and what comes back may be half")
 			assert.Equal(t, 1, s.log.count("no policy of set "+set+" is left"))
@@ -481,4 +482,50 @@ func testEndpoint(set string) *v3.HostEndpoint {
 	}
 	endpoint.SetNote(hep, nil, note, false)
 	return hep
+}
+
+// Breaking in through the values: what somebody else's policy selects must not come with a set
+// that the node may not have yet.
+func TestNodeThatWaitsForASetKeepsTheLabelsOfTheOneThatItHas(t *testing.T) {
+	config := testConfig()
+	config.Labels = map[string]string{"role": "db"}
+	playWith(t, config, func(c *cluster) {
+		withClearance(c)
+		c.said.Held = map[string][]string{"a deny for role == 'db'": {"n1"}}
+		c.put(testEndpoint("r1"))
+	}, func(s *scene) {
+		s.pass(time.Hour)
+		assert.NotContains(t, s.stored["n1"].Labels, "role")
+		assert.Equal(t, "ingress", s.stored["n1"].Labels["host-endpoint"])
+		s.say(func(c *clearance.Clearance) { c.Held = nil })
+		s.pass(time.Minute)
+		assert.Equal(t, "db", s.stored["n1"].Labels["role"])
+		assert.NotContains(t, s.stored["n1"].Labels, "host-endpoint")
+	})
+}
+
+func TestNodeThatWaitsForASetKeepsTheFailsafeOfTheOneThatItHas(t *testing.T) {
+	play(t, func(c *cluster) {
+		withClearance(c)
+		c.said.Reason = "fw-ssh-r2 is missing"
+		c.put(testEndpoint("r1"))
+		narrowed := &failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: "node.n1", Annotations: map[string]string{
+			failsafe.Annotation: `{"release":"fw","written":[{"protocol":"TCP","port":22,"net":"203.0.113.0/24"}],"before":null,"created":true}`,
+		}}, Spec: map[string]any{"failsafeInboundHostPorts": []any{map[string]any{"protocol": "TCP", "port": int64(22), "net": "203.0.113.0/24"}}}}
+		c.putFelix(narrowed)
+	}, func(s *scene) {
+		s.pass(time.Hour)
+		assert.Empty(t, s.take())
+		s.say(func(c *clearance.Clearance) { c.Reason = "" })
+		s.pass(time.Minute)
+		assert.Equal(t, []string{"patch armed", "delete felix"}, s.take())
+	})
+}
+
+func TestLabelThatSomebodyPutsOnIsSetBackWhateverIsWanted(t *testing.T) {
+	play(t, func(c *cluster) { withClearance(c); c.said.Reason = "fw-ssh-r2 is missing"; c.put(testEndpoint("r1")) }, func(s *scene) {
+		s.spoil("n1", func(hep *v3.HostEndpoint) { hep.Labels[endpoint.SetLabel] = "deadbeef" })
+		s.pass(time.Second)
+		assert.Equal(t, []string{"patch armed with r1"}, s.take())
+	})
 }

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"maps"
 	"slices"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -35,8 +36,13 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 		}
 		desired, bad := shape.Desired(f.node, iface, f.addresses, d.set)
 		invalid = append(invalid, bad...)
-		// Labels of other settings go when those of these settings take over.
-		keep := d.set != c.Set && d.set != ""
+		// What other policies select changes with the set, and not while the node is held back:
+		// labels of other settings go when those of these settings take over.
+		held := f.said != nil && f.said.IsHeld(c.Node)
+		keep := d.set != c.Set && d.state != Off && current != nil && (d.set != "" || held)
+		if keep {
+			maps.DeleteFunc(desired.Labels, func(key, _ string) bool { return !endpoint.IsOwn(key) })
+		}
 		note := endpoint.Note{State: string(d.state), Reason: d.reason, Since: f.now, Wanted: c.Set}
 		endpoint.SetNote(desired, current, note, keep)
 		urgent := d.urgent && current != nil && endpoint.NoteOf(current).Wanted != c.Set
