@@ -77,7 +77,7 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
 	of := versionOf(own)
 	var filled map[string]any
 	// What comes back is noted at once, or it would look like somebody else's.
-	for range writesAtOnce {
+	for round := range writesAtOnce {
 		change, err := failsafe.Plan(own, forAll, k.config.Node, k.config.Release, want, filled)
 		if err != nil {
 			return err
@@ -88,6 +88,10 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
 		}
 		if k.agenda.Waits(narrowWork) {
 			return errors.New("it is narrowed in a moment")
+		}
+		if round == 0 && k.agenda.LeaveAlone(k.fieldsOf(change)) {
+			// What was begun is brought to its end, or the note would be lost.
+			return nil
 		}
 		stored, err := k.changeFelix(ctx, f, own, change)
 		if stored != nil {
@@ -123,14 +127,7 @@ func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configu
 	if k.agenda.Waits(failsafeWork) {
 		return nil, k.failsafeFailure()
 	}
-	name := failsafe.Name(k.config.Node)
-	fields := []string{"FelixConfiguration " + name}
-	if change.Patch != nil {
-		fields = endpoint.Fields(fields[0], change.Patch)
-	}
-	if k.agenda.LeaveAlone(fields) {
-		return nil, nil
-	}
+	fields := k.fieldsOf(change)
 	switch {
 	case change.Create != nil:
 		stored, err = k.api.CreateFelix(ctx, change.Create)
@@ -145,8 +142,17 @@ func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configu
 	k.agenda.Done(failsafeWork)
 	k.felixWrote = felixWrote{at: time.Now(), of: versionOf(own), to: versionOf(stored)}
 	k.agenda.WasSet(f.now, fields)
-	k.log.Info("failsafe changed", "object", name, "removed", change.Delete, "fields", fields)
+	k.log.Info("failsafe changed", "object", failsafe.Name(k.config.Node), "removed", change.Delete, "fields", fields)
 	return stored, nil
+}
+
+// fieldsOf returns the fields that a change sets.
+func (k *Keeper) fieldsOf(change failsafe.Change) []string {
+	object := "FelixConfiguration " + failsafe.Name(k.config.Node)
+	if change.Patch == nil {
+		return []string{object}
+	}
+	return endpoint.Fields(object, change.Patch)
 }
 
 // failsafeFailed puts work on the failsafe off. The error that comes back is worth telling.
