@@ -106,43 +106,12 @@ func (d *decision) at(then time.Time) {
 // decide says what should be, from what is known and remembered.
 func (c Config) decide(f facts, m *memory) (d decision) {
 	was := m.remember(c, f)
-	again := was.Wanted.Revision == c.Wanted.Revision
-	switch {
-	case m.closed:
-		d.status = Status{State: Closed, Reason: fmt.Sprintf("the release is being uninstalled, as %s says or has said: nothing is written any more. "+
-			"If it is not, write kubectl -n %s rollout restart deployment %s-controller", c.subject(), c.Namespace, c.Release)}
-		return d
-	case was.Wanted.Revision != "" && (!again || was.Rollout != c.Rollout) && was.Controller.After(m.started) && was.Controller.Before(f.now.Add(clocksDiffer)):
-		d.status = Status{State: Yielding, Reason: fmt.Sprintf("a newer controller looks after set %s (%s): this one, of set %s, writes nothing", was.Wanted.Revision, c.subject(), c.Wanted.Revision)}
-		return d
-	case f.configMap != nil && len(f.configMap.Data) > 0 && was.Wanted.Revision == "" && f.configMap.Labels[endpoint.ReleaseLabel] != c.Release && !m.opening:
-		d.status = Status{State: Waiting, Reason: c.subject() + " is there already and somebody else's: delete it, or install under another name"}
+	if d.status = c.standsBack(f, m, was); d.status.State != "" {
 		return d
 	}
 	c.lookAtNodes(f, m)
-	carried := c.carried(f)
-	present := policyset.Present(c.Release, f.policies)
-	now := clearance.Clearance{
-		Wanted: c.Wanted, Before: was.Wanted, Rollout: c.Rollout, Present: slices.Sorted(maps.Keys(present)), Drift: map[string]string{},
-		Nodes: was.Nodes, Endpoints: was.Endpoints, Paused: f.paused, Controller: m.started,
-	}
-	if again || carried[was.Before.Revision] > 0 && carried[was.Wanted.Revision] == 0 {
-		// That is the one which nodes are armed with, or were last.
-		now.Before = was.Before
-	}
-	now.Present = slices.Compact(slices.Sorted(slices.Values(append(now.Present, c.unlabelled(f, now)...))))
-	if len(now.Present) == 0 {
-		now.Present = []string{clearance.None}
-	}
-	if again && was.Controller.After(m.started) {
-		// Two of the same do the same, and don't fight over who says so.
-		now.Controller = was.Controller
-	}
-	for _, set := range []clearance.Set{now.Wanted, now.Before} {
-		if lack := policyset.Lack(c.Release, set, f.policies); lack != "" && carried[set.Revision] > 0 && !now.IsGone(set.Revision) {
-			now.Drift[set.Revision] = lack + mended
-		}
-	}
+	carried, present := c.carried(f), policyset.Present(c.Release, f.policies)
+	now := c.sets(f, m, was, carried, present)
 	if m.unreadable != "" {
 		d.notices = append(d.notices, notice{kind: eventUnreadable, message: m.unreadable})
 	}
@@ -166,6 +135,50 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	c.conclude(was, now, &d)
 	d.status.Untrusted, d.status.TrustSets, d.status.Sets = len(m.late), len(f.trusted), len(present)
 	return d
+}
+
+// standsBack says why this controller writes nothing at all; without a State: it does.
+func (c Config) standsBack(f facts, m *memory, was clearance.Clearance) Status {
+	another := was.Wanted.Revision != c.Wanted.Revision || was.Rollout != c.Rollout
+	newer := was.Controller.After(m.started) && was.Controller.Before(f.now.Add(clocksDiffer))
+	switch {
+	case m.closed:
+		return Status{State: Closed, Reason: fmt.Sprintf("the release is being uninstalled, as %s says or has said: nothing is written any more. "+
+			"If it is not, write kubectl -n %s rollout restart deployment %s-controller", c.subject(), c.Namespace, c.Release)}
+	case was.Wanted.Revision != "" && another && newer:
+		return Status{State: Yielding, Reason: fmt.Sprintf("a newer controller looks after set %s (%s): this one, of set %s, writes nothing", was.Wanted.Revision, c.subject(), c.Wanted.Revision)}
+	case f.configMap != nil && len(f.configMap.Data) > 0 && was.Wanted.Revision == "" && f.configMap.Labels[endpoint.ReleaseLabel] != c.Release && !m.opening:
+		return Status{State: Waiting, Reason: c.subject() + " is there already and somebody else's: delete it, or install under another name"}
+	}
+	return Status{}
+}
+
+// sets says which sets there are, and how those that nodes are armed with have changed.
+func (c Config) sets(f facts, m *memory, was clearance.Clearance, carried map[string]int, present map[string][]*policyset.Policy) clearance.Clearance {
+	again := was.Wanted.Revision == c.Wanted.Revision
+	now := clearance.Clearance{
+		Wanted: c.Wanted, Before: was.Wanted, Rollout: c.Rollout, Drift: map[string]string{},
+		Nodes: was.Nodes, Endpoints: was.Endpoints, Paused: f.paused, Controller: m.started,
+	}
+	if again || carried[was.Before.Revision] > 0 && carried[was.Wanted.Revision] == 0 {
+		// That is the one which nodes are armed with, or were last.
+		now.Before = was.Before
+	}
+	now.Present = slices.AppendSeq(c.unlabelled(f, now), maps.Keys(present))
+	slices.Sort(now.Present)
+	if now.Present = slices.Compact(now.Present); len(now.Present) == 0 {
+		now.Present = []string{clearance.None}
+	}
+	if again && was.Controller.After(m.started) {
+		// Two of the same do the same, and don't fight over who says so.
+		now.Controller = was.Controller
+	}
+	for _, set := range []clearance.Set{now.Wanted, now.Before} {
+		if lack := policyset.Lack(c.Release, set, f.policies); lack != "" && carried[set.Revision] > 0 && !now.IsGone(set.Revision) {
+			now.Drift[set.Revision] = lack + mended
+		}
+	}
+	return now
 }
 
 // remember reads the clearance as it is, and at first what a controller before has left.
