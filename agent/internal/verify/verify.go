@@ -72,7 +72,7 @@ func Run(ctx context.Context, cluster Cluster, told settings.Settings, out io.Wr
 		case err == nil:
 			last, broken, ever = judge(want{told}, seen), nil, true
 			return len(last.problems) == 0, nil
-		case ctx.Err() == nil || !ever:
+		case ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) || !ever:
 			// What comes of the end of the time says less than what was seen before.
 			broken = err
 		}
