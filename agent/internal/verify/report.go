@@ -154,7 +154,7 @@ func (w want) objections(said clearance.Clearance, err error, data map[string]st
 		all = append(all, fmt.Sprintf("ConfigMap %s: %v", w.Release, err))
 	case said.Wanted.Revision != w.Set:
 		all = append(all, fmt.Sprintf("the controller looks after set %s, and set %s is wanted", said.Wanted.Revision, w.Set))
-	case said.Reason != "":
+	case said.Reason != "" && w.Mode != settings.ModeOff:
 		all = append(all, fmt.Sprintf("no node may be armed with set %s: %s", w.Set, said.Reason))
 	}
 	for _, set := range slices.Sorted(maps.Keys(said.Drift)) {

@@ -114,6 +114,7 @@ func protected() *fake {
 func switchedOff() *fake {
 	f := protected()
 	f.endpoints = nil
+	f.say(func(c *clearance.Clearance) { c.Reason = "mode is off" })
 	f.hep("n1", "n1", "Off", "mode is off, no endpoint is armed")
 	f.hep("n2", "n2", "Off", "mode is off, no endpoint is armed")
 	return f
