@@ -59,6 +59,9 @@ type Clearance struct {
 	Nodes time.Time
 	// Endpoints is the version of the endpoints up to which the addresses of all are trusted.
 	Endpoints string
+	// Spread is the time over which the agents that wait to arm their nodes do so, each at a
+	// moment of its own, or thousands of them would write at once.
+	Spread time.Duration
 	// Paused tells that Calico's datastore is not to be written to.
 	Paused bool
 	// Closed tells that the release is being uninstalled.
@@ -89,6 +92,7 @@ func (c *Clearance) keys() map[string]any {
 		"leftovers":       &c.Leftovers,
 		"nodes":           &c.Nodes,
 		"endpoints":       &c.Endpoints,
+		"spread":          &c.Spread,
 		"paused":          &c.Paused,
 		keyClosed:         &c.Closed,
 		"controller":      &c.Controller,
@@ -127,6 +131,11 @@ func write(field any) string {
 			return ""
 		}
 		return v.UTC().Format(time.RFC3339Nano)
+	case *time.Duration:
+		if *v == 0 {
+			return ""
+		}
+		return v.String()
 	default:
 		if reflect.ValueOf(v).Elem().Len() == 0 {
 			return ""
@@ -149,6 +158,10 @@ func read(text string, field any) (err error) {
 	case *time.Time:
 		if text != "" {
 			*v, err = time.Parse(time.RFC3339Nano, text)
+		}
+	case *time.Duration:
+		if text != "" {
+			*v, err = time.ParseDuration(text)
 		}
 	default:
 		if text != "" {
@@ -202,6 +215,11 @@ func (c Clearance) MayArm(node, set, version string) (why string) {
 		return "the controller has not looked at the endpoint as it is now, or the addresses of some nodes are not trusted yet"
 	}
 	return ""
+}
+
+// ClearsAll tells whether all nodes that are not held back may be armed with the set.
+func (c Clearance) ClearsAll(set string) bool {
+	return c.Wanted.Revision == set && c.Reason == "" && c.Canary == ""
 }
 
 // Hold says why this very node may get no endpoint and not be armed; empty: nothing does.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -30,9 +31,12 @@ const (
 	canaryTakes, wellFor = 5 * time.Second, 3 * time.Second
 	// unusedFor is how long nobody uses a set before it goes.
 	unusedFor = 5 * time.Minute
-	// marksEvery is the least time between two changes of the marks alone: each wakes
-	// every agent.
+	// marksEvery is the least time between two changes of the marks alone, and longer the
+	// longer agents take anyway: each wakes every agent.
 	marksEvery = time.Second
+	marksTimes = 5
+	// armedPerSecond is how many nodes are armed together where many wait for it.
+	armedPerSecond = 200
 	// clocksDiffer is by how much those of two nodes may. What is further ahead nobody's clock
 	// has written.
 	clocksDiffer = time.Minute
@@ -326,12 +330,7 @@ func (c Config) mayNotArm(f facts, m *memory, carried bool, d *decision) string 
 // canary returns the one node that goes first with the wanted set; empty: a node is armed
 // with it and well, so all may, or there is a reason why none may.
 func (c Config) canary(f facts, m *memory, d *decision) (name, reason string) {
-	var candidates []string
-	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
-		if n := m.nodes[name]; n.wants && n.ready && !n.held {
-			candidates = append(candidates, name)
-		}
-	}
+	candidates := m.candidates()
 	m.verify(f.now, d)
 	switch {
 	case m.verified:
@@ -340,20 +339,38 @@ func (c Config) canary(f facts, m *memory, d *decision) (name, reason string) {
 	case len(candidates) == 0:
 		return "", noCanary
 	}
-	at, still := slices.BinarySearch(candidates, m.canary)
-	over := m.canarySince.Add(canaryTakes)
+	at := slices.Index(candidates, m.canary)
+	still, over := at >= 0, m.canarySince.Add(canaryTakes)
 	switch {
 	case still && m.nodes[m.canary].carries:
 		return m.canary, ""
 	case still && f.now.Before(over):
 		d.at(over)
 		return m.canary, ""
-	case still:
-		at++
 	}
-	m.canary, m.canarySince = candidates[at%len(candidates)], f.now
+	m.canary, m.canarySince = candidates[(at+1)%len(candidates)], f.now
 	d.at(f.now.Add(canaryTakes))
 	return m.canary, ""
+}
+
+// candidates are the nodes that may go first. Whose agent has written last comes first: one
+// that has died would only take time.
+func (m *memory) candidates() (names []string) {
+	for name, n := range m.nodes {
+		if n.wants && n.ready && !n.held {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		switch x, y := m.nodes[a].newest, m.nodes[b].newest; {
+		case clearance.Newer(x, y):
+			return -1
+		case clearance.Newer(y, x):
+			return 1
+		}
+		return strings.Compare(a, b)
+	})
+	return names
 }
 
 // verify finds out whether a node is armed with the wanted set and well.
@@ -380,10 +397,13 @@ func (m *memory) verify(now time.Time, d *decision) {
 // mark says which Nodes and endpoints are looked after by now. For endpoints that is news
 // only to agents that wait, or comes along with other news.
 func (c Config) mark(f facts, m *memory, was clearance.Clearance, now *clearance.Clearance, d *decision) {
-	waits := now.Reason != was.Reason || now.Canary != was.Canary
+	waits, many := now.Reason != was.Reason || now.Canary != was.Canary, 0
 	var first time.Time // creation of the oldest that is not looked after yet
 	for _, n := range m.nodes {
-		waits = waits || n.wants && !n.carries && !n.held && clearance.Newer(n.newest, now.Endpoints)
+		if n.wants && !n.carries && !n.held {
+			many++
+			waits = waits || clearance.Newer(n.newest, now.Endpoints)
+		}
 		known := n.known.Add(knownFor)
 		unasked := c.guardsAPIServers() && f.apiServers.answered.Before(n.known)
 		if (unasked || f.now.Before(known)) && (first.IsZero() || n.created.Before(first)) {
@@ -393,6 +413,7 @@ func (c Config) mark(f facts, m *memory, was clearance.Clearance, now *clearance
 			d.at(known)
 		}
 	}
+	now.Spread = time.Duration(many/armedPerSecond) * time.Second
 	for name, n := range m.nodes {
 		if _, late := m.late[name]; !late && n.created.After(now.Nodes) && (first.IsZero() || n.created.Before(first)) {
 			now.Nodes = n.created
@@ -435,8 +456,11 @@ func (c Config) publish(f facts, m *memory, was, now clearance.Clearance, d *dec
 			return
 		}
 		rest := now
-		rest.Nodes, rest.Endpoints = was.Nodes, was.Endpoints
-		if due := m.marked.Add(marksEvery); maps.Equal(rest.Data(), f.configMap.Data) && f.now.Before(due) {
+		rest.Nodes, rest.Endpoints, rest.Spread = was.Nodes, was.Endpoints, was.Spread
+		if maps.Equal(rest.Data(), f.configMap.Data) && now.Nodes.Equal(was.Nodes) && now.Endpoints == was.Endpoints {
+			return
+		}
+		if due := m.marked.Add(max(marksEvery, now.Spread/marksTimes)); maps.Equal(rest.Data(), f.configMap.Data) && f.now.Before(due) {
 			d.at(due)
 			return
 		}

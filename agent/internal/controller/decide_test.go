@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -52,12 +53,12 @@ func (w *world) roll(set string, nodes ...string) {
 	}
 }
 
-func TestFirstNodeByNameGoesFirstAndAllFollowWhenItIsWell(t *testing.T) {
+func TestNodeWhoseAgentWroteLastGoesFirstAndAllFollowWhenItIsWell(t *testing.T) {
 	w := newWorld(t, "n2", "n1", "n3")
 	said := w.after(time.Second)
 	assert.Equal(t, noCanary, said.Reason)
 	assert.True(t, w.last.status.Ready, "for agents to come nobody has to do anything")
-	for _, name := range []string{"n1", "n2", "n3"} {
+	for _, name := range []string{"n3", "n2", "n1"} {
 		w.agent(name, "A", "")
 	}
 	said = w.after(time.Second)
@@ -82,11 +83,11 @@ func TestSickFirstNodeHoldsUpNobodyForLong(t *testing.T) {
 		"it is held back":             {func(w *world) { w.foreignEndpoint("n1") }, 0},
 		"its Node is not Ready":       {func(w *world) { w.setReady("n1", corev1.ConditionUnknown) }, 0},
 		"it is not Ready any more":    {func(w *world) { w.agent("n1", "A", "A"); w.setReady("n1", corev1.ConditionFalse) }, 0},
-		"its Node and agent are gone": {func(w *world) { w.nodes, w.endpoints = w.nodes[1:], w.endpoints[1:] }, 0},
+		"its Node and agent are gone": {func(w *world) { w.nodes, w.endpoints = w.nodes[1:], w.endpoints[:2] }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "n1", "n2", "n3")
-			for _, node := range []string{"n1", "n2", "n3"} {
+			for _, node := range []string{"n3", "n2", "n1"} {
 				w.agent(node, "A", "")
 			}
 			require.Equal(t, "n1", w.after(time.Second).Canary)
@@ -101,8 +102,8 @@ func TestSickFirstNodeHoldsUpNobodyForLong(t *testing.T) {
 
 func TestWhenEveryNodeIsSickTheirTurnComesAgain(t *testing.T) {
 	w := newWorld(t, "n1", "n2")
-	w.agent("n1", "A", "")
 	w.agent("n2", "A", "")
+	w.agent("n1", "A", "")
 	var turns []string
 	w.after(time.Second)
 	for range 4 {
@@ -127,8 +128,8 @@ func TestNoNodeGoesFirstWhereOneIsArmedWithTheSet(t *testing.T) {
 
 func TestCanaryIsKeptWhenTheControllerRestarts(t *testing.T) {
 	w := newWorld(t, "n1", "n2")
-	w.agent("n1", "A", "")
 	w.agent("n2", "A", "")
+	w.agent("n1", "A", "")
 	w.after(time.Second)
 	w.after(canaryTakes)
 	require.Equal(t, "n2", w.said().Canary)
@@ -670,6 +671,29 @@ func TestEndpointsMarkFollowsWhileAnEndpointWaitsAndAllAreTrusted(t *testing.T) 
 	before = w.configMap
 	w.look()
 	assert.NotSame(t, before, w.configMap, "with something else they go at once")
+}
+
+func TestManyNodesAreGivenTimeToBeArmed(t *testing.T) {
+	var names []string
+	for i := range 3 * armedPerSecond {
+		names = append(names, fmt.Sprintf("n%03d", i))
+	}
+	w := newWorld(t, names...)
+	for _, name := range names {
+		w.agent(name, "A", "")
+	}
+	w.after(time.Second)
+	w.agent(w.said().Canary, "A", "A")
+	said := w.after(wellFor)
+	require.True(t, said.ClearsAll("A"))
+	assert.Equal(t, 2*time.Second, said.Spread, "one is armed already")
+	w.roll("A", names...)
+	before := w.configMap
+	w.after(time.Hour)
+	assert.Same(t, before, w.configMap, "that less time would do is no news")
+	w.agent(names[0], "B", "A")
+	w.foreignEndpoint(names[0])
+	assert.Zero(t, w.after(time.Minute).Spread, "it goes along with news")
 }
 
 func TestOffArmsNobodyAndLooksAfterTheRest(t *testing.T) {

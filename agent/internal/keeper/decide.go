@@ -22,6 +22,8 @@ type facts struct {
 	// said is what the controller says; nil: it is not known, for the reason in unsaid.
 	said   *clearance.Clearance
 	unsaid string
+	// early tells that many nodes are armed, and that this one's moment is still to come.
+	early bool
 	// interfaces are those that want an endpoint, and lack says why not all of them
 	// are known; present are the names of all that the node has, and addresses those by
 	// which it may come to others.
@@ -185,6 +187,9 @@ func (c Config) arm(f facts, s sorted) decision {
 	why := f.said.MayArm(c.Node, c.Set, s.version)
 	if why == "" {
 		why = c.judged(f)
+	}
+	if why == "" && f.early {
+		why = "armed in a moment, as many others are"
 	}
 	if why != "" {
 		d := stays(why)

@@ -493,6 +493,45 @@ func sshOnly() *failsafe.Want {
 	return &failsafe.Want{Ports: []uint16{22}, CIDRs: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}
 }
 
+func TestThousandsOfNodesAreArmedAndNarrowedOneByOne(t *testing.T) {
+	config := testConfig()
+	config.Failsafe = sshOnly()
+	const spread = 25 * time.Second
+	prepare := func(c *cluster) {
+		withClearance(c)
+		c.said.Reason, c.said.Spread = "not complete", spread
+	}
+	var first []time.Duration
+	for range 5 {
+		playWith(t, config, prepare, func(s *scene) {
+			s.pass(time.Hour)
+			s.take()
+			begin := time.Now()
+			s.say(func(c *clearance.Clearance) { c.Reason = "" })
+			for !s.isArmed() {
+				require.Less(t, time.Since(begin), spread)
+				s.pass(10 * time.Millisecond)
+			}
+			first = append(first, time.Since(begin))
+			s.take()
+			s.pass(spread - 10*time.Millisecond)
+			assert.Empty(t, s.take(), "others are still being armed")
+			assert.False(t, s.follows, "nor is anything else asked for")
+			s.pass(spread + narrowWithin)
+			assert.Equal(t, []string{"create felix"}, s.take())
+			assert.True(t, s.keeper.Status().Ready)
+		})
+	}
+	slices.Sort(first)
+	assert.Greater(t, first[4]-first[0], spread/100, "each has a moment of its own")
+
+	prepare = func(c *cluster) { withClearance(c); c.said.Spread, c.said.Canary = spread, "n1" }
+	playWith(t, config, prepare, func(s *scene) {
+		s.pass(narrowWithin)
+		assert.Equal(t, []string{"create unarmed", "patch armed", "create felix"}, s.take(), "the first one is not kept waiting")
+	})
+}
+
 func TestFailsafeIsNarrowedAfterTheNodeIsArmedAndWidenedWhenNothingIsToBeClosed(t *testing.T) {
 	config := testConfig()
 	config.Failsafe = sshOnly()

@@ -27,6 +27,8 @@ const (
 	narrowWork = "narrow"
 )
 
+var errNarrows = errors.New("it is narrowed in a moment")
+
 // felixWrote is the last change of the node's FelixConfiguration: when it was made, of
 // which version, and to which; empty: of none, to none.
 type felixWrote struct {
@@ -63,7 +65,10 @@ func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *St
 // narrowFelix follows the FelixConfigurations and keeps the failsafe narrow. The
 // error is worth telling.
 func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
-	k.agenda.NotAfter(narrowWork, f.now.Add(spread(narrowWithin)))
+	k.agenda.NotAfter(narrowWork, f.now.Add(k.spread+spread(narrowWithin+k.spread)))
+	if k.spread > 0 && k.agenda.Waits(narrowWork) {
+		return errNarrows
+	}
 	k.api.FollowFelix()
 	own, forAll, problem := k.api.Felix()
 	if problem != "" {
@@ -87,7 +92,7 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
 			return nil
 		}
 		if k.agenda.Waits(narrowWork) {
-			return errors.New("it is narrowed in a moment")
+			return errNarrows
 		}
 		if round == 0 && k.agenda.LeaveAlone(k.fieldsOf(change)) {
 			// What was begun is brought to its end, or the note would be lost.

@@ -159,6 +159,7 @@ type Keeper struct {
 	memory     memory
 	agenda     *agenda.Agenda
 	links      links
+	spread     time.Duration               // over which all are armed, when this node was among many
 	wrote      map[string]*v3.HostEndpoint // as they should be when last looked at, by name
 	fresh      map[string]*v3.HostEndpoint // as they came back and the cache has not shown yet
 	found      map[string]*v3.HostEndpoint // were in the way, and no cache shows them
@@ -280,9 +281,23 @@ func (k *Keeper) look(ctx context.Context) facts {
 		clear(k.found)
 		k.agenda.Set("found", f.now.Add(foundFor))
 	}
+	f.early = k.isEarly(f)
 	k.lookForLeftovers(ctx, f)
 	f.endpoints = k.endpoints()
 	return f
+}
+
+// isEarly tells whether the moment at which this node is armed, of those over which many
+// are spread, is still to come.
+func (k *Keeper) isEarly(f facts) bool {
+	if f.said == nil || f.said.Spread == 0 || !f.said.ClearsAll(k.config.Set) {
+		return false
+	}
+	if !k.agenda.Has(turnWork) {
+		k.spread = f.said.Spread
+		k.agenda.Set(turnWork, f.now.Add(spread(k.spread)))
+	}
+	return k.agenda.Waits(turnWork)
 }
 
 // lookForLeftovers finds the endpoints that other settings have left, where the controller

@@ -32,6 +32,7 @@ const (
 	failsafeWork = "failsafe"
 	eventWork    = "event"
 	noteWork     = "note"
+	turnWork     = "turn"
 )
 
 // writeEndpoints makes the endpoints what the decision desires, and says in the
