@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strconv"
@@ -19,6 +20,13 @@ import (
 // take their endpoints away and give the failsafe back, and make nothing again.
 const OpenAnnotation = "host-firewall.io/open"
 
+// ConfirmAnnotation is how a person confirms a set: with its revision. RetryAnnotation makes
+// nodes that went back try once more, each time that its text is another one.
+const (
+	ConfirmAnnotation = "host-firewall.io/confirm"
+	RetryAnnotation   = "host-firewall.io/retry"
+)
+
 // AllNodes stands for every Node in Clearance.Held.
 const AllNodes = "*"
 
@@ -28,6 +36,15 @@ type Set struct {
 	Revision string
 	// Policies are the digests of the specs by the names of the policies.
 	Policies map[string]string
+}
+
+// Witness is how an agent sees on its own node that a set is enforced: a connection from
+// From to To is dropped then, and by nothing else, and one to Control never is. All are of
+// 127.66.0.0/16.
+type Witness struct {
+	From    netip.Addr `json:"from"`
+	To      netip.Addr `json:"to"`
+	Control netip.Addr `json:"control"`
 }
 
 // Clearance is everything that the controller says.
@@ -62,6 +79,21 @@ type Clearance struct {
 	// Spread is the time over which the agents that wait to arm their nodes do so, each at a
 	// moment of its own, or thousands of them would write at once.
 	Spread time.Duration
+	// Witnesses are those of the sets that are complete, by their revisions. Each is said once
+	// the addresses of all Nodes are trusted.
+	Witnesses map[string]Witness
+	// Unproven says why no node can see a witness; empty: they can.
+	Unproven string
+	// Peers are addresses and ports of the kubelets of a few nodes, by Node.
+	Peers map[string]netip.AddrPort
+	// Cut says how nodes are not reached any more that try a set, as the controller sees
+	// it from its own: nodes by what it saw.
+	Cut map[string][]string
+	// Deadline is when nodes leave the wanted set again unless a person has confirmed it; zero:
+	// nobody has to.
+	Deadline time.Time
+	// Confirmed and Retry are the texts of their annotations.
+	Confirmed, Retry string
 	// Paused tells that Calico's datastore is not to be written to.
 	Paused bool
 	// Closed tells that the release is being uninstalled.
@@ -93,6 +125,11 @@ func (c *Clearance) keys() map[string]any {
 		"nodes":           &c.Nodes,
 		"endpoints":       &c.Endpoints,
 		"spread":          &c.Spread,
+		"witnesses":       &c.Witnesses,
+		"unproven":        &c.Unproven,
+		"peers":           &c.Peers,
+		"cut":             &c.Cut,
+		"confirm-until":   &c.Deadline,
 		"paused":          &c.Paused,
 		keyClosed:         &c.Closed,
 		"controller":      &c.Controller,
@@ -173,7 +210,7 @@ func read(text string, field any) (err error) {
 
 // Parse reads data and annotations of the ConfigMap. An error means that somebody has
 // written to it by hand, and names the key; what it says is not to be acted on then, but
-// for Opened, Open and Closed, which are always returned.
+// for Opened, Open, Closed, Confirmed and Retry, which are always returned.
 func Parse(data, annotations map[string]string) (c Clearance, err error) {
 	for key, field := range c.keys() {
 		if broken := read(data[key], field); broken != nil {
@@ -181,6 +218,7 @@ func Parse(data, annotations map[string]string) (c Clearance, err error) {
 		}
 	}
 	c.Open, c.Opened = annotations[OpenAnnotation]
+	c.Confirmed, c.Retry = annotations[ConfirmAnnotation], annotations[RetryAnnotation]
 	if err == nil && c.Wanted.Revision == "" && !c.Closed {
 		err = fmt.Errorf("the clearance has no key %s", keyWanted)
 	}

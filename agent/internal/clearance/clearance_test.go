@@ -2,6 +2,7 @@ package clearance_test
 
 import (
 	"maps"
+	"net/netip"
 	"reflect"
 	"testing"
 	"time"
@@ -30,6 +31,11 @@ func full() clearance.Clearance {
 		Nodes:      noon,
 		Endpoints:  "4711",
 		Spread:     25 * time.Second,
+		Witnesses:  map[string]clearance.Witness{"b1b1b1b1": {From: netip.MustParseAddr("127.66.1.2"), To: netip.MustParseAddr("127.66.3.4"), Control: netip.MustParseAddr("127.66.3.5")}},
+		Unproven:   "Felix runs with eBPF",
+		Peers:      map[string]netip.AddrPort{"n1": netip.MustParseAddrPort("192.0.2.1:10250")},
+		Cut:        map[string][]string{"its kubelet does not answer": {"n1"}},
+		Deadline:   noon.Add(10 * time.Minute),
 		Paused:     true,
 		Closed:     true,
 		Controller: noon.Add(time.Nanosecond),
@@ -37,7 +43,7 @@ func full() clearance.Clearance {
 }
 
 func TestWhatTheControllerSaysIsWhatAgentsRead(t *testing.T) {
-	require.Equal(t, []string{"Open", "Opened"}, zeroFieldsOf(full()), "all of it is said, but what only an annotation says")
+	require.Equal(t, []string{"Confirmed", "Retry", "Open", "Opened"}, zeroFieldsOf(full()), "all of it is said, but what only an annotation says")
 	shifted := full()
 	shifted.Nodes, shifted.Controller = noon.In(time.FixedZone("elsewhere", 3600)), full().Controller.In(time.FixedZone("elsewhere", -3600))
 	for name, said := range map[string]clearance.Clearance{
@@ -83,6 +89,11 @@ func TestPersonSeesOneFactInEachKey(t *testing.T) {
 		"policies-before": `{"fw-drop-a0a0a0a0":"0123456789abcdef"}`,
 		"rollout":         "c2c2c2c2",
 		"spread":          "25s",
+		"witnesses":       `{"b1b1b1b1":{"from":"127.66.1.2","to":"127.66.3.4","control":"127.66.3.5"}}`,
+		"unproven":        "Felix runs with eBPF",
+		"peers":           `{"n1":"192.0.2.1:10250"}`,
+		"cut":             `{"its kubelet does not answer":["n1"]}`,
+		"confirm-until":   "2026-11-28T12:10:00Z",
 		"sets":            "a0a0a0a0 b1b1b1b1",
 		"reason":          "GlobalNetworkPolicies are missing: fw-ssh-b1b1b1b1",
 		"canary":          "n1",
