@@ -33,6 +33,8 @@ type node struct {
 	Status struct {
 		Conditions []corev1.NodeCondition `json:"conditions,omitempty"`
 		Addresses  []corev1.NodeAddress   `json:"addresses,omitempty"`
+
+		DaemonEndpoints corev1.NodeDaemonEndpoints `json:"daemonEndpoints,omitempty"`
 	} `json:"status,omitempty"`
 }
 
@@ -53,7 +55,7 @@ func (n *node) whole() *corev1.Node {
 	return &corev1.Node{
 		ObjectMeta: n.ObjectMeta,
 		Spec:       corev1.NodeSpec{PodCIDRs: n.Spec.PodCIDRs},
-		Status:     corev1.NodeStatus{Conditions: n.Status.Conditions, Addresses: n.Status.Addresses},
+		Status:     corev1.NodeStatus{Conditions: n.Status.Conditions, Addresses: n.Status.Addresses, DaemonEndpoints: n.Status.DaemonEndpoints},
 	}
 }
 
@@ -63,7 +65,8 @@ func isHeartbeat(before, after metav1.Object) bool {
 	a, isNode := before.(*corev1.Node)
 	b, stays := after.(*corev1.Node)
 	return isNode && stays && maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) && slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs) &&
-		slices.Equal(a.Status.Addresses, b.Status.Addresses) && slices.Equal(a.Status.Conditions, b.Status.Conditions)
+		slices.Equal(a.Status.Addresses, b.Status.Addresses) && slices.Equal(a.Status.Conditions, b.Status.Conditions) &&
+		a.Status.DaemonEndpoints == b.Status.DaemonEndpoints
 }
 
 // policy is what is read of a GlobalNetworkPolicy.

@@ -273,6 +273,17 @@ func (c Clearance) Hold(node string) (why string, conflict bool) {
 	return "", false
 }
 
+// CutOff says how the node is not reached any more, while it tries a set; empty: nobody knows
+// of anything.
+func (c Clearance) CutOff(node string) string {
+	for _, reason := range slices.Sorted(maps.Keys(c.Cut)) {
+		if slices.Contains(c.Cut[reason], node) {
+			return reason
+		}
+	}
+	return ""
+}
+
 // IsHeld tells whether there is a reason to hold this very node.
 func (c Clearance) IsHeld(node string) bool {
 	why, _ := c.Hold(node)

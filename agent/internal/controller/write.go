@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	// atOnce is how many writes are made at a time, and perPass in one pass, so that it
-	// soon looks again at what has changed meanwhile.
-	atOnce, perPass = 16, 320
+	// atOnce is how many writes are made at a time, and perPass in one pass, so that it soon
+	// looks again at what has changed meanwhile.
+	atOnce, perPass = 64, 640
 	// What fails is tried again after so long, up to so long.
 	retryFirst, retryMost = time.Second, 30 * time.Second
 	// shownWithin is how long a cache is given to show what was written.

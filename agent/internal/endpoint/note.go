@@ -18,6 +18,9 @@ type Note struct {
 	State  string    `json:"state"`
 	Reason string    `json:"reason"`
 	Since  time.Time `json:"since"`
+	// Enforced says by which families of addresses the set is seen to be enforced, or why
+	// that is not known.
+	Enforced string `json:"enforced,omitempty"`
 	// Wanted is the set that the agent was rolled out with.
 	Wanted string `json:"wanted,omitempty"`
 	// Labels are the keys of labels that come and go with the settings.

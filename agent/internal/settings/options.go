@@ -74,6 +74,8 @@ func (c Command) rules(s *Settings) []option {
 			into(&s.Set, valid("the revision of a policy set", validation.IsValidLabelValue))},
 		{"rollout", "", "hash of the values that agents and controller are rolled out with alike; empty: it does not matter",
 			into(&s.Rollout, optional(valid("such a hash", validation.IsValidLabelValue)))},
+		{"verify", "true", "let a node try a set for a while, and leave it again by itself where what worked before does not any more",
+			into(&s.Verify, readBool)},
 		{"policies", required, "name=digest of each GlobalNetworkPolicy of the set, comma separated",
 			into(&s.Policies, readDigests)},
 		{"interfaces", "*", "interfaces that get an endpoint: * for all in one, names, globs (eth*), comma separated",

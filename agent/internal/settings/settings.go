@@ -27,22 +27,22 @@ const (
 // Settings is everything that a command is told, checked. A field is called like its
 // option, whose usage says what it means. What a command is not told is empty.
 type Settings struct {
-	NodeName, Release, Namespace            string
-	DaemonSet, Deployment, Account, TestPod string
-	APIGroup, Kubeconfig                    string
-	Mode                                    string // ModeEnforce, ModeAudit or ModeOff
-	Set, Rollout                            string
-	Policies                                map[string]string // digests by name
-	EndpointLabels                          map[string]string
-	Interfaces, NodeLabels, AcceptPolicies  []string
-	SSHCIDRs, ClusterCIDRs                  []netip.Prefix
-	SSHPorts, APIServerPorts                []uint16
-	Adopt, NarrowFailsafe, TrustNodes       bool
-	HealthPort                              int
-	MetricsAddress                          string
-	Resync, Timeout                         time.Duration
-	LogLevel                                slog.Level
-	LogFormat                               string
+	NodeName, Release, Namespace              string
+	DaemonSet, Deployment, Account, TestPod   string
+	APIGroup, Kubeconfig                      string
+	Mode                                      string // ModeEnforce, ModeAudit or ModeOff
+	Set, Rollout                              string
+	Policies                                  map[string]string // digests by name
+	EndpointLabels                            map[string]string
+	Interfaces, NodeLabels, AcceptPolicies    []string
+	SSHCIDRs, ClusterCIDRs                    []netip.Prefix
+	SSHPorts, APIServerPorts                  []uint16
+	Adopt, NarrowFailsafe, TrustNodes, Verify bool
+	HealthPort                                int
+	MetricsAddress                            string
+	Resync, Timeout                           time.Duration
+	LogLevel                                  slog.Level
+	LogFormat                                 string
 
 	// told is every setting as it was told, for the log.
 	told []slog.Attr

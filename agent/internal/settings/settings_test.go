@@ -243,5 +243,5 @@ func TestLogShowsEverySettingAsItWasTold(t *testing.T) {
 	} {
 		assert.Contains(t, log.String(), words)
 	}
-	assert.Equal(t, 20, strings.Count(log.String(), "settings."))
+	assert.Equal(t, 21, strings.Count(log.String(), "settings."))
 }
