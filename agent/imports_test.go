@@ -91,6 +91,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/scalebench": {"/internal/calico", "/internal/endpoint", "/internal/keeper", "/internal/settings", "/internal/wiring"},
 		"/internal/settings":   {"/internal/endpoint"},
 		"/internal/transport":  {},
+		"/internal/trial":      {"/internal/clearance"},
 		"/internal/trust":      {"/internal/endpoint"},
 		"/internal/verify":     {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/policyset", "/internal/settings"},
 		"/internal/wiring":     {"/internal/calico", "/internal/clearance", "/internal/controller", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/settings"},
@@ -111,7 +112,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 
 func TestPurePackagesDoNoIO(t *testing.T) {
 	for _, pkg := range []string{
-		"./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/policyset", "./internal/settings", "./internal/trust",
+		"./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/policyset", "./internal/settings", "./internal/trial", "./internal/trust",
 	} {
 		for _, imported := range imports(t, pkg) {
 			assert.NotContains(t, []string{"net", "net/http", "os", "os/exec", "syscall", "log"}, imported, "imported by %s", pkg)
