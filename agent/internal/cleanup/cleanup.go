@@ -294,12 +294,11 @@ func (c *cleaner) removeEndpoints(ctx context.Context, group Group) error {
 	if err != nil {
 		return err
 	}
-	shape := endpoint.Shape{Release: c.told.Release}
 	isArmed := func(hep *v3.HostEndpoint) bool { return endpoint.SetOf(hep) != "" }
 	armed := slices.DeleteFunc(slices.Clone(endpoints), func(hep *v3.HostEndpoint) bool { return !isArmed(hep) })
 	if len(armed) > 0 {
 		err := each(c, "disarmed HostEndpoint", armed, func(hep *v3.HostEndpoint) error {
-			patch, err := shape.Patch(hep, shape.Disarmed(hep))
+			patch, err := endpoint.Disarm(hep)
 			if err != nil {
 				return err
 			}

@@ -5,7 +5,6 @@ package endpoint
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -15,7 +14,6 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -135,62 +133,32 @@ func (s Shape) fromNode(node *corev1.Node) map[string]string {
 	return labels
 }
 
-// Patch returns the JSON merge patch (RFC 7386) that leads from current to
-// desired, or nil when nothing that the agent owns differs. What others wrote
-// survives: labels, annotations, owner references and fields that desired does
-// not speak of. A label that the agent once wrote, as current's note remembers,
-// and that desired's note does not, goes. The patch carries current's
-// resourceVersion, so that the API server refuses it with 409 when current is not
-// the newest.
-func (s Shape) Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
-	seen := effective(current)
-
-	labels := copyOf(seen.labels)
-	delete(labels, SetLabel)
+// Patch returns the JSON merge patch that leads from current to desired, or nil when
+// nothing that the agent owns differs. What others wrote survives: labels, annotations,
+// owner references and fields that desired does not speak of. A label that the agent once
+// wrote, as current's note remembers, and that desired's note does not, goes.
+func Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
+	next := Plain(current)
+	delete(next.Labels, SetLabel)
 	kept := NoteOf(desired).Labels
 	for _, key := range NoteOf(current).Labels {
 		if !slices.Contains(kept, key) {
-			delete(labels, key)
+			delete(next.Labels, key)
 		}
 	}
-	maps.Copy(labels, desired.Labels)
-	annotations := copyOf(seen.annotations)
-	maps.Copy(annotations, desired.Annotations)
-
-	metadata := map[string]any{}
-	if diff := difference(current.Labels, labels); len(diff) > 0 {
-		metadata["labels"] = diff
-	}
-	if diff := difference(current.Annotations, annotations); len(diff) > 0 {
-		metadata["annotations"] = diff
-	}
-	// A merge patch replaces a list as a whole.
-	if owners := mergeOwners(seen.owners, desired.OwnerReferences); !equality.Semantic.DeepEqual(current.OwnerReferences, owners) {
-		metadata["ownerReferences"] = owners
-	}
-	spec := difference(specOf(current), specOf(desired))
-	if len(metadata) == 0 && len(spec) == 0 {
-		return nil, nil
-	}
-	metadata["resourceVersion"] = current.ResourceVersion
-	patch := map[string]any{"metadata": metadata}
-	if len(spec) > 0 {
-		patch["spec"] = spec
-	}
-	body, err := json.Marshal(patch)
-	if err != nil {
-		return nil, fmt.Errorf("encode patch of HostEndpoint %s: %w", current.Name, err)
-	}
-	return body, nil
+	maps.Copy(next.Labels, desired.Labels)
+	maps.Copy(next.Annotations, desired.Annotations)
+	next.OwnerReferences = mergeOwners(next.OwnerReferences, desired.OwnerReferences)
+	next.Spec.Node, next.Spec.InterfaceName = desired.Spec.Node, desired.Spec.InterfaceName
+	next.Spec.ExpectedIPs, next.Spec.Profiles = desired.Spec.ExpectedIPs, desired.Spec.Profiles
+	return MergePatch(current, next)
 }
 
-// Disarmed returns the endpoint without the label that arms it, for Patch.
-func (s Shape) Disarmed(hep *v3.HostEndpoint) *v3.HostEndpoint {
-	desired := hep.DeepCopy()
-	desired.Labels = maps.Clone(LabelsOf(hep))
-	delete(desired.Annotations, MetadataAnnotation)
-	delete(desired.Labels, SetLabel)
-	return desired
+// Disarm returns the patch that takes the label off which arms an endpoint.
+func Disarm(hep *v3.HostEndpoint) ([]byte, error) {
+	next := Plain(hep)
+	delete(next.Labels, SetLabel)
+	return MergePatch(hep, next)
 }
 
 // NodeLabelValue returns the value of NodeLabel for a Node: its name, or where
@@ -240,30 +208,4 @@ func mergeOwners(current, ours []metav1.OwnerReference) []metav1.OwnerReference 
 		}
 	}
 	return merged
-}
-
-// specOf returns what the agent owns of an endpoint's spec.
-func specOf(hep *v3.HostEndpoint) map[string]any {
-	return map[string]any{
-		"node":          hep.Spec.Node,
-		"interfaceName": hep.Spec.InterfaceName,
-		"expectedIPs":   hep.Spec.ExpectedIPs,
-		"profiles":      hep.Spec.Profiles,
-	}
-}
-
-// difference returns the merge patch between two maps: null removes a key.
-func difference[V any](current, desired map[string]V) map[string]any {
-	diff := map[string]any{}
-	for key, value := range desired {
-		if got, ok := current[key]; !ok || !equality.Semantic.DeepEqual(got, value) {
-			diff[key] = value
-		}
-	}
-	for key := range current {
-		if _, ok := desired[key]; !ok {
-			diff[key] = nil
-		}
-	}
-	return diff
 }

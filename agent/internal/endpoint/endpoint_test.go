@@ -250,13 +250,13 @@ func TestPatchSetsBackWhatTheAgentOwns(t *testing.T) {
 			spoil: func(hep *v3.HostEndpoint) {
 				hep.Annotations = map[string]string{endpoint.MetadataAnnotation: `{"labels":{"host-firewall.io/set":"r1"}}`}
 			},
-			want: `{"metadata":{"annotations":{"projectcalico.org/metadata":null},"resourceVersion":"7"}}`,
+			want: `{"metadata":{"annotations":null,"resourceVersion":"7"}}`,
 		},
 		"an annotation that shadows labels and is no JSON": {
 			spoil: func(hep *v3.HostEndpoint) {
 				hep.Annotations = map[string]string{endpoint.MetadataAnnotation: `{`}
 			},
-			want: `{"metadata":{"annotations":{"projectcalico.org/metadata":null},"resourceVersion":"7"}}`,
+			want: `{"metadata":{"annotations":null,"resourceVersion":"7"}}`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -265,7 +265,7 @@ func TestPatchSetsBackWhatTheAgentOwns(t *testing.T) {
 			untouched := current.DeepCopy()
 			desired, _ := shape().Desired(node(), star(), nil, test.set)
 
-			patch, err := shape().Patch(current, desired)
+			patch, err := endpoint.Patch(current, desired)
 			require.NoError(t, err)
 			assert.Equal(t, untouched, current, "what comes from a cache must not be changed")
 			if test.want == "" {
@@ -274,7 +274,7 @@ func TestPatchSetsBackWhatTheAgentOwns(t *testing.T) {
 			}
 			assert.JSONEq(t, test.want, string(patch))
 
-			again, err := shape().Patch(apply(t, current, patch), desired)
+			again, err := endpoint.Patch(apply(t, current, patch), desired)
 			require.NoError(t, err)
 			assert.Nil(t, again, "one patch is enough")
 		})
@@ -291,7 +291,7 @@ func TestPatchLeavesWhatOthersWrote(t *testing.T) {
 	current.Spec.Ports = []v3.EndpointPort{{Name: "theirs", Port: 80}}
 	desired, _ := shape().Desired(node(), star(), nil, "")
 
-	patch, err := shape().Patch(current, desired)
+	patch, err := endpoint.Patch(current, desired)
 	require.NoError(t, err)
 	assert.Nil(t, patch, "what others wrote is no difference")
 
@@ -301,7 +301,7 @@ func TestPatchLeavesWhatOthersWrote(t *testing.T) {
 	moved := node()
 	moved.Status.Addresses[0].Address = "192.0.2.2"
 	desired, _ = shape().Desired(moved, star(), nil, "r1")
-	patch, err = shape().Patch(current, desired)
+	patch, err = endpoint.Patch(current, desired)
 	require.NoError(t, err)
 	got := apply(t, current, patch)
 	assert.Equal(t, want.ObjectMeta, got.ObjectMeta)
@@ -329,7 +329,7 @@ func TestEndpointEditedThroughCalicoIsStillOursAndComesBackWhole(t *testing.T) {
 	require.Equal(t, "r1", endpoint.SetOf(current), "Felix reads the annotation")
 
 	desired, _ := shape().Desired(node(), star(), nil, "r1")
-	patch, err := shape().Patch(current, desired)
+	patch, err := endpoint.Patch(current, desired)
 	require.NoError(t, err)
 	got := apply(t, current, patch)
 	assert.Equal(t, whole.Labels, got.Labels)
@@ -400,7 +400,7 @@ func TestLabelsOfOtherSettingsGoWhenThoseOfTheseSettingsTakeOver(t *testing.T) {
 
 	waiting, _ := shape().Desired(node(), star(), nil, "")
 	endpoint.SetNote(waiting, current, endpoint.Note{State: "Waiting", Since: time.Unix(2000, 0)}, true)
-	patch, err := shape().Patch(current, waiting)
+	patch, err := endpoint.Patch(current, waiting)
 	require.NoError(t, err)
 	current = apply(t, current, patch)
 	assert.Equal(t, map[string]string{"host-firewall.io/release": "fw", "host-firewall.io/node": "n1", "old": "label", "zone": "a", "theirs": "label"},
@@ -408,7 +408,7 @@ func TestLabelsOfOtherSettingsGoWhenThoseOfTheseSettingsTakeOver(t *testing.T) {
 
 	armed, _ := shape().Desired(node(), star(), nil, "r1")
 	endpoint.SetNote(armed, current, endpoint.Note{State: "Armed", Since: time.Unix(3000, 0)}, false)
-	patch, err = shape().Patch(current, armed)
+	patch, err = endpoint.Patch(current, armed)
 	require.NoError(t, err)
 	current = apply(t, current, patch)
 	assert.Equal(t, map[string]string{"host-firewall.io/release": "fw", "host-firewall.io/node": "n1", "host-firewall.io/set": "r1", "host-endpoint": "ingress", "theirs": "label"}, current.Labels)
@@ -420,7 +420,7 @@ func TestNoteThatSaysTheSameIsNoDifference(t *testing.T) {
 	endpoint.SetNote(current, nil, endpoint.Note{State: "Armed", Reason: "r", Since: time.Unix(1000, 0)}, false)
 	desired, _ := shape().Desired(node(), star(), nil, "r1")
 	endpoint.SetNote(desired, current, endpoint.Note{State: "Armed", Reason: "r", Since: time.Unix(2000, 0)}, false)
-	patch, err := shape().Patch(current, desired)
+	patch, err := endpoint.Patch(current, desired)
 	require.NoError(t, err)
 	assert.Nil(t, patch, "never only for the time")
 }

@@ -1,10 +1,14 @@
 package endpoint
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -46,6 +50,40 @@ func effective(object metav1.Object) metadata {
 		}
 	}
 	return seen
+}
+
+// typed is an object of one type.
+type typed[T any] interface {
+	metav1.Object
+	DeepCopy() T
+}
+
+// Plain returns a copy of an object with its metadata as Felix reads it, and without the
+// annotation that would win over it.
+func Plain[T typed[T]](object T) T {
+	seen := effective(object)
+	plain := object.DeepCopy()
+	plain.SetLabels(copyOf(seen.labels))
+	plain.SetAnnotations(copyOf(seen.annotations))
+	plain.SetOwnerReferences(slices.Clone(seen.owners))
+	return plain
+}
+
+// MergePatch returns the JSON merge patch (RFC 7386) that makes next of current, nil where
+// they are the same. It carries current's resourceVersion, so that the API server refuses it
+// with 409 when current is not the newest.
+func MergePatch[T typed[T]](current, next T) ([]byte, error) {
+	before, err := json.Marshal(current)
+	after, problem := json.Marshal(next)
+	if err = errors.Join(err, problem); err != nil || bytes.Equal(before, after) {
+		return nil, err
+	}
+	patch, err := jsonpatch.CreateMergePatch(before, after)
+	if err != nil {
+		return nil, err
+	}
+	version := fmt.Sprintf(`{"metadata":{"resourceVersion":%q}}`, current.GetResourceVersion())
+	return jsonpatch.MergeMergePatches(patch, []byte(version))
 }
 
 // copyOf is maps.Clone that never returns nil.

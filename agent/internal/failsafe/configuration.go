@@ -18,7 +18,7 @@ type Configuration struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec map[string]any `json:"spec,omitempty"`
+	Spec map[string]any `json:"spec"`
 }
 
 // DeepCopy returns a copy that shares nothing with c.
@@ -49,11 +49,20 @@ func listOf(c *Configuration) (list *[]v3.ProtoPort, err error) {
 	return list, nil
 }
 
-// valueOf returns a list as a spec holds it. A list of ports can always be encoded.
-func valueOf(list []v3.ProtoPort) (value any) {
-	data, _ := json.Marshal(list)
+// set makes a list, nil for none, the inbound one of a configuration.
+func (c *Configuration) set(list *[]v3.ProtoPort) {
+	delete(c.Spec, inbound)
+	if list == nil {
+		return
+	}
+	if c.Spec == nil {
+		c.Spec = map[string]any{}
+	}
+	// A list of ports can always be encoded.
+	data, _ := json.Marshal(*list)
+	var value any
 	_ = json.Unmarshal(data, &value)
-	return value
+	c.Spec[inbound] = value
 }
 
 // fieldsOf returns the fields that the spec of a configuration has, none if there is

@@ -16,7 +16,6 @@ import (
 	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -61,6 +60,8 @@ type Change struct {
 	// Delete tells to delete the object that is there, with its resourceVersion and
 	// UID as preconditions: it holds nothing but what we wrote.
 	Delete bool
+
+	sent map[string]any // the spec as it is to be then
 }
 
 // None tells whether there is nothing to do.
@@ -123,7 +124,7 @@ func WrittenBy(configuration *Configuration) string {
 	if r, _ := remembered(configuration); r != nil {
 		return r.Release
 	}
-	return configuration.Labels[endpoint.ReleaseLabel]
+	return endpoint.ReleaseOf(configuration)
 }
 
 // Plan returns the change that narrows the failsafe ports of a node as wanted, or
@@ -137,7 +138,7 @@ func WrittenBy(configuration *Configuration) string {
 // narrow, and nothing is written.
 //
 // filled is what the last write brought back besides what was sent, if that is not noted
-// on own yet; see Filled.
+// on own yet; see Change.Filled.
 //
 // An error means that what Felix would do with the list is not what it says.
 func Plan(own, def *Configuration, node, release string, want *Want, filled map[string]any) (Change, error) {
@@ -177,51 +178,37 @@ func Plan(own, def *Configuration, node, release string, want *Want, filled map[
 	if same(list, narrowed) {
 		return takeBack(own, wrote, current)
 	}
-	now := record{Release: release, Written: narrowed, Before: before}
+	now := record{Release: release, Written: narrowed, Before: before, Created: own == nil || wrote != nil && wrote.Created}
 	owner := endpoint.NodeOwner(node, want.Node)
 	if own == nil {
-		now.Created = true
 		return create(node, now, owner), nil
 	}
+	next := endpoint.Plain(own)
 	known := wrote.known(own, filled)
-	var spec map[string]any
-	now.Filled, spec = pin(own, def, known)
-	owners := othersOwners(own)
-	if now.Created = wrote != nil && wrote.Created; now.Created {
-		if holdsNothingElse(own, release, known) {
-			owners = append(owners, owner)
-		}
+	now.Filled = pin(next, def, known)
+	if current == nil || !same(*current, narrowed) {
+		next.set(&narrowed)
 	}
-	return rewrite(own, wrote, current, now, owners, spec)
+	next.OwnerReferences = othersOwners(own)
+	if now.Created && holdsNothingElse(own, release, known) {
+		next.OwnerReferences = append(next.OwnerReferences, owner)
+	}
+	if wrote == nil || !equal(*wrote, now) {
+		next.Annotations[Annotation] = now.String()
+	}
+	return changeTo(own, next)
 }
 
 // create returns the change that makes the object, with nothing but the list.
 func create(node string, now record, owner metav1.OwnerReference) Change {
-	return Change{Create: &Configuration{
-		ObjectMeta: metav1.ObjectMeta{
-			Name:            Name(node),
-			Labels:          map[string]string{endpoint.ReleaseLabel: now.Release},
-			Annotations:     map[string]string{Annotation: now.String()},
-			OwnerReferences: []metav1.OwnerReference{owner},
-		},
-		Spec: map[string]any{inbound: valueOf(now.Written)},
+	made := &Configuration{ObjectMeta: metav1.ObjectMeta{
+		Name:            Name(node),
+		Labels:          map[string]string{endpoint.ReleaseLabel: now.Release},
+		Annotations:     map[string]string{Annotation: now.String()},
+		OwnerReferences: []metav1.OwnerReference{owner},
 	}}
-}
-
-// rewrite returns the change from what the object has to the list and the record
-// of now, and to these owners. spec is what else changes.
-func rewrite(own *Configuration, wrote *record, current *[]v3.ProtoPort, now record, owners []metav1.OwnerReference, spec map[string]any) (Change, error) {
-	if current == nil || !same(*current, now.Written) {
-		spec[inbound] = now.Written
-	}
-	metadata := map[string]any{}
-	if !equality.Semantic.DeepEqual(own.OwnerReferences, owners) {
-		metadata["ownerReferences"] = owners
-	}
-	if len(spec) == 0 && len(metadata) == 0 && wrote != nil && equal(*wrote, now) {
-		return Change{}, nil
-	}
-	return patch(own, now.String(), metadata, spec)
+	made.set(&now.Written)
+	return Change{Create: made, sent: made.Spec}
 }
 
 // takeBack returns the change that undoes what we wrote, and only that: a list
@@ -230,54 +217,29 @@ func takeBack(own *Configuration, wrote *record, left *[]v3.ProtoPort) (Change, 
 	if wrote == nil {
 		return Change{}, nil
 	}
-	spec := map[string]any{}
+	next := endpoint.Plain(own)
 	if left != nil && same(*left, wrote.Written) {
 		left = wrote.Before
-		spec[inbound] = nil
-		if left != nil {
-			spec[inbound] = *left
-		}
+		next.set(left)
 	}
 	if wrote.Created && left == nil && holdsNothingElse(own, wrote.Release, wrote.known(own, nil)) {
 		return Change{Delete: true}, nil
 	}
-	metadata := map[string]any{}
+	delete(next.Annotations, Annotation)
 	if wrote.Created {
 		// From now on it is somebody else's.
-		if own.Labels[endpoint.ReleaseLabel] == wrote.Release {
-			metadata["labels"] = map[string]any{endpoint.ReleaseLabel: nil}
+		if next.Labels[endpoint.ReleaseLabel] == wrote.Release {
+			delete(next.Labels, endpoint.ReleaseLabel)
 		}
-		if owners := othersOwners(own); len(owners) < len(own.OwnerReferences) {
-			metadata["ownerReferences"] = owners
-		}
+		next.OwnerReferences = othersOwners(own)
 	}
-	return patch(own, nil, metadata, spec)
+	return changeTo(own, next)
 }
 
-// patch returns the change of the object's annotation, to nil for none, of other
-// metadata and of fields of the spec.
-func patch(own *Configuration, annotation any, metadata, spec map[string]any) (Change, error) {
-	annotations := map[string]any{}
-	text, _ := annotation.(string)
-	if got, there := own.Annotations[Annotation]; there != (annotation != nil) || got != text {
-		annotations[Annotation] = annotation
-	}
-	if rest, shadowed := withoutOurs(own, annotation == nil); shadowed {
-		annotations[endpoint.MetadataAnnotation] = rest
-	}
-	metadata["resourceVersion"] = own.ResourceVersion
-	if len(annotations) > 0 {
-		metadata["annotations"] = annotations
-	}
-	body := map[string]any{"metadata": metadata}
-	if len(spec) > 0 {
-		body["spec"] = spec
-	}
-	data, err := json.Marshal(body)
-	if err != nil {
-		return Change{}, fmt.Errorf("encode patch of FelixConfiguration %s: %w", own.Name, err)
-	}
-	return Change{Patch: data}, nil
+// changeTo returns the change from an object as it is to as it should be.
+func changeTo(own, next *Configuration) (Change, error) {
+	patch, err := endpoint.MergePatch(own, next)
+	return Change{Patch: patch, sent: next.Spec}, err
 }
 
 // effective returns the list that Felix would have without us, where before is
@@ -378,29 +340,9 @@ func overridden(configuration *Configuration) bool {
 	return there
 }
 
-// withoutOurs returns the value of endpoint.MetadataAnnotation without our own
-// annotation in it, and whether it is in there. It would win over the one that we
-// write. An object that we leave loses our label there as well.
-func withoutOurs(configuration *Configuration, leave bool) (rest string, shadowed bool) {
-	var shadow map[string]any
-	if json.Unmarshal([]byte(configuration.Annotations[endpoint.MetadataAnnotation]), &shadow) != nil {
-		return "", false
-	}
-	annotations, _ := shadow["annotations"].(map[string]any)
-	if _, shadowed = annotations[Annotation]; !shadowed {
-		return "", false
-	}
-	delete(annotations, Annotation)
-	if labels, _ := shadow["labels"].(map[string]any); leave {
-		delete(labels, endpoint.ReleaseLabel)
-	}
-	data, err := json.Marshal(shadow)
-	return string(data), err == nil
-}
-
 // othersOwners returns the owners of an object but for its Node.
 func othersOwners(own *Configuration) []metav1.OwnerReference {
-	return slices.DeleteFunc(slices.Clone(own.OwnerReferences), func(owner metav1.OwnerReference) bool {
+	return slices.DeleteFunc(endpoint.Plain(own).OwnerReferences, func(owner metav1.OwnerReference) bool {
 		return owner.Kind == "Node" && Name(owner.Name) == own.Name
 	})
 }
@@ -408,21 +350,13 @@ func othersOwners(own *Configuration) []metav1.OwnerReference {
 // holdsNothingElse tells whether an object that we made has got nothing from
 // others since.
 func holdsNothingElse(own *Configuration, release string, known map[string]filling) bool {
-	annotations := maps.Clone(endpoint.AnnotationsOf(own))
-	delete(annotations, Annotation)
-	labels := maps.Clone(own.Labels)
-	if labels[endpoint.ReleaseLabel] == release {
-		delete(labels, endpoint.ReleaseLabel)
-	}
-	if len(annotations) > 0 || len(labels) > 0 || len(own.Finalizers) > 0 || len(othersOwners(own)) > 0 {
-		return false
+	rest := endpoint.Plain(own)
+	delete(rest.Annotations, Annotation)
+	if rest.Labels[endpoint.ReleaseLabel] == release {
+		delete(rest.Labels, endpoint.ReleaseLabel)
 	}
 	spec := fieldsOf(own)
 	delete(spec, inbound)
-	for name, field := range known {
-		if field.has(spec[name]) {
-			delete(spec, name)
-		}
-	}
-	return len(spec) == 0
+	maps.DeleteFunc(spec, func(name string, value any) bool { return known[name].has(value) })
+	return len(rest.Annotations)+len(rest.Labels)+len(rest.Finalizers)+len(othersOwners(own))+len(spec) == 0
 }

@@ -145,7 +145,7 @@ func settle(t testing.TB, own, def *v3.FelixConfiguration, w *failsafe.Want, asV
 	change, err := plan(t, own, def, w)
 	require.NoError(t, err)
 	stored := apply(t, own, change, asV3)
-	if filled := failsafe.Filled(read(t, own), change, read(t, stored)); len(filled) > 0 && w != nil {
+	if filled := change.Filled(read(t, stored)); len(filled) > 0 && w != nil {
 		change, err = failsafe.Plan(read(t, stored), read(t, def), node, release, w, filled)
 		require.NoError(t, err)
 		stored = apply(t, stored, change, asV3)
@@ -431,7 +431,6 @@ func (s *server) write(def *failsafe.Configuration, w *failsafe.Want) {
 	for range 4 {
 		change, err := failsafe.Plan(s.stored, def, node, release, w, filled)
 		require.NoError(s.t, err)
-		before := s.stored
 		switch {
 		case change.None():
 			return
@@ -449,7 +448,7 @@ func (s *server) write(def *failsafe.Configuration, w *failsafe.Want) {
 			}
 		}
 		s.writes++
-		filled = failsafe.Filled(before, change, s.stored)
+		filled = change.Filled(s.stored)
 	}
 	require.Fail(s.t, "it never rests")
 }

@@ -26,26 +26,15 @@ func (f filling) has(value any) bool {
 	return value != nil && (equal(value, f.Preset) || f.Pinned != nil && equal(value, f.Pinned))
 }
 
-// Filled returns what came back when a change to own was written that had not been sent,
+// Filled returns what came back when the change was written that had not been sent,
 // by the name of the field; nil for what was sent and did not stay.
-func Filled(own *Configuration, change Change, stored *Configuration) map[string]any {
-	sent := map[string]any{}
-	switch {
-	case change.Create != nil:
-		sent = change.Create.Spec
-	case change.Patch != nil && own != nil:
-		var patch Configuration
-		if json.Unmarshal(change.Patch, &patch) != nil {
-			return nil
-		}
-		maps.Copy(sent, own.Spec)
-		maps.Copy(sent, patch.Spec)
-	default:
+func (c Change) Filled(stored *Configuration) map[string]any {
+	if c.Create == nil && c.Patch == nil {
 		return nil
 	}
 	filled := map[string]any{}
 	for name, value := range fieldsOf(stored) {
-		switch before := sent[name]; {
+		switch before := c.sent[name]; {
 		case name == inbound:
 		case before == nil || before == "":
 			filled[name] = value
@@ -100,27 +89,24 @@ func (r *record) known(own *Configuration, filled map[string]any) map[string]fil
 	return known
 }
 
-// pin returns what should be noted of the fields that are filled in, and the changes to
-// the spec that keep default's values in force. What somebody else has set is no such field.
-func pin(own, def *Configuration, known map[string]filling) (noted map[string]filling, spec map[string]any) {
-	ours, theirs := fieldsOf(own), fieldsOf(def)
-	noted, spec = map[string]filling{}, map[string]any{}
+// pin keeps in an object the values of default in force for the fields that are filled in,
+// and returns what should be noted of these. What somebody else has set is no such field.
+func pin(own, def *Configuration, known map[string]filling) (noted map[string]filling) {
+	theirs, noted := fieldsOf(def), map[string]filling{}
 	for name, field := range known {
-		current := ours[name]
-		if !field.has(current) {
-			continue
+		if current := own.Spec[name]; field.has(current) {
+			field.Pinned = nil
+			want := field.Preset
+			if value := theirs[name]; value != nil && !equal(value, want) {
+				field.Pinned, want = value, value
+			}
+			if !equal(current, want) {
+				own.Spec[name] = want
+			}
+			noted[name] = field
 		}
-		field.Pinned = nil
-		want := field.Preset
-		if value := theirs[name]; value != nil && !equal(value, want) {
-			field.Pinned, want = value, value
-		}
-		if !equal(current, want) {
-			spec[name] = want
-		}
-		noted[name] = field
 	}
-	return noted, spec
+	return noted
 }
 
 // equal compares two values as JSON has them: numbers come in several types.

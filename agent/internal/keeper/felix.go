@@ -102,7 +102,7 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
 		if stored != nil {
 			k.felixWrote.of = of
 		}
-		if filled = failsafe.Filled(own, change, stored); err != nil || len(filled) == 0 {
+		if filled = change.Filled(stored); err != nil || len(filled) == 0 {
 			return err
 		}
 		own = stored

@@ -106,7 +106,7 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, d decision
 		return false, k.createEndpoint(ctx, f, w.desired)
 	}
 	name := w.desired.Name
-	patch, err := k.config.shape().Patch(w.current, w.desired)
+	patch, err := endpoint.Patch(w.current, w.desired)
 	if err != nil || patch == nil {
 		k.wrote[name] = w.desired
 		return false, err
