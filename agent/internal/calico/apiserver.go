@@ -2,19 +2,22 @@ package calico
 
 import (
 	"context"
-	"path"
+
+	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 )
 
 // APIServer returns the addresses and TCP ports at which API servers listen, as they say
 // themselves. Where they say nothing, nobody can tell.
 func (c *Controller) APIServer(ctx context.Context) (addresses []string, ports []uint16, err error) {
-	const namespace, name, endpointSlices = "default", "kubernetes", "endpointslices"
 	var slice struct {
-		Endpoints []struct{ Addresses []string }
-		Ports     []struct{ Port uint16 }
+		Endpoints []struct {
+			Addresses []string `json:"addresses"`
+		} `json:"endpoints"`
+		Ports []struct {
+			Port uint16 `json:"port"`
+		} `json:"ports"`
 	}
-	where := path.Join(namespacePath("discovery.k8s.io/v1", namespace, endpointSlices), name)
-	if _, err := c.read(ctx, where, endpointSlices, "EndpointSlice "+namespace+"/"+name, &slice); err != nil {
+	if _, err := c.read(ctx, cleanup.Object{Kind: "EndpointSlice", Namespace: "default", Name: "kubernetes"}, &slice); err != nil {
 		return nil, nil, err
 	}
 	for _, endpoint := range slice.Endpoints {

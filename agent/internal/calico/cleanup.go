@@ -2,11 +2,11 @@ package calico
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
-	"path"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
@@ -22,22 +22,22 @@ type Group struct{ Direct }
 // Calico's own API server makes 50 requests a second, and 5 up to v3.28.
 func (d *Direct) Groups() (groups []cleanup.Group) {
 	for _, name := range []string{GroupCRD, GroupV3} {
-		groups = append(groups, &Group{Direct{&Cluster{options: d.options, client: d.client, caches: &caches{group: name}}}})
+		groups = append(groups, &Group{Direct{&Cluster{options: d.options, client: d.client, group: name}}})
 	}
 	return groups
 }
 
 // Name returns the name and version of the group.
-func (g *Group) Name() string { return g.known().group }
+func (g *Group) Name() string { return g.Cluster.group }
 
 // FelixConfigurations returns all of them, none where they are not served.
 func (g *Group) FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error) {
-	return whereServed(ofCalico[failsafe.Configuration](ctx, g.Cluster, felixConfigurations, metav1.ListOptions{}))
+	return whereServed(list[failsafe.Configuration](ctx, g.Cluster, v3.KindFelixConfiguration, "", metav1.ListOptions{}))
 }
 
 // Objects returns all objects of a kind, none where they are not served.
 func (g *Group) Objects(ctx context.Context, kind string) ([]*metav1.PartialObjectMetadata, error) {
-	return whereServed(ofCalico[metav1.PartialObjectMetadata](ctx, g.Cluster, resourceOf(kind), metav1.ListOptions{}))
+	return whereServed(list[metav1.PartialObjectMetadata](ctx, g.Cluster, kind, "", metav1.ListOptions{}))
 }
 
 func whereServed[T any](all []*T, err error) ([]*T, error) {
@@ -49,13 +49,12 @@ func whereServed[T any](all []*T, err error) ([]*T, error) {
 
 // PatchObject applies a JSON merge patch to the object with that name.
 func (g *Group) PatchObject(ctx context.Context, kind, name string, patch []byte) error {
-	return g.patch(ctx, resourceOf(kind), kind+" "+name, name, patch, nil)
+	return g.send(ctx, "patch", cleanup.Object{Kind: kind, Name: name}, json.RawMessage(patch), nil)
 }
 
 // DeleteObject deletes an object, in the very version that is given.
 func (g *Group) DeleteObject(ctx context.Context, kind string, object metav1.Object) error {
-	return g.delete(ctx, resourceOf(kind), kind+" "+object.GetName(),
-		metav1.ObjectMeta{Name: object.GetName(), UID: object.GetUID(), ResourceVersion: object.GetResourceVersion()})
+	return g.delete(ctx, kind, object)
 }
 
 // Annotations returns the annotations of an object, and whether it is there.
@@ -69,23 +68,21 @@ func (d *Direct) Annotations(ctx context.Context, o cleanup.Object) (annotations
 
 // Delete deletes an object. In the foreground it is there until what it owns is gone.
 func (d *Direct) Delete(ctx context.Context, o cleanup.Object, foreground bool) error {
-	where, resource := placeOf(o)
 	options := metav1.DeleteOptions{TypeMeta: deleteOptions()}
 	if foreground {
 		policy := metav1.DeletePropagationForeground
 		options.PropagationPolicy = &policy
 	}
-	return d.send(ctx, d.client.Delete().AbsPath(where), "delete", resource, o.String(), options, nil)
+	return d.send(ctx, "delete", o, options, nil)
 }
 
 // SetData merges data into that of a ConfigMap, which it may create.
-func (d *Direct) SetData(ctx context.Context, configMap cleanup.Object, data map[string]string, create bool) error {
-	where, resource := placeOf(configMap)
+func (d *Direct) SetData(ctx context.Context, o cleanup.Object, data map[string]string, create bool) error {
 	fields := map[string]any{"data": data}
-	err := d.send(ctx, d.client.Patch(types.MergePatchType).AbsPath(where), "patch", resource, configMap.String(), fields, nil)
+	err := d.send(ctx, "patch", o, fields, nil)
 	if codeOf(err) != http.StatusNotFound || !create {
 		return err
 	}
-	body := bodyOf("v1", configMap.Kind, metav1.ObjectMeta{Name: configMap.Name, Labels: map[string]string{endpoint.ReleaseLabel: d.options.Release}}, fields)
-	return d.send(ctx, d.client.Post().AbsPath(path.Dir(where)), "create", resource, configMap.String(), body, nil)
+	object := &metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Name, Labels: map[string]string{endpoint.ReleaseLabel: d.options.Release}}
+	return d.send(ctx, "create", o, d.bodyOf(o.Kind, object, fields), nil)
 }

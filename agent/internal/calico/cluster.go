@@ -8,33 +8,26 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"path"
+	"slices"
 	"sync"
 	"time"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/flowcontrol"
 
+	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/transport"
 )
 
-// The groups by which Calico can be reached, and the resources in them.
+// The groups by which Calico can be reached.
 const (
 	GroupV3  = "projectcalico.org/v3"
 	GroupCRD = "crd.projectcalico.org/v1"
-
-	hostEndpoints         = "hostendpoints"
-	globalNetworkPolicies = "globalnetworkpolicies"
-	felixConfigurations   = "felixconfigurations"
-	clusterInformations   = "clusterinformations"
-	configMaps            = "configmaps"
-	nodes                 = "nodes"
-
-	// defaultName is how Calico calls the one ClusterInformation.
-	defaultName = "default"
 )
 
 const (
@@ -44,10 +37,9 @@ const (
 	requestsPerSecond = 50
 	requestBurst      = 100
 
-	// What a pass of the keeper may wait for. It calls itself stuck after two
-	// minutes of one pass.
-	writeTimeout = 20 * time.Second
-	listTimeout  = 20 * time.Second
+	// requestTimeout is what a pass of the keeper may wait for. It calls itself stuck
+	// after two minutes of one pass.
+	requestTimeout = 20 * time.Second
 
 	// firstRead is what the caches wait for when nothing is wrong.
 	firstRead = "reading the API server for the first time"
@@ -75,22 +67,51 @@ type Options struct {
 	Log   *slog.Logger
 }
 
-// Cluster is the API server as the agent sees it. Its methods may be called from
-// any goroutine; all but Run and Problem only once Problem has returned an empty
-// string.
+// Cluster is the API server as the agent sees it: with caches, kept by watches, of what it
+// looks at. Its methods may be called from any goroutine; all but Run and Problem only once
+// Problem has returned an empty string.
 type Cluster struct {
 	options Options
 	client  rest.Interface
-	open    func(group string, wake func()) *caches
+	wake    func()
+	group   string        // of Calico's objects; it and wake are set before anything is followed
+	turn    chan struct{} // had by one cache at a time
 
-	mu      sync.Mutex
-	problem string  // why there are no caches yet
-	caches  *caches // nil until Calico's API group is known
+	// always are followed from the start, among them the next three and, in a controller, the
+	// three after them. felix are the FelixConfigurations of the Node and for all nodes, which
+	// are followed while the failsafe is narrowed.
+	always                           []*source
+	node, endpoints, clearance       *source
+	policies, trustSets, information *source
+	felix                            [2]*source
+
+	following sync.WaitGroup // the goroutines of all caches
+	mu        sync.Mutex
+	problem   string          // why nothing is followed yet
+	ctx       context.Context // nil: no cache may be started, not yet or not any more
+	started   []*source
 }
 
 // New returns a Cluster for the API server of config. It makes no request. An
 // error means that config can't be used.
 func New(config *rest.Config, options Options) (*Cluster, error) {
+	c, err := open(config, options)
+	if err != nil {
+		return nil, err
+	}
+	name := options.Node
+	c.node = follow[node](c, cleanup.Object{Kind: "Node", Name: name}, "")
+	c.endpoints = follow[v3.HostEndpoint](c, cleanup.Object{Kind: v3.KindHostEndpoint, Name: name}, "")
+	if options.ByLabel {
+		c.endpoints = follow[v3.HostEndpoint](c, cleanup.Object{Kind: v3.KindHostEndpoint}, c.ofNode(name))
+	}
+	c.felix[0] = follow[failsafe.Configuration](c, cleanup.Object{Kind: v3.KindFelixConfiguration, Name: failsafe.Name(name)}, "")
+	c.always = []*source{c.endpoints, c.node, c.clearance}
+	return c, nil
+}
+
+// open returns a Cluster that follows nothing yet.
+func open(config *rest.Config, options Options) (*Cluster, error) {
 	config = rest.CopyConfig(config)
 	config.UserAgent = options.UserAgent
 	config.QPS, config.Burst = requestsPerSecond, requestBurst
@@ -113,8 +134,9 @@ func New(config *rest.Config, options Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client for the API server: %w", err)
 	}
-	c := &Cluster{options: options, client: client, problem: firstRead}
-	c.open = c.ofAgent
+	c := &Cluster{options: options, client: client, problem: firstRead, turn: make(chan struct{}, 1)}
+	c.clearance = follow[configMap](c, cleanup.Object{Kind: "ConfigMap", Namespace: options.Namespace, Name: options.Release}, "")
+	c.felix[1] = follow[failsafe.Configuration](c, cleanup.Object{Kind: v3.KindFelixConfiguration, Name: failsafe.ForAll}, "")
 	return c, nil
 }
 
@@ -122,26 +144,35 @@ func New(config *rest.Config, options Options) (*Cluster, error) {
 // context ends. It calls wake whenever a cache, or the answer of Problem, has
 // changed. Nothing that goes wrong ends it: it is logged once and tried again.
 func (c *Cluster) Run(ctx context.Context, wake func()) {
-	group := c.options.APIGroup
-	if group == "" {
-		group = c.awaitGroup(ctx, wake)
+	c.wake, c.group = wake, c.options.APIGroup
+	if c.group == "" {
+		c.group = c.awaitGroup(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 	}
-	c.options.Log.Info("reaching Calico", "group", group)
-	caches := c.open(group, wake)
+	c.options.Log.Info("reaching Calico", "group", c.group)
 	c.mu.Lock()
-	c.caches = caches
+	c.problem, c.ctx = "", ctx
 	c.mu.Unlock()
-	caches.run(ctx)
+	for _, s := range c.always {
+		c.start(s)
+	}
+	<-ctx.Done()
+	c.mu.Lock()
+	c.ctx = nil
+	c.mu.Unlock()
+	c.following.Wait()
 }
 
-// known returns the caches, nil before Calico's API group is known.
-func (c *Cluster) known() *caches {
+// start begins to keep one cache, once.
+func (c *Cluster) start(s *source) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.caches
+	if ctx := c.ctx; ctx != nil && !slices.Contains(c.started, s) {
+		c.started = append(c.started, s)
+		c.following.Go(func() { s.reflector.RunWithContext(ctx) })
+	}
 }
 
 // ofRelease is the label selector for what belongs to the release.
@@ -150,12 +181,4 @@ func (c *Cluster) ofRelease() string { return endpoint.ReleaseLabel + "=" + c.op
 // ofNode is the label selector for the release's endpoints of a Node.
 func (c *Cluster) ofNode(name string) string {
 	return c.ofRelease() + "," + endpoint.NodeLabel + "=" + endpoint.NodeLabelValue(name)
-}
-
-// resourcePath is where the API server serves a cluster-scoped resource.
-func resourcePath(group, resource string) string {
-	if group == "v1" {
-		return path.Join("/api", group, resource)
-	}
-	return path.Join("/apis", group, resource)
 }

@@ -8,12 +8,13 @@ import (
 	"net/http"
 	"slices"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // awaitGroup returns the API group by which Calico is reached. It asks until
 // there is one, and returns an empty one when the context has ended before.
-func (c *Cluster) awaitGroup(ctx context.Context, wake func()) (group string) {
+func (c *Cluster) awaitGroup(ctx context.Context) (group string) {
 	// It ends when there is an answer, or the context ends.
 	_ = backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (done bool, _ error) {
 		found, err := c.findGroup(ctx)
@@ -23,7 +24,7 @@ func (c *Cluster) awaitGroup(ctx context.Context, wake func()) (group string) {
 		}
 		if problem := err.Error(); c.remember(problem) {
 			c.options.Log.Warn("Calico's API not found, trying again", "problem", problem)
-			wake()
+			c.wake()
 		}
 		return false, nil
 	})
@@ -59,7 +60,7 @@ func (c *Cluster) findGroup(ctx context.Context) (string, error) {
 // serves tells whether the group has the resources that the agent needs. It
 // reads the one document that lists them, to which every account has access.
 func (c *Cluster) serves(ctx context.Context, group string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	body, err := c.client.Get().AbsPath("/apis", group).DoRaw(ctx)
 	if codeOf(err) == http.StatusNotFound {
@@ -72,8 +73,8 @@ func (c *Cluster) serves(ctx context.Context, group string) (bool, error) {
 	if err := json.Unmarshal(body, &list); err != nil {
 		return false, fmt.Errorf("decode resources of %s: %w", group, err)
 	}
-	has := func(name string) bool {
-		return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == name })
+	has := func(kind string) bool {
+		return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == resourceOf(kind) })
 	}
-	return has(hostEndpoints) && has(globalNetworkPolicies), nil
+	return has(v3.KindHostEndpoint) && has(v3.KindGlobalNetworkPolicy), nil
 }

@@ -2,13 +2,10 @@ package calico
 
 import (
 	"context"
-	"path"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
@@ -24,7 +21,7 @@ type Direct struct {
 // NewDirect returns a Direct for the API server of config. It makes no request.
 // An error means that config can't be used.
 func NewDirect(config *rest.Config, options Options) (*Direct, error) {
-	cluster, err := New(config, options)
+	cluster, err := open(config, options)
 	if err != nil {
 		return nil, err
 	}
@@ -33,20 +30,16 @@ func NewDirect(config *rest.Config, options Options) (*Direct, error) {
 
 // Find finds out by which API group Calico is reached, unless that is told.
 func (d *Direct) Find(ctx context.Context) (err error) {
-	group := d.options.APIGroup
-	if group == "" {
-		group, err = d.findGroup(ctx)
+	if d.group = d.options.APIGroup; d.group == "" {
+		d.group, err = d.findGroup(ctx)
 	}
-	d.mu.Lock()
-	d.caches = &caches{group: group}
-	d.mu.Unlock()
 	return err
 }
 
 // Endpoints returns all HostEndpoints, whosever they are, as the API server has
 // them now.
 func (d *Direct) Endpoints(ctx context.Context) ([]*v3.HostEndpoint, error) {
-	return ofCalico[v3.HostEndpoint](ctx, d.Cluster, hostEndpoints, metav1.ListOptions{})
+	return list[v3.HostEndpoint](ctx, d.Cluster, v3.KindHostEndpoint, "", metav1.ListOptions{})
 }
 
 // object is what the commands look at of what is in a namespace. The whole types are a
@@ -74,32 +67,10 @@ func (o *object) observed() bool { return o.Status.ObservedGeneration >= o.Metad
 
 // get reads an object, nil where there is none.
 func (d *Direct) get(ctx context.Context, o cleanup.Object) (*object, error) {
-	where, resource := placeOf(o)
 	read := &object{}
-	found, err := d.read(ctx, where, resource, o.String(), read)
+	found, err := d.read(ctx, o, read)
 	if !found {
 		return nil, err
 	}
 	return read, nil
-}
-
-// placeOf is where the API server serves an object, and as which resource.
-func placeOf(o cleanup.Object) (where, resource string) {
-	group := "v1"
-	if o.Kind == "DaemonSet" || o.Kind == "Deployment" {
-		group = "apps/v1"
-	}
-	resource = resourceOf(o.Kind)
-	return path.Join(namespacePath(group, o.Namespace, resource), o.Name), resource
-}
-
-// resourceOf is how the API server calls the objects of a kind.
-func resourceOf(kind string) string {
-	plural, _ := meta.UnsafeGuessKindToResource(schema.GroupVersionKind{Kind: kind})
-	return plural.Resource
-}
-
-// namespacePath is where the API server serves a resource of a namespace.
-func namespacePath(group, namespace, resource string) string {
-	return path.Join(resourcePath(group, "namespaces"), namespace, resource)
 }

@@ -104,7 +104,7 @@ func TestDataIsMergedIntoAConfigMapThatIsMadeWhereThatIsAsked(t *testing.T) {
 	assert.True(t, apierrors.IsNotFound(c.SetData(t.Context(), itsConfigMap, data, false)))
 	server.on("POST /api/v1/namespaces/ns/configmaps", object(201, map[string]any{}))
 	require.NoError(t, c.SetData(t.Context(), itsConfigMap, data, true))
-	assert.JSONEq(t, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"fw","labels":{"host-firewall.io/release":"fw"}},"data":{"closed":"true"}}`,
+	assert.JSONEq(t, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"fw","namespace":"ns","labels":{"host-firewall.io/release":"fw"}},"data":{"closed":"true"}}`,
 		server.asked("POST /api/v1/namespaces/ns/configmaps")[0].body)
 
 	server.on("PATCH "+configMap, object(200, map[string]any{}))

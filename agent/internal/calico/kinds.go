@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
@@ -61,7 +60,7 @@ func (n *node) whole() *corev1.Node {
 
 // isHeartbeat tells whether nothing of a Node has changed that anybody looks at: of
 // thousands of them some say every moment that they are still there.
-func isHeartbeat(before, after metav1.Object) bool {
+func isHeartbeat(before, after any) bool {
 	a, isNode := before.(*corev1.Node)
 	b, stays := after.(*corev1.Node)
 	return isNode && stays && maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) && slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs) &&
@@ -131,52 +130,55 @@ func (l *listOf[T]) DeepCopyObject() runtime.Object {
 	return &copied
 }
 
+// kind is what T is as an object of Kubernetes.
+type kind[T any] interface {
+	*T
+	runtime.Object
+	metav1.Object
+}
+
 // newScheme knows what is read of Calico's kinds in both groups, where they look the
-// same, so that one client serves both, and of Nodes.
+// same, so that one client serves both, and of Kubernetes' own.
 func newScheme() *runtime.Scheme {
 	scheme := runtime.NewScheme()
 	for _, group := range []string{GroupV3, GroupCRD} {
-		gv, _ := schema.ParseGroupVersion(group) // of a constant
-		scheme.AddKnownTypes(gv,
-			&v3.HostEndpoint{}, &v3.HostEndpointList{},
-			&v3.ClusterInformation{}, &v3.ClusterInformationList{},
-			&v3.GlobalNetworkSet{}, &v3.GlobalNetworkSetList{},
-		)
-		add(scheme, gv.WithKind(v3.KindGlobalNetworkPolicy), &policy{}, &listOf[policy]{})
-		add(scheme, gv.WithKind(v3.KindFelixConfiguration), &failsafe.Configuration{}, &listOf[failsafe.Configuration]{})
+		add[v3.HostEndpoint](scheme, group, v3.KindHostEndpoint)
+		add[v3.ClusterInformation](scheme, group, v3.KindClusterInformation)
+		add[v3.GlobalNetworkSet](scheme, group, v3.KindGlobalNetworkSet)
+		add[policy](scheme, group, v3.KindGlobalNetworkPolicy)
+		add[failsafe.Configuration](scheme, group, v3.KindFelixConfiguration)
 	}
-	add(scheme, corev1.SchemeGroupVersion.WithKind("Node"), &node{}, &listOf[node]{})
-	add(scheme, corev1.SchemeGroupVersion.WithKind("ConfigMap"), &configMap{}, &listOf[configMap]{})
+	add[node](scheme, "v1", "Node")
+	add[configMap](scheme, "v1", "ConfigMap")
 	// As refusals come. What else metav1 would add is for servers, or needs not be known.
 	scheme.AddUnversionedTypes(corev1.SchemeGroupVersion, &metav1.Status{})
 	return scheme
 }
 
-// add makes a scheme know a kind, and its list, by types of ours.
-func add(scheme *runtime.Scheme, kind schema.GroupVersionKind, object, list runtime.Object) {
-	scheme.AddKnownTypeWithName(kind, object)
-	kind.Kind += "List"
-	scheme.AddKnownTypeWithName(kind, list)
+// add makes a scheme know a kind, and its list, by T.
+func add[T any, P kind[T]](scheme *runtime.Scheme, group, kind string) {
+	of := schema.FromAPIVersionAndKind(group, kind)
+	scheme.AddKnownTypeWithName(of, P(new(T)))
+	of.Kind += "List"
+	scheme.AddKnownTypeWithName(of, &listOf[T]{})
 }
 
-// kept returns what makes of an object that was read in the group what is kept of it.
-func kept(group string) cache.TransformFunc {
-	return func(object any) (any, error) {
-		switch o := object.(type) {
-		case *node:
-			object = o.whole()
-		case *policy:
-			trim(group, o)
-			object = o.whole()
-		case *configMap:
-			// That may be long, and is looked at more often than it changes.
-			o.said, o.err = clearance.Parse(o.Data, o.Annotations)
-		}
-		if o, ok := object.(metav1.Object); ok {
-			trim(group, o)
-		}
-		return object, nil
+// kept returns what is kept of an object that was read in the group.
+func kept(group string, read any) any {
+	switch o := read.(type) {
+	case *node:
+		read = o.whole()
+	case *policy:
+		trim(group, o)
+		read = o.whole()
+	case *configMap:
+		// That may be long, and is looked at more often than it changes.
+		o.said, o.err = clearance.Parse(o.Data, o.Annotations)
 	}
+	if o, ok := read.(metav1.Object); ok {
+		trim(group, o)
+	}
+	return read
 }
 
 // trim drops from an object that was read in the group what is of no use, and may

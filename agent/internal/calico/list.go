@@ -2,35 +2,40 @@ package calico
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"path"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	kubejson "sigs.k8s.io/json"
 
+	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
 // ListOwnEndpoints returns the endpoints of the release on the agent's Node.
 func (c *Cluster) ListOwnEndpoints(ctx context.Context) ([]*v3.HostEndpoint, error) {
-	selection := metav1.ListOptions{LabelSelector: c.ofNode(c.options.Node), ResourceVersion: fromCache}
-	return ofCalico[v3.HostEndpoint](ctx, c, hostEndpoints, selection)
+	return list[v3.HostEndpoint](ctx, c, v3.KindHostEndpoint, "", metav1.ListOptions{LabelSelector: c.ofNode(c.options.Node), ResourceVersion: fromCache})
 }
 
 // ReadEndpoint returns the endpoint with that name, whosever it is, nil when there is none.
 func (c *Cluster) ReadEndpoint(ctx context.Context, name string) (*v3.HostEndpoint, error) {
-	return one(ofCalico[v3.HostEndpoint](ctx, c, hostEndpoints, byName(name)))
+	return one(list[v3.HostEndpoint](ctx, c, v3.KindHostEndpoint, "", byName(name)))
 }
 
 // ReadFelix returns the FelixConfiguration with that name, nil when there is none.
 func (c *Cluster) ReadFelix(ctx context.Context, name string) (*failsafe.Configuration, error) {
 	selection := byName(name)
 	selection.ResourceVersion = fromCache
-	return one(ofCalico[failsafe.Configuration](ctx, c, felixConfigurations, selection))
+	return one(list[failsafe.Configuration](ctx, c, v3.KindFelixConfiguration, "", selection))
 }
+
+// fromCache is the version that asks for a list from the API server's cache, which spares
+// etcd.
+const fromCache = "0"
 
 // one returns the only object of a list, nil when it is empty.
 func one[T any](all []*T, err error) (*T, error) {
@@ -40,52 +45,76 @@ func one[T any](all []*T, err error) (*T, error) {
 	return all[0], err
 }
 
-// read reads one object, if there is one.
-func (c *Cluster) read(ctx context.Context, where, resource, subject string, into any) (found bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	body, err := c.client.Get().AbsPath(where).MaxRetries(0).DoRaw(ctx)
-	if codeOf(err) == http.StatusNotFound {
-		return false, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(body, into)
-	}
-	if err != nil {
-		return false, fmt.Errorf("get %s: %w", subject, explain(err, "get", resource))
-	}
-	return true, nil
-}
-
-// fromCache is the version that asks for a list from the API server's cache, which spares
-// etcd.
-const fromCache = "0"
-
-// ofCalico lists the selected objects of one of Calico's resources.
-func ofCalico[T any](ctx context.Context, c *Cluster, resource string, selection metav1.ListOptions) ([]*T, error) {
-	group := c.known().group
-	objects, err := list[T](ctx, c, resourcePath(group, resource), selection)
-	for _, object := range objects {
-		trim(group, any(object).(metav1.Object))
-	}
-	return objects, err
-}
-
-// list lists the selected objects, as the client of the watches decodes them. The request
-// is made once, as those of send.
-func list[T any](ctx context.Context, c *Cluster, where string, selection metav1.ListOptions) ([]*T, error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	body, err := c.client.Get().AbsPath(where).VersionedParams(&selection, metav1.ParameterCodec).MaxRetries(0).DoRaw(ctx)
+// list lists the selected objects of a kind, as the client of the watches decodes them.
+func list[T any](ctx context.Context, c *Cluster, kind, namespace string, selection metav1.ListOptions) ([]*T, error) {
 	var read struct {
 		Items []*T `json:"items"`
 	}
+	err := c.ask(ctx, "list", cleanup.Object{Kind: kind, Namespace: namespace}, &selection, &read)
+	for _, item := range read.Items {
+		if object, whole := any(item).(metav1.Object); whole {
+			trim(c.group, object)
+		}
+	}
+	return read.Items, err
+}
+
+// read reads one object, if there is one.
+func (c *Cluster) read(ctx context.Context, o cleanup.Object, into any) (found bool, err error) {
+	err = c.ask(ctx, "get", o, &metav1.ListOptions{}, into)
+	if codeOf(err) == http.StatusNotFound {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// ask makes one request, once, as send does.
+func (c *Cluster) ask(ctx context.Context, verb string, o cleanup.Object, selection *metav1.ListOptions, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	body, err := c.client.Get().AbsPath(c.pathOf(o)).VersionedParams(selection, metav1.ParameterCodec).MaxRetries(0).DoRaw(ctx)
 	if err == nil {
-		err = kubejson.UnmarshalCaseSensitivePreserveInts(body, &read)
+		err = kubejson.UnmarshalCaseSensitivePreserveInts(body, into)
 	}
-	if err != nil {
-		resource := path.Base(where)
-		return nil, fmt.Errorf("list %s: %w", resource, explain(err, "list", resource))
+	if err == nil {
+		return nil
 	}
-	return read.Items, nil
+	resource := resourceOf(o.Kind)
+	subject := o.String()
+	if o.Name == "" {
+		subject = resource
+	}
+	return fmt.Errorf("%s %s: %w", verb, subject, explain(err, verb, resource))
+}
+
+// pathOf is where the API server serves an object, or without a name all of a kind.
+func (c *Cluster) pathOf(o cleanup.Object) string {
+	group := c.groupOf(o.Kind)
+	where := path.Join("/apis", group)
+	if group == "v1" {
+		where = "/api/v1"
+	}
+	if o.Namespace != "" {
+		where = path.Join(where, "namespaces", o.Namespace)
+	}
+	return path.Join(where, resourceOf(o.Kind), o.Name)
+}
+
+// groupOf is the group and version of a kind.
+func (c *Cluster) groupOf(kind string) string {
+	switch kind {
+	case "ConfigMap", "Event", "Node", "Pod", "ServiceAccount":
+		return "v1"
+	case "DaemonSet", "Deployment":
+		return "apps/v1"
+	case "EndpointSlice":
+		return "discovery.k8s.io/v1"
+	}
+	return c.group
+}
+
+// resourceOf is how the API server calls the objects of a kind.
+func resourceOf(kind string) string {
+	plural, _ := meta.UnsafeGuessKindToResource(schema.GroupVersionKind{Kind: kind})
+	return plural.Resource
 }

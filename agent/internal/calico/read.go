@@ -12,18 +12,21 @@ import (
 
 // Problem says why the caches are not complete; empty: they are.
 func (c *Cluster) Problem() string {
-	if caches := c.known(); caches != nil {
-		return problemOf(caches.always...)
-	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.problem
+	problem := c.problem
+	c.mu.Unlock()
+	if problem == "" {
+		problem = problemOf(c.always...)
+	}
+	return problem
 }
 
 // Trouble says what goes wrong with a complete cache, and since when; empty:
 // nothing. What the cache holds may be old then.
 func (c *Cluster) Trouble() (problem string, since time.Time) {
-	for _, s := range c.known().all() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.started {
 		if text, from := s.trouble(); text != "" && (problem == "" || from.Before(since)) {
 			problem, since = text, from
 		}
@@ -33,36 +36,33 @@ func (c *Cluster) Trouble() (problem string, since time.Time) {
 
 // Node returns the agent's Node from the cache, nil when there is none. Like all
 // that comes from a cache it must not be changed.
-func (c *Cluster) Node() *corev1.Node {
-	return first[*corev1.Node](c.known().node)
-}
+func (c *Cluster) Node() *corev1.Node { return first[*corev1.Node](c.node) }
 
 // Clearance returns from the cache what the controller says, or why that is not known.
 func (c *Cluster) Clearance() (said *clearance.Clearance, problem string) {
-	return readClearance(first[*configMap](c.known().clearance), c.options)
+	return readClearance(first[*configMap](c.clearance), c.options)
 }
 
 // KnownEndpoints returns from the cache the endpoint with the name of the Node,
 // whosever it is, or with Options.ByLabel all that are labelled as the release's
 // on the Node, and the version up to which the cache has followed.
 func (c *Cluster) KnownEndpoints() (heps []*v3.HostEndpoint, version string) {
-	return versioned[*v3.HostEndpoint](c.known().endpoints)
+	return versioned[*v3.HostEndpoint](c.endpoints)
 }
 
 // FollowFelix starts the caches of the FelixConfiguration of the Node and of the
 // one for all nodes, once.
 func (c *Cluster) FollowFelix() {
-	for _, s := range c.known().felix {
-		c.known().start(s)
+	for _, s := range c.felix {
+		c.start(s)
 	}
 }
 
 // Felix returns from those caches the FelixConfiguration of the Node and the one for
 // all nodes, nil where there is none, or why they are not known.
 func (c *Cluster) Felix() (own, forAll *failsafe.Configuration, problem string) {
-	felix := c.known().felix
-	if problem := problemOf(felix[:]...); problem != "" {
+	if problem := problemOf(c.felix[:]...); problem != "" {
 		return nil, nil, problem
 	}
-	return first[*failsafe.Configuration](felix[0]), first[*failsafe.Configuration](felix[1]), ""
+	return first[*failsafe.Configuration](c.felix[0]), first[*failsafe.Configuration](c.felix[1]), ""
 }

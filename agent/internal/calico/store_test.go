@@ -9,15 +9,22 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 )
+
+// as is what is kept of an object that was read in the group.
+func as(group string) cache.TransformFunc {
+	return func(read any) (any, error) { return kept(group, read), nil }
+}
 
 func TestStoreWakesWithObjectsAndVersionThatBelongTogether(t *testing.T) {
 	var s *store
 	var seen []string // what every wake finds
-	s = newStore(kept(GroupCRD), func() {
+	s = newStore(as(GroupCRD), func() {
 		objects, version := s.read()
 		text := version + ":"
-		for _, o := range objects {
+		for _, object := range objects {
+			o := object.(metav1.Object)
 			text += " " + o.GetName() + "@" + o.GetResourceVersion()
 		}
 		seen = append(seen, text)
@@ -44,7 +51,7 @@ func TestStoreWakesWithObjectsAndVersionThatBelongTogether(t *testing.T) {
 
 func TestHeartbeatOfANodeWakesNobody(t *testing.T) {
 	woken := 0
-	s := newStore(kept(GroupCRD), func() { woken++ })
+	s := newStore(as(GroupCRD), func() { woken++ })
 	beat := func(version string, status corev1.ConditionStatus) *node {
 		n := &node{ObjectMeta: metav1.ObjectMeta{Name: "node", ResourceVersion: version, Labels: map[string]string{"a": "b"}}}
 		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status, LastHeartbeatTime: metav1.Now(), Message: version}}
@@ -54,7 +61,7 @@ func TestHeartbeatOfANodeWakesNobody(t *testing.T) {
 	require.NoError(t, s.Update(beat("2", corev1.ConditionTrue)))
 	assert.Equal(t, 1, woken)
 	objects, _ := s.read()
-	assert.Equal(t, "2", objects[0].GetResourceVersion())
+	assert.Equal(t, "2", objects[0].(metav1.Object).GetResourceVersion())
 	require.NoError(t, s.Update(beat("3", corev1.ConditionUnknown)))
 	assert.Equal(t, 2, woken)
 	require.NoError(t, s.Delete(beat("4", corev1.ConditionUnknown)))
@@ -64,7 +71,7 @@ func TestHeartbeatOfANodeWakesNobody(t *testing.T) {
 // As while a release moves to Calico's own API server: x is the old policy x and
 // the new policy default.x.
 func TestObjectsOfOneNameAreToldApart(t *testing.T) {
-	s := newStore(kept(GroupV3), func() {})
+	s := newStore(as(GroupV3), func() {})
 	policy := func(uid string) *v3.GlobalNetworkPolicy {
 		return &v3.GlobalNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "x", UID: types.UID(uid), ResourceVersion: "1"}}
 	}
@@ -72,5 +79,5 @@ func TestObjectsOfOneNameAreToldApart(t *testing.T) {
 	require.NoError(t, s.Delete(policy("old")))
 	left, _ := s.read()
 	require.Len(t, left, 1)
-	assert.Equal(t, types.UID("new"), left[0].GetUID())
+	assert.Equal(t, types.UID("new"), left[0].(metav1.Object).GetUID())
 }

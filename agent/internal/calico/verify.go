@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -25,7 +26,7 @@ func (d *Direct) Rollout(ctx context.Context, namespace, daemonSet, deployment s
 	if err != nil {
 		return r, err
 	}
-	pods, err := list[object](ctx, d.Cluster, namespacePath("v1", namespace, "pods"), metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(&set.Spec.Selector)})
+	pods, err := list[object](ctx, d.Cluster, "Pod", namespace, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(&set.Spec.Selector)})
 	if err != nil {
 		return r, err
 	}
@@ -75,7 +76,7 @@ func (d *Direct) ConfigMap(ctx context.Context, namespace, name string) (data, a
 
 // Nodes returns the names of all Nodes.
 func (d *Direct) Nodes(ctx context.Context) (names []string, err error) {
-	all, err := list[metav1.PartialObjectMetadata](ctx, d.Cluster, resourcePath("v1", nodes), metav1.ListOptions{})
+	all, err := list[metav1.PartialObjectMetadata](ctx, d.Cluster, "Node", "", metav1.ListOptions{})
 	for _, node := range all {
 		names = append(names, node.Name)
 	}
@@ -84,7 +85,7 @@ func (d *Direct) Nodes(ctx context.Context) (names []string, err error) {
 
 // Policies returns the policies of the release, as the API server has them now.
 func (d *Direct) Policies(ctx context.Context) (policies []*policyset.Policy, err error) {
-	all, err := ofCalico[policy](ctx, d.Cluster, globalNetworkPolicies, metav1.ListOptions{LabelSelector: d.ofRelease()})
+	all, err := list[policy](ctx, d.Cluster, v3.KindGlobalNetworkPolicy, "", metav1.ListOptions{LabelSelector: d.ofRelease()})
 	for _, p := range all {
 		policies = append(policies, p.whole())
 	}

@@ -3,12 +3,11 @@ package calico
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -17,7 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 )
 
 // turnLimit is the longest that one cache waits for the answer to another one. It is
@@ -36,129 +35,6 @@ const silence = 30 * time.Second
 // errSilent is the trouble with a watch that has.
 var errSilent = errors.New("the watch went silent: it did not end when it should have")
 
-// caches are copies of what is looked at, kept by watches: those of always from the start,
-// the others from when they are first asked for.
-type caches struct {
-	group  string
-	always []*source
-	// node, endpoints and clearance are of always, and the next three of a controller's. felix
-	// are the FelixConfigurations of the Node and for all nodes; they are read while the
-	// failsafe is narrowed.
-	node, endpoints, clearance       *source
-	policies, trustSets, information *source
-	felix                            [2]*source
-
-	// running are the goroutines of all caches.
-	running sync.WaitGroup
-	ctx     context.Context
-	mu      sync.Mutex
-	ended   bool // no more of them may be started
-	started []*source
-}
-
-// sources makes the sources of one process, which take turns in asking the API server.
-type sources struct {
-	cluster *Cluster
-	wake    func()
-	turn    chan struct{}
-}
-
-func (c *Cluster) newSources(wake func()) sources {
-	return sources{cluster: c, wake: wake, turn: make(chan struct{}, 1)}
-}
-
-// of returns a cache, still to be run, of the selected objects of a resource, each as
-// transform has made it.
-func (m sources) of(subject, group, resource string, selection metav1.ListOptions, object, list runtime.Object, transform cache.TransformFunc) *source {
-	s := &source{
-		subject:   subject,
-		resource:  resource,
-		path:      resourcePath(group, resource),
-		selection: selection,
-		forgetful: group == GroupV3 && selection.LabelSelector != "",
-		list:      list,
-		client:    m.cluster.client,
-		turn:      m.turn,
-		log:       m.cluster.options.Log,
-		wake:      m.wake,
-		troubles:  map[string]trouble{},
-	}
-	s.store = newStore(transform, m.wake)
-	s.reflector = s.newReflector(object)
-	return s
-}
-
-// ofAgent returns the caches of an agent, which are still to be run, of Calico's objects in
-// the group.
-func (c *Cluster) ofAgent(group string, wake func()) *caches {
-	made, options := c.newSources(wake), c.options
-	subject, selection := "HostEndpoint "+options.Node, byName(options.Node)
-	if options.ByLabel {
-		subject, selection = "HostEndpoints of Node "+options.Node, metav1.ListOptions{LabelSelector: c.ofNode(options.Node)}
-	}
-	felix := func(name string) *source {
-		return made.of("FelixConfiguration "+name, group, felixConfigurations, byName(name),
-			&failsafe.Configuration{}, &listOf[failsafe.Configuration]{}, kept(group))
-	}
-	all := &caches{
-		group:     group,
-		node:      made.of("Node "+options.Node, "v1", nodes, byName(options.Node), &node{}, &listOf[node]{}, kept(group)),
-		endpoints: made.of(subject, group, hostEndpoints, selection, &v3.HostEndpoint{}, &v3.HostEndpointList{}, kept(group)),
-		clearance: made.ofClearance(),
-		felix:     [2]*source{felix(failsafe.Name(options.Node)), felix(failsafe.ForAll)},
-	}
-	all.always = []*source{all.endpoints, all.node, all.clearance}
-	return all
-}
-
-// ofClearance returns the cache of the ConfigMap of the release.
-func (m sources) ofClearance() *source {
-	options := m.cluster.options
-	s := m.of("ConfigMap "+options.Namespace+"/"+options.Release, "v1", configMaps, byName(options.Release),
-		&configMap{}, &listOf[configMap]{}, kept("v1"))
-	s.path = namespacePath("v1", options.Namespace, configMaps)
-	return s
-}
-
-// byName selects one object. The names of Nodes and Calico's objects hold nothing that
-// would have to be escaped.
-func byName(name string) metav1.ListOptions {
-	return metav1.ListOptions{FieldSelector: metav1.ObjectNameField + "=" + name}
-}
-
-// run keeps the caches up to date until the context ends.
-func (c *caches) run(ctx context.Context) {
-	c.mu.Lock()
-	c.ctx = ctx
-	c.mu.Unlock()
-	for _, s := range c.always {
-		c.start(s)
-	}
-	<-ctx.Done()
-	c.mu.Lock()
-	c.ended = true
-	c.mu.Unlock()
-	c.running.Wait()
-}
-
-// start begins to keep one cache, once.
-func (c *caches) start(s *source) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ended || c.ctx == nil || slices.Contains(c.started, s) {
-		return
-	}
-	c.started = append(c.started, s)
-	c.running.Go(func() { s.reflector.RunWithContext(c.ctx) })
-}
-
-// all returns every cache that is kept now.
-func (c *caches) all() []*source {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Clone(c.started)
-}
-
 // problemOf says which cache is not complete and why; empty: all are.
 func problemOf(sources ...*source) string {
 	for _, s := range sources {
@@ -169,23 +45,18 @@ func problemOf(sources ...*source) string {
 	return ""
 }
 
-// source is a cache of some objects of one resource. It notes what goes wrong
+// source is a cache of some objects of one kind. It notes what goes wrong
 // with it: once in the log, until it works again.
 type source struct {
-	subject        string // what it holds, for people
-	resource, path string
-	selection      metav1.ListOptions
-	forgetful      bool           // see watchObjects
-	list           runtime.Object // an empty list of its objects
-	client         rest.Interface
-	turn           chan struct{} // had by one cache at a time
-	store          *store
-	reflector      *cache.Reflector
-	log            *slog.Logger
-	wake           func()
+	cluster   *Cluster
+	of        cleanup.Object // without a name: those that the labels select
+	labels    string
+	empty     runtime.Object // list
+	store     *store
+	reflector *cache.Reflector
+	listed    atomic.Bool // since the last watch
 
 	mu       sync.Mutex
-	listed   bool               // since the last watch
 	troubles map[string]trouble // by the verb that fails
 }
 
@@ -196,19 +67,31 @@ type trouble struct {
 	since time.Time
 }
 
-// newReflector returns what fills the store. What goes wrong with it, the two
-// functions that it calls tell people; what it logs itself is for who debugs.
-func (s *source) newReflector(object runtime.Object) *cache.Reflector {
+// follow returns a cache, still to be started, of one object, or of all that have labels.
+// What goes wrong with its reflector, the two functions that it calls tell people; what it
+// logs itself is for who debugs.
+func follow[T any, P kind[T]](c *Cluster, of cleanup.Object, labels string) *source {
+	s := &source{cluster: c, of: of, labels: labels, empty: &listOf[T]{}, troubles: map[string]trouble{}}
+	s.store = newStore(func(object any) (any, error) { return kept(c.group, object), nil }, func() { c.wake() })
 	requests := &cache.ListWatch{ListWithContextFunc: s.listObjects, WatchFuncWithContext: s.watchObjects}
-	return cache.NewReflectorWithOptions(requests, object, s.store, cache.ReflectorOptions{Name: s.subject, Backoff: &backoff})
+	s.reflector = cache.NewReflectorWithOptions(requests, P(new(T)), s.store, cache.ReflectorOptions{Name: s.subject(), Backoff: &backoff})
+	return s
+}
+
+// subject is what people call it.
+func (s *source) subject() string {
+	if s.of.Name == "" {
+		return strings.TrimSpace(resourceOf(s.of.Kind) + " " + s.labels)
+	}
+	return s.of.String()
 }
 
 func (s *source) listObjects(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 	defer s.takeTurn(ctx)()
-	list := s.list.DeepCopyObject()
+	list := s.empty.DeepCopyObject()
 	err := s.request(options).Do(ctx).Into(list)
 	s.note(ctx, "list", err)
-	s.setListed(err == nil)
+	s.listed.Store(err == nil)
 	return list, err
 }
 
@@ -217,7 +100,8 @@ func (s *source) listObjects(ctx context.Context, options metav1.ListOptions) (r
 // deleted then. So there each watch, which lasts some minutes, starts from a list.
 func (s *source) watchObjects(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	streamsList := options.SendInitialEvents != nil
-	if listed := s.setListed(false); s.forgetful && !listed && !streamsList {
+	forgetful := s.cluster.group == GroupV3 && s.labels != ""
+	if listed := s.listed.Swap(false); forgetful && !listed && !streamsList {
 		return nil, apierrors.NewResourceExpired("a list comes before the next watch")
 	}
 	defer s.takeTurn(ctx)()
@@ -247,21 +131,12 @@ func (s *source) takeTurn(ctx context.Context) (end func()) {
 	limit := time.NewTimer(turnLimit)
 	defer limit.Stop()
 	select {
-	case s.turn <- struct{}{}:
-		return func() { <-s.turn }
+	case s.cluster.turn <- struct{}{}:
+		return func() { <-s.cluster.turn }
 	case <-limit.C:
 	case <-ctx.Done():
 	}
 	return func() {}
-}
-
-// setListed notes whether the cache has just been listed, and returns what was
-// noted before.
-func (s *source) setListed(listed bool) (before bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	before, s.listed = s.listed, listed
-	return before
 }
 
 // limited is a watch that ends when the API server should have ended it long ago:
@@ -298,8 +173,18 @@ func (s *source) watchLimited(ctx context.Context, options metav1.ListOptions) (
 
 // request is a GET of the selected objects.
 func (s *source) request(options metav1.ListOptions) *rest.Request {
-	options.FieldSelector, options.LabelSelector = s.selection.FieldSelector, s.selection.LabelSelector
-	return s.client.Get().AbsPath(s.path).VersionedParams(&options, metav1.ParameterCodec)
+	options.LabelSelector = s.labels
+	if s.of.Name != "" {
+		options.FieldSelector = byName(s.of.Name).FieldSelector
+	}
+	all := cleanup.Object{Kind: s.of.Kind, Namespace: s.of.Namespace}
+	return s.cluster.client.Get().AbsPath(s.cluster.pathOf(all)).VersionedParams(&options, metav1.ParameterCodec)
+}
+
+// byName selects one object. The names of Nodes and Calico's objects hold nothing that
+// would have to be escaped.
+func byName(name string) metav1.ListOptions {
+	return metav1.ListOptions{FieldSelector: metav1.ObjectNameField + "=" + name}
 }
 
 // note keeps the outcome of a request and logs it when it is news. What comes of
@@ -312,7 +197,7 @@ func (s *source) note(ctx context.Context, verb string, err error) {
 	before, troubled := s.troubles[verb]
 	now := trouble{}
 	if err != nil {
-		now = trouble{code: codeOf(err), text: explain(err, verb, s.resource).Error(), since: time.Now()}
+		now = trouble{code: codeOf(err), text: explain(err, verb, resourceOf(s.of.Kind)).Error(), since: time.Now()}
 		if troubled {
 			now.since = before.since
 		}
@@ -324,11 +209,11 @@ func (s *source) note(ctx context.Context, verb string, err error) {
 
 	switch {
 	case err != nil && (!troubled || before.code != now.code):
-		s.log.Warn("cannot "+verb+", trying again", "subject", s.subject, "problem", now.text)
-		s.wake()
+		s.cluster.options.Log.Warn("cannot "+verb+", trying again", "subject", s.subject(), "problem", now.text)
+		s.cluster.wake()
 	case err == nil && troubled:
-		s.log.Info("can "+verb+" again", "subject", s.subject)
-		s.wake()
+		s.cluster.options.Log.Info("can "+verb+" again", "subject", s.subject())
+		s.cluster.wake()
 	}
 }
 
@@ -338,7 +223,7 @@ func (s *source) trouble() (problem string, since time.Time) {
 	defer s.mu.Unlock()
 	for _, verb := range []string{"list", "watch"} {
 		if t, ok := s.troubles[verb]; ok {
-			return "cannot " + verb + " " + s.subject + ": " + t.text, t.since
+			return "cannot " + verb + " " + s.subject() + ": " + t.text, t.since
 		}
 	}
 	return "", time.Time{}

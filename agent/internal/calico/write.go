@@ -4,14 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"path"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/rest"
 
+	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 )
 
@@ -19,53 +21,43 @@ import (
 // the next ones keeps the API server's reason: apierrors.IsAlreadyExists and IsConflict tell
 // that the cache was behind.
 func (c *Cluster) CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) (*v3.HostEndpoint, error) {
-	into := &v3.HostEndpoint{}
-	return stored(c, into, c.create(ctx, hostEndpoints, v3.KindHostEndpoint, hep.ObjectMeta, hep.Spec, into))
+	body := c.bodyOf(v3.KindHostEndpoint, hep, map[string]any{"spec": hep.Spec})
+	return write(ctx, c, "create", v3.KindHostEndpoint, hep.Name, body, &v3.HostEndpoint{})
 }
 
 // PatchEndpoint applies a JSON merge patch to the endpoint with that name and
 // returns it as it is stored.
 func (c *Cluster) PatchEndpoint(ctx context.Context, name string, patch []byte) (*v3.HostEndpoint, error) {
-	into := &v3.HostEndpoint{}
-	return stored(c, into, c.patch(ctx, hostEndpoints, "HostEndpoint "+name, name, patch, into))
+	return write(ctx, c, "patch", v3.KindHostEndpoint, name, json.RawMessage(patch), &v3.HostEndpoint{})
 }
 
 // DeleteEndpoint deletes an endpoint, in the very version that is given.
 func (c *Cluster) DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) error {
-	return c.delete(ctx, hostEndpoints, "HostEndpoint "+hep.Name, hep.ObjectMeta)
+	return c.delete(ctx, v3.KindHostEndpoint, hep)
 }
 
 // CreateFelix creates a FelixConfiguration and returns it as it is stored.
 func (c *Cluster) CreateFelix(ctx context.Context, configuration *failsafe.Configuration) (*failsafe.Configuration, error) {
-	into := &failsafe.Configuration{}
-	return stored(c, into, c.create(ctx, felixConfigurations, v3.KindFelixConfiguration, configuration.ObjectMeta, configuration.Spec, into))
+	body := c.bodyOf(v3.KindFelixConfiguration, configuration, map[string]any{"spec": configuration.Spec})
+	return write(ctx, c, "create", v3.KindFelixConfiguration, configuration.Name, body, &failsafe.Configuration{})
 }
 
 // PatchFelix applies a JSON merge patch to the FelixConfiguration with that name and
 // returns it as it is stored.
 func (c *Cluster) PatchFelix(ctx context.Context, name string, patch []byte) (*failsafe.Configuration, error) {
-	into := &failsafe.Configuration{}
-	return stored(c, into, c.patch(ctx, felixConfigurations, "FelixConfiguration "+name, name, patch, into))
-}
-
-// stored returns what came back of a write, without what is of no use.
-func stored[T metav1.Object](c *Cluster, object T, err error) (_ T, _ error) {
-	if err == nil {
-		trim(c.known().group, object)
-	}
-	return object, err
+	return write(ctx, c, "patch", v3.KindFelixConfiguration, name, json.RawMessage(patch), &failsafe.Configuration{})
 }
 
 // DeleteFelix deletes a FelixConfiguration, in the very version that is given.
 func (c *Cluster) DeleteFelix(ctx context.Context, configuration *failsafe.Configuration) error {
-	return c.delete(ctx, felixConfigurations, "FelixConfiguration "+configuration.Name, configuration.ObjectMeta)
+	return c.delete(ctx, v3.KindFelixConfiguration, configuration)
 }
 
 // CreateEvent creates an Event. Of its series, action and related object nothing is
 // sent.
 func (c *Cluster) CreateEvent(ctx context.Context, event *corev1.Event) error {
 	about := event.InvolvedObject
-	body := bodyOf("v1", "Event", event.ObjectMeta, map[string]any{
+	body := c.bodyOf("Event", event, map[string]any{
 		"involvedObject":     map[string]any{"apiVersion": about.APIVersion, "kind": about.Kind, "namespace": about.Namespace, "name": about.Name, "uid": about.UID},
 		"reason":             event.Reason,
 		"message":            event.Message,
@@ -77,48 +69,40 @@ func (c *Cluster) CreateEvent(ctx context.Context, event *corev1.Event) error {
 		"reportingComponent": event.ReportingController,
 		"reportingInstance":  event.ReportingInstance,
 	})
-	return c.send(ctx, c.client.Post().AbsPath("/api/v1/namespaces", event.Namespace, "events"), "create", "events", "Event", body, nil)
-}
-
-func (c *Cluster) create(ctx context.Context, resource, kind string, metadata metav1.ObjectMeta, spec any, stored runtime.Object) error {
-	group := c.known().group
-	request := c.client.Post().AbsPath(resourcePath(group, resource))
-	body := bodyOf(group, kind, metadata, map[string]any{"spec": spec})
-	return c.send(ctx, request, "create", resource, kind+" "+metadata.Name, body, stored)
+	// By its own name each of them would be another trouble.
+	return c.send(ctx, "create", cleanup.Object{Kind: "Event", Namespace: event.Namespace, Name: about.Name}, body, nil)
 }
 
 // bodyOf returns what is sent to create an object: of its metadata what the agent ever
 // gives one, and these fields. As the decoder, an encoder keeps what it knows of a type
 // for as long as the process lives, and all of ObjectMeta is much.
-func bodyOf(apiVersion, kind string, metadata metav1.ObjectMeta, fields map[string]any) map[string]any {
-	given := map[string]any{"name": metadata.Name}
-	if metadata.Namespace != "" {
-		given["namespace"] = metadata.Namespace
-	}
-	if len(metadata.Labels) > 0 {
-		given["labels"] = metadata.Labels
-	}
-	if len(metadata.Annotations) > 0 {
-		given["annotations"] = metadata.Annotations
-	}
-	if len(metadata.OwnerReferences) > 0 {
-		given["ownerReferences"] = metadata.OwnerReferences
-	}
-	fields["apiVersion"], fields["kind"], fields["metadata"] = apiVersion, kind, given
+func (c *Cluster) bodyOf(kind string, object metav1.Object, fields map[string]any) map[string]any {
+	fields["apiVersion"], fields["kind"] = c.groupOf(kind), kind
+	fields["metadata"] = struct {
+		Name            string                  `json:"name"`
+		Namespace       string                  `json:"namespace,omitempty"`
+		Labels          map[string]string       `json:"labels,omitempty"`
+		Annotations     map[string]string       `json:"annotations,omitempty"`
+		OwnerReferences []metav1.OwnerReference `json:"ownerReferences,omitempty"`
+	}{object.GetName(), object.GetNamespace(), object.GetLabels(), object.GetAnnotations(), object.GetOwnerReferences()}
 	return fields
 }
 
-func (c *Cluster) patch(ctx context.Context, resource, subject, name string, patch []byte, stored runtime.Object) error {
-	request := c.client.Patch(types.MergePatchType).AbsPath(resourcePath(c.known().group, resource), name)
-	return c.send(ctx, request, "patch", resource, subject, json.RawMessage(patch), stored)
+// write sends a change of one of Calico's objects and returns that as it is stored, without
+// what is of no use.
+func write[T any, P kind[T]](ctx context.Context, c *Cluster, verb, what, name string, body any, stored P) (P, error) {
+	err := c.send(ctx, verb, cleanup.Object{Kind: what, Name: name}, body, stored)
+	if err == nil {
+		trim(c.group, stored)
+	}
+	return stored, err
 }
 
-func (c *Cluster) delete(ctx context.Context, resource, subject string, object metav1.ObjectMeta) error {
-	request := c.client.Delete().AbsPath(resourcePath(c.known().group, resource), object.Name)
-	return c.send(ctx, request, "delete", resource, subject, metav1.DeleteOptions{
-		TypeMeta:      deleteOptions(),
-		Preconditions: &metav1.Preconditions{UID: &object.UID, ResourceVersion: &object.ResourceVersion},
-	}, nil)
+// delete deletes one of Calico's objects, in the very version that is given.
+func (c *Cluster) delete(ctx context.Context, kind string, object metav1.Object) error {
+	uid, version := object.GetUID(), object.GetResourceVersion()
+	options := metav1.DeleteOptions{TypeMeta: deleteOptions(), Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}}
+	return c.send(ctx, "delete", cleanup.Object{Kind: kind, Name: object.GetName()}, options, nil)
 }
 
 // deleteOptions is the kind of the body of a deletion.
@@ -129,22 +113,26 @@ func deleteOptions() metav1.TypeMeta {
 // send makes one request, once: to obey an API server that says when to come again
 // is the keeper's business, which has other things to do meanwhile. The object that
 // comes back is kept in stored, unless that is nil.
-func (c *Cluster) send(ctx context.Context, request *rest.Request, verb, resource, subject string, body any, stored runtime.Object) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+func (c *Cluster) send(ctx context.Context, verb string, o cleanup.Object, body any, stored runtime.Object) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	where, method, contentType := c.pathOf(o), http.MethodDelete, runtime.ContentTypeJSON
+	switch verb {
+	case "create":
+		where, method = path.Dir(where), http.MethodPost
+	case "patch":
+		method, contentType = http.MethodPatch, string(types.MergePatchType)
+	}
 	data, err := json.Marshal(body)
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", subject, err)
+		return fmt.Errorf("encode %s: %w", o, err)
 	}
-	if verb != "patch" {
-		request = request.SetHeader("Content-Type", runtime.ContentTypeJSON)
-	}
-	result := request.MaxRetries(0).Body(data).Do(ctx)
+	result := c.client.Verb(method).AbsPath(where).SetHeader("Content-Type", contentType).MaxRetries(0).Body(data).Do(ctx)
 	if err = result.Error(); err == nil && stored != nil {
 		err = result.Into(stored)
 	}
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", verb, subject, explain(err, verb, resource))
+		return fmt.Errorf("%s %s: %w", verb, o, explain(err, verb, resourceOf(o.Kind)))
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -42,11 +43,11 @@ const (
 // ErrRefused tells that nothing was touched, and will not be the next time either.
 var ErrRefused = errors.New("refused")
 
-// Object is something in a namespace.
+// Object names one, and a namespace where it is in one.
 type Object struct{ Kind, Namespace, Name string }
 
 // String is how a person calls it.
-func (o Object) String() string { return o.Kind + " " + o.Namespace + "/" + o.Name }
+func (o Object) String() string { return o.Kind + " " + path.Join(o.Namespace, o.Name) }
 
 // Cluster is what the package needs of the API server.
 type Cluster interface {
