@@ -226,7 +226,7 @@ func (c *Cluster) startOutside() error {
 		{Name: AdminHost, Role: Outsider, Addresses: admins.address(10)},
 		{Name: StrangerHost, Role: Outsider, Addresses: outside.address(10)},
 	} {
-		spec := &host.Spec{Name: o.Name, Sysctls: forwarding(), Components: []host.Component{listener(c.layout, OutsidePort)}}
+		spec := &host.Spec{Name: o.Name, Sysctls: forwarding(), Components: []host.Component{listener(c.layout, OutsidePort, DNSPort)}}
 		if _, err := c.startHost(spec, nil, func(h *host.Host) error {
 			return connect(router, h, []segment{admins, outside}[number], o.Addresses)
 		}); err != nil {

@@ -29,8 +29,12 @@ func ListenPorts() []int { return []int{SSHPort, OrdinaryPort, FailsafePort, Fai
 // APIPort is the API server's, on the control plane's node.
 const APIPort = 6443
 
-// OutsidePort is open on every outsider: what nodes mean by the world outside.
-const OutsidePort = 8080
+// OutsidePort is open on every outsider: what nodes mean by the world outside. DNSPort is open there too; the nodes' name server is the stranger,
+// who sends every question back.
+const (
+	OutsidePort = 8080
+	DNSPort     = 53
+)
 
 // listener stands for the services of a host. A firewall test needs a connection, no SSH protocol.
 func listener(l layout, ports ...int) host.Component {
@@ -112,7 +116,8 @@ func node(l layout, bin binaries.Set, m Member, storage schema.GroupVersion) []h
 				"PATH=" + l.felixPath(), "FELIX_XDPENABLED=false", "FELIX_DebugSkipCTLBCleanup=true",
 				"CALICO_API_GROUP=" + storage.String(), // it would find out, but for a cluster that has both
 				"FELIX_DATASTORETYPE=kubernetes", "KUBECONFIG=" + pki("calico.kubeconfig"), "FELIX_FELIXHOSTNAME=" + m.Name,
-				"FELIX_IPV6SUPPORT=true", "FELIX_BPFENABLED=false", "FELIX_USAGEREPORTINGENABLED=false",
+				// IPv6 is in, as by default, and can be left out by Felix's configuration.
+				"FELIX_BPFENABLED=false", "FELIX_USAGEREPORTINGENABLED=false",
 				"FELIX_LOGFILEPATH=none", "FELIX_LOGSEVERITYSCREEN=info", "FELIX_LOGSEVERITYSYS=none",
 				"FELIX_IPTABLESBACKEND=NFT", "FELIX_HEALTHENABLED=true",
 				// What Calico's own manifests set: pods reach their node, kubelet's probes reach pods.
@@ -157,6 +162,7 @@ func kubeletIdentity(node string) string { return "kubelet-" + node + ".kubeconf
 
 // writeNodeFiles writes the configuration that a node's components read.
 func writeNodeFiles(l layout, m Member, storage schema.GroupVersion) error {
+	file := func(name string) string { return filepath.Join(l.host(m.Name), name) }
 	taints := "[]"
 	if m.Role == ControlPlane {
 		taints = "[{key: node-role.kubernetes.io/control-plane, effect: NoSchedule}]"
@@ -193,7 +199,7 @@ authentication:
 containerRuntimeEndpoint: unix://%[2]s
 podLogsDir: %[3]q
 registerWithTaints: %[4]s
-resolvConf: ""
+resolvConf: %[6]q
 # The node shares the machine's control groups, whatever their version, and keeps its pods below one of its own.
 failCgroupV1: false
 cgroupDriver: cgroupfs
@@ -206,7 +212,9 @@ evictionHard: {memory.available: "0%%", nodefs.available: "0%%", imagefs.availab
 imageGCHighThresholdPercent: 100
 # A test's pods are gone when the test says so.
 syncFrequency: 10s
-`, filepath.Join(l.pki(), "ca.crt"), containerdSocket, filepath.Join(l.logs(m.Name), "pods"), taints, cgroupRoot(l, m.Name)),
+`, filepath.Join(l.pki(), "ca.crt"), containerdSocket, filepath.Join(l.logs(m.Name), "pods"), taints, cgroupRoot(l, m.Name), file("resolv.conf")),
+
+		"resolv.conf": fmt.Sprintf("nameserver %s\n", outside.address(10).V4),
 
 		"kube-proxy.yaml": fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
@@ -228,7 +236,7 @@ rules:
 `
 	}
 	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(l.host(m.Name), name), []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(file(name), []byte(text), 0o644); err != nil {
 			return fmt.Errorf("write configuration of %s: %w", m.Name, err)
 		}
 	}
