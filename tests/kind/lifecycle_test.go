@@ -206,12 +206,13 @@ func TestEndpointComesBackAsItWas(t *testing.T) {
 	requireProtected(t, "after all repairs")
 }
 
-// essence is what the agent keeps of an endpoint; of its note about the state, whether it is there: it tells since when.
+// essence is what the agent keeps of an endpoint; of its notes about the state and the trial, whether they are there: they tell since when.
 func essence(hep *v3.HostEndpoint) map[string]any {
 	annotations := maps.Clone(hep.Annotations)
-	const state = "host-firewall.io/state"
-	if _, ok := annotations[state]; ok {
-		annotations[state] = "there"
+	for _, note := range []string{"host-firewall.io/state", "host-firewall.io/trial"} {
+		if _, ok := annotations[note]; ok {
+			annotations[note] = "there"
+		}
 	}
 	return map[string]any{"labels": hep.Labels, "annotations": annotations, "owners": hep.OwnerReferences, "spec": hep.Spec}
 }

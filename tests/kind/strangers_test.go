@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -222,7 +221,7 @@ func TestWithoutTrustedNodesNothingIsArmedUnlessTheNetworksHoldThemAll(t *testin
 	require.NoError(t, err)
 	requireArmed(t)
 	requireProtected(t, "with both")
-	out, err := kubectl(t.Context(), "", "get", "globalnetworksets."+nodes.StorageGroup().Group, "--output", "name")
+	trusted, err := calico(t, "globalnetworksets").List(t.Context(), metav1.ListOptions{LabelSelector: "host-firewall.io/trust=node"})
 	require.NoError(t, err)
-	require.NotContains(t, strings.ReplaceAll(out, "No resources found", ""), "globalnetworkset")
+	require.Empty(t, trusted.Items)
 }

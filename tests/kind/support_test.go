@@ -52,7 +52,7 @@ const (
 // this suite it is asked as many times later.
 var (
 	// soon is how long anything may take that should follow by itself.
-	soon = shared(30 * time.Second)
+	soon = shared(45 * time.Second)
 	// closing is how long packets may still come through once an endpoint is armed, or the agent of a new node runs.
 	closing = shared(5 * time.Second)
 	// recoveryTime is what docs/recovery.md promises of each of its commands.

@@ -38,6 +38,10 @@ const (
 	Label = "host-firewall.io/release"
 )
 
+// armLimit is how long all nodes may take to move to a set of policies: one after the other, where agents are replaced so, and each of them tries it
+// for ten seconds first.
+const armLimit = 3 * time.Minute
+
 // armedLabels are those that an armed endpoint carries beside SetLabel, with the chart's own values.
 var armedLabels = map[string]string{"host-endpoint": "ingress"}
 
@@ -137,7 +141,7 @@ func Wait(ctx context.Context, c Cluster, namespace string, want Wanted) error {
 	if err != nil {
 		return err
 	}
-	return cluster.Poll(ctx, time.Minute, "every node to be as wanted", func(ctx context.Context) error {
+	return cluster.Poll(ctx, armLimit, "every node to be as wanted", func(ctx context.Context) error {
 		set, err := rolledOut(ctx, c, namespace)
 		if err != nil {
 			return err
