@@ -49,9 +49,9 @@ func parsed(t testing.TB, arguments []string, more ...string) map[string]string 
 	flags.SetOutput(io.Discard)
 	flags.Uint("health-port", 0, "")
 	flags.Duration("resync", time.Hour, "")
-	for _, name := range append(more, "release", "namespace", "mode", "api-group", "set", "rollout", "interfaces", "node-labels", "adopt", "endpoint-labels",
+	for _, name := range append(more, "release", "namespace", "mode", "api-group", "set", "rollout", "verify", "interfaces", "node-labels", "adopt", "endpoint-labels",
 		"kubeconfig", "metrics-address", "log-level", "log-format") {
-		if slices.Contains([]string{"adopt", "narrow-failsafe", "trust-nodes"}, name) {
+		if slices.Contains([]string{"adopt", "narrow-failsafe", "trust-nodes", "verify"}, name) {
 			flags.Bool(name, false, "")
 		} else {
 			flags.String(name, "", "")
@@ -84,6 +84,7 @@ func TestDaemonSetIsAWholeObject(t *testing.T) {
 						"--api-group=" + group,
 						"--set=" + r.policies[0].Labels[setLabel],
 						"--rollout=" + controllerArguments(t, r)["rollout"],
+						"--verify=true",
 						"--endpoint-labels=host-endpoint=ingress",
 						"--interfaces=*",
 						"--health-port=9097",
@@ -123,7 +124,7 @@ func wantDaemonSet(release, namespace, id string, arguments []string) appsv1.Dae
 					AutomountServiceAccountToken:  pointer(true),
 					PriorityClassName:             "system-node-critical",
 					HostNetwork:                   true,
-					DNSPolicy:                     corev1.DNSDefault,
+					DNSPolicy:                     corev1.DNSClusterFirstWithHostNet,
 					EnableServiceLinks:            pointer(false),
 					TerminationGracePeriodSeconds: pointer[int64](10),
 					NodeSelector:                  map[string]string{"kubernetes.io/os": "linux"},
@@ -203,6 +204,7 @@ func TestAgentIsToldWhatTheValuesSay(t *testing.T) {
 		"policies are none of its business":              {`policies: {dropOther: {order: 30}}`, map[string]string{}},
 		"nor are the networks of the cluster":            {`cluster: {cidrs: [10.0.0.0/8], trustNodes: false}`, map[string]string{}},
 		"nor are policies of others, and the API server": {`{hostEndpoint: {acceptPolicies: ["*"]}, essential: {apiServerPorts: []}}`, map[string]string{}},
+		"nor is who confirms, the clearance has it":      {`rollout: {confirm: 15m}`, map[string]string{}},
 		"SSH's failsafe": {
 			`ssh: {cidrs: [192.0.2.0/24, "2001:DB8::/32", 192.0.2.0/24], ports: [22, "2200:2299", 22]}`,
 			map[string]string{"narrow-failsafe": "true", "ssh-cidrs": "192.0.2.0/24,2001:db8::/32", "ssh-ports": "22,2200:2299"},
@@ -233,7 +235,7 @@ func requireTold(t *testing.T, arguments func(testing.TB, *rendered) map[string]
 	}
 	defaults := map[string]string{
 		"release": "host-firewall", "namespace": "host-firewall", "mode": "enforce", "api-group": apiV3, "endpoint-labels": "host-endpoint=ingress",
-		"interfaces": "*", "resync": "10m0s", "log-level": "info", "log-format": "text",
+		"interfaces": "*", "verify": "true", "resync": "10m0s", "log-level": "info", "log-format": "text",
 	}
 	maps.Copy(defaults, alone)
 	require.Equal(t, defaults, tell(""))
@@ -254,6 +256,7 @@ func requireTold(t *testing.T, arguments func(testing.TB, *rendered) map[string]
 			`hostEndpoint: {interfaces: [abcdefghijklmno, "a*b*c*d*e*f*g*h*", "*[a-z]", "??????????????*?"]}`,
 			map[string]string{"interfaces": "abcdefghijklmno,a*b*c*d*e*f*g*h*,*[a-z],??????????????*?"},
 		},
+		"that a move is not tried":           {`rollout: {verify: false}`, map[string]string{"verify": "false"}},
 		"metrics on all addresses":           {`agent: {metrics: {enabled: true}}`, map[string]string{"metrics-address": ":" + metricsPort}},
 		"metrics on an IPv6 address":         {`agent: {metrics: {enabled: true, address: "::1"}}`, map[string]string{"metrics-address": "[::1]:" + metricsPort}},
 		"no metrics, wherever they would be": {`agent: {metrics: {address: 127.0.0.1}}`, map[string]string{}},
@@ -296,6 +299,23 @@ func compareWithFile(t *testing.T, path, got string) {
 	want, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, string(want), got, "go test ./tests/helm -update writes %s anew", path)
+}
+
+// An agent that has to ask the cluster's DNS for the API server could neither start before it nor go back without it.
+func TestAgentTriesTheClustersDNSUnlessItNeedsAName(t *testing.T) {
+	t.Parallel()
+	for values, want := range map[string]corev1.DNSPolicy{
+		``:                                       corev1.DNSClusterFirstWithHostNet,
+		`{kubernetesService: {host: 192.0.2.1}}`: corev1.DNSClusterFirstWithHostNet,
+		`{kubernetesService: {host: "fd00::a"}}`: corev1.DNSClusterFirstWithHostNet,
+		`{kubernetesService: {host: api.example.org}}`:                                     corev1.DNSDefault,
+		`{extraEnv: [{name: NO_PROXY, value: 10.0.0.0/8}]}`:                                corev1.DNSClusterFirstWithHostNet,
+		`{extraEnv: [{name: A, value: b}, {name: https_proxy, value: "http://proxy:80"}]}`: corev1.DNSDefault,
+	} {
+		r := render(t, setting{values: "agent: " + orElse(values, "{}")})
+		require.Equal(t, want, r.daemonSet(t).Spec.Template.Spec.DNSPolicy, values)
+		require.Equal(t, corev1.DNSDefault, r.deployment(t).Spec.Template.Spec.DNSPolicy, "the controller tries no names")
+	}
 }
 
 func TestImageIsNamedByTagOrDigest(t *testing.T) {

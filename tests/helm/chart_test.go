@@ -175,8 +175,9 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 	always := []string{
 		"179, 2379, 2380, 5473, 6443, 6666, 6667 and udp 68",
 		"  kubectl -n host-firewall get configmap host-firewall -o yaml\n",
-		"kubectl get hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall -L host-firewall.io/set\n",
-		"-o custom-columns='NODE:.spec.node,INTERFACE:.spec.interfaceName,STATE:.metadata.annotations.host-firewall\\.io/state'\n",
+		"kubectl get hostendpoints.projectcalico.org -l host-firewall.io/release=host-firewall \\\n" +
+			"    -o custom-columns='NODE:.spec.node,INTERFACE:.spec.interfaceName,SET:.metadata.labels.host-firewall\\.io/set,STATE:.metadata.annotations.host-firewall\\.io/state'\n",
+		"  kubectl -n host-firewall exec deploy/host-firewall-controller -- /host-firewall-agent status\n",
 		"LOCKED OUT? This opens every node again, from wherever kubectl still works",
 		":\n  kubectl -n host-firewall annotate configmap host-firewall host-firewall.io/open=\"why\"\n",
 		"to protect the nodes again:\n  kubectl -n host-firewall annotate configmap host-firewall host-firewall.io/open-\n",
@@ -234,6 +235,22 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 			[]string{"ATTENTION: agent.updateStrategy is OnDelete.", "  kubectl -n host-firewall delete pods -l app.kubernetes.io/name=host-firewall,app.kubernetes.io/instance=host-firewall\n"},
 			nil,
 		},
+		"a move that is tried": {
+			``,
+			[]string{"One node goes first, alone.\nA node that has moved tries for ten seconds", "WENT BACK?", "  kubectl -n host-firewall annotate --overwrite configmap host-firewall host-firewall.io/retry=\"$(date)\"\n"},
+			[]string{"confirm"},
+		},
+		"a move that is not": {`rollout: {verify: false}`, []string{"One node goes first, alone.\n"}, []string{"ten seconds", "WENT BACK?"}},
+		"a person who has to confirm": {
+			`{mode: audit, rollout: {verify: false, confirm: 15m}}`,
+			[]string{
+				"ATTENTION: somebody has to confirm these policies within 15m ",
+				"  kubectl -n host-firewall annotate --overwrite configmap host-firewall host-firewall.io/confirm=" + argumentsOf(t, render(t, setting{values: "mode: audit"}))["set"] + "\n",
+				"kubectl -n host-firewall get configmap host-firewall -o jsonpath='{.data.confirm-until}'\n", "WENT BACK?",
+			},
+			[]string{"ten seconds"},
+		},
+		"nothing to confirm": {`{mode: off, rollout: {confirm: 15m}}`, nil, []string{"confirm", "ten seconds", "WENT BACK?"}},
 		"ports behind the translation": {
 			`{ingress: [{name: np, cidrs: [10.0.0.0/8], protocol: TCP, ports: [30080]}], policies: {allowEssential: {preDNAT: false}, allowCluster: {preDNAT: false}, allowIngress: {preDNAT: false}, dropOther: {preDNAT: false}}}`,
 			[]string{"ports of ingress are those of the host and of pods, not node ports"},

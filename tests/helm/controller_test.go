@@ -23,7 +23,7 @@ func controllerArguments(t testing.TB, r *rendered) map[string]string {
 	t.Helper()
 	arguments := r.deployment(t).Spec.Template.Spec.Containers[0].Args
 	require.Equal(t, "controller", arguments[0])
-	return parsed(t, arguments[1:], "policies", "trust-nodes", "cluster-cidrs", "api-server-ports", "accept-policies")
+	return parsed(t, arguments[1:], "policies", "trust-nodes", "cluster-cidrs", "api-server-ports", "accept-policies", "confirm")
 }
 
 func controllerLabels(id string) map[string]string {
@@ -50,6 +50,7 @@ func TestDeploymentIsAWholeObject(t *testing.T) {
 					"--trust-nodes=true",
 					"--api-server-ports=6443",
 					"--rollout=" + argumentsOf(t, r)["rollout"],
+					"--verify=true",
 					"--endpoint-labels=host-endpoint=ingress",
 					"--interfaces=*",
 					"--health-port=9095",
@@ -76,6 +77,7 @@ func wantDeployment(release, namespace, id string, arguments []string) *appsv1.D
 	pod := *agent.DeepCopy()
 	pod.ServiceAccountName = id + "-controller"
 	pod.PriorityClassName = "system-cluster-critical"
+	pod.DNSPolicy = corev1.DNSDefault
 	pod.Affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution = []corev1.PreferredSchedulingTerm{{
 		Weight: 100,
 		Preference: corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{
@@ -128,9 +130,10 @@ func TestControllerIsToldWhatTheValuesSay(t *testing.T) {
 			`essential: {apiServerPorts: [443, 6443, 443]}`,
 			map[string]string{"api-server-ports": "443,6443"},
 		},
-		"what to put up with":            {`hostEndpoint: {acceptPolicies: [baseline, default.x]}`, map[string]string{"accept-policies": "baseline,default.x"}},
-		"nothing of SSH and its ports":   {`ssh: {cidrs: [192.0.2.0/24]}`, map[string]string{}},
-		"nor of what is the agents' own": {`agent: {health: {port: 19097}}`, map[string]string{}},
+		"what to put up with":              {`hostEndpoint: {acceptPolicies: [baseline, default.x]}`, map[string]string{"accept-policies": "baseline,default.x"}},
+		"how long a person has to confirm": {`rollout: {confirm: 1h30m}`, map[string]string{"confirm": "1h30m"}},
+		"nothing of SSH and its ports":     {`ssh: {cidrs: [192.0.2.0/24]}`, map[string]string{}},
+		"nor of what is the agents' own":   {`agent: {health: {port: 19097}}`, map[string]string{}},
 		"its ports": {
 			`{agent: {metrics: {enabled: true, address: 127.0.0.1}}, controller: {health: {port: 19095}, metrics: {port: 19094}}}`,
 			map[string]string{"health-port": "19095", "metrics-address": "127.0.0.1:19094"},
@@ -295,6 +298,7 @@ func TestAgentsAndControllerAreToldAlikeByWhichValuesNodesAreJudged(t *testing.T
 	for _, values := range []string{
 		"", "mode: off", "hostEndpoint: {acceptPolicies: [x]}", "hostEndpoint: {labels: {a: b}}", "hostEndpoint: {interfaces: [eth0]}", "hostEndpoint: {adopt: true}",
 		"cluster: {trustNodes: false, cidrs: [192.0.2.0/24]}", "essential: {apiServerPorts: [443]}", "ssh: {cidrs: [192.0.2.0/24]}",
+		"rollout: {verify: false}", "rollout: {confirm: 15m}",
 	} {
 		r := render(t, setting{values: values})
 		rollout := argumentsOf(t, r)["rollout"]

@@ -217,7 +217,7 @@ func (i inventor) value(path string) any {
 		return pick(i, "debug", "warn", "loud")
 	case "agent.log.format":
 		return pick(i, "json", "xml")
-	case "agent.resync", "podMonitor.interval", "podMonitor.scrapeTimeout":
+	case "agent.resync", "rollout.confirm", "podMonitor.interval", "podMonitor.scrapeTimeout":
 		return pick(i, "1m", "90s", "10", "1h30m", "1d")
 	case "serviceAccount.name", "nameOverride", "fullnameOverride", "agent.priorityClassName", "controller.priorityClassName", "agent.image.tag":
 		return pick(i, "", "edge", "1e3", "007", "a.b", "a..b", "null", strings.Repeat("n", 38))

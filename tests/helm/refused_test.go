@@ -38,6 +38,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`podMonitor: {namespace: x}`, []string{"/podMonitor", "'namespace' not allowed"}},
 		{`cleanup: {image: x}`, []string{"/cleanup", "'image' not allowed"}},
 		{`agent: {log: {colour: true}}`, []string{"/agent/log", "'colour' not allowed"}},
+		{`rollout: {retry: true}`, []string{"/rollout", "'retry' not allowed"}},
 		{`rbac: {enabled: true}`, []string{"/rbac", "'enabled' not allowed"}},
 		{`serviceAccount: {labels: {}}`, []string{"/serviceAccount", "'labels' not allowed"}},
 
@@ -147,6 +148,14 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`agent: {resync: 0s}`, []string{"agent.resync is ", "Write "}},
 		{`agent: {resync: 500ms}`, []string{"agent.resync is ", "Write "}},
 		{`agent: {resync: 10 minutes}`, []string{"agent.resync is ", "Write "}},
+		{`rollout: {verify: "no"}`, []string{"/rollout/verify", "want boolean"}},
+		{`rollout: {confirm: 15}`, []string{"rollout.confirm is 15, not a time in hours, minutes and seconds. Write for example 15m, or nothing where nobody has to confirm."}},
+		{`rollout: {confirm: false}`, []string{"rollout.confirm is false, not a time"}},
+		{`rollout: {confirm: 1d}`, []string{`rollout.confirm is "1d", not a time`}},
+		{`rollout: {confirm: 59s}`, []string{"rollout.confirm is 59s: ", "Write at least 1m, and more than it takes until all nodes have moved"}},
+		{`rollout: {confirm: 24h1s}`, []string{"rollout.confirm is 24h1s: ", "Write at most 24h, or nothing where nobody has to confirm."}},
+		{`rollout: {confirm: 23h59m61s}`, []string{"rollout.confirm is 23h59m61s: ", "Write at most 24h"}},
+		{`rollout: {confirm: 24h08s}`, []string{"rollout.confirm is 24h08s: ", "Write at most 24h"}},
 		{`agent: {nodeSelector: {a: true}}`, []string{"agent.nodeSelector.a is true, not a text. Write it in quotes."}},
 		{`commonLabels: {cost-center: 1234}`, []string{"commonLabels.cost-center is 1234, not a text. Write it in quotes."}},
 		{`commonLabels: {a: ` + strings.Repeat("a", 64) + `}`, []string{"not the value of a label. Write at most 63 letters"}},
@@ -464,6 +473,9 @@ func TestWhatIsRightIsTaken(t *testing.T) {
 		`agent: {kubernetesService: {host: 0123456789abcdef.gr7.eu-west-1.eks.amazonaws.com}}`,
 		`agent: {kubernetesService: {host: "2001:db8::1"}}`,
 		`commonLabels: {a: ""}`,
+		`rollout: {verify: null, confirm: null}`,
+		`rollout: {confirm: 60s}`,
+		`rollout: {confirm: 23h59m60s}`,
 	} {
 		render(t, setting{values: values})
 	}

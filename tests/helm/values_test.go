@@ -359,6 +359,8 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"hostEndpoint.labels":                    {``, `hostEndpoint: {labels: {zone: dmz}}`},
 		"global.imageRegistry":                   {``, `global: {imageRegistry: mirror.example.org}`},
 		"global.imagePullSecrets":                {``, `global: {imagePullSecrets: [shared]}`},
+		"rollout.verify":                         {``, `rollout: {verify: false}`},
+		"rollout.confirm":                        {``, `rollout: {confirm: 15m}`},
 		"agent.image.registry":                   {``, `agent: {image: {registry: mirror.example.org}}`},
 		"agent.image.repository":                 {``, `agent: {image: {repository: other}}`},
 		"agent.image.tag":                        {``, `agent: {image: {tag: other}}`},

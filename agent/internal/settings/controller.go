@@ -12,6 +12,7 @@ Usage:
 		groups: []group{
 			{"What to look after", []string{"release", "namespace", "mode", "set", "rollout", "policies"}},
 			{"Who is trusted", []string{"trust-nodes", "cluster-cidrs"}},
+			{"How nodes move", []string{"verify", "confirm"}},
 			{"What holds nodes back", []string{"api-server-ports", "accept-policies"}},
 			{"The agents' endpoints", []string{"interfaces", "node-labels", "adopt", "endpoint-labels"}},
 			{apiServer, []string{"api-group", "kubeconfig"}},

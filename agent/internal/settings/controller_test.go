@@ -3,6 +3,7 @@ package settings_test
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -16,6 +17,7 @@ func TestControllerIsToldByFlags(t *testing.T) {
 	s, err := settings.Controller().Parse([]string{
 		"--release=fw", "--namespace=ns", "--set=aaaa0001", "--policies=fw-drop-aaaa0001=0123456789abcdef",
 		"--trust-nodes=false", "--cluster-cidrs=192.0.2.0/24", "--api-server-ports=6443", "--accept-policies=theirs",
+		"--verify=false", "--confirm=1h30m",
 	}, nothing)
 	require.NoError(t, err)
 	assert.Equal(t, "aaaa0001", s.Set)
@@ -24,6 +26,8 @@ func TestControllerIsToldByFlags(t *testing.T) {
 	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, s.ClusterCIDRs)
 	assert.Equal(t, []uint16{6443}, s.APIServerPorts)
 	assert.Equal(t, []string{"theirs"}, s.AcceptPolicies)
+	assert.False(t, s.Verify)
+	assert.Equal(t, 90*time.Minute, s.Confirm)
 	assert.Equal(t, []string{"*"}, s.Interfaces)
 	assert.Equal(t, 9095, s.HealthPort, "an agent may be on the same node")
 }

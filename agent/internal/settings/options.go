@@ -76,6 +76,8 @@ func (c Command) rules(s *Settings) []option {
 			into(&s.Rollout, optional(valid("such a hash", validation.IsValidLabelValue)))},
 		{"verify", "true", "let a node try a set for a while, and leave it again by itself where what worked before does not any more",
 			into(&s.Verify, readBool)},
+		{"confirm", "", "time in which a person has to confirm a set, or all nodes leave it again; empty: nobody has to",
+			into(&s.Confirm, optional(readTime("15m")))},
 		{"policies", required, "name=digest of each GlobalNetworkPolicy of the set, comma separated",
 			into(&s.Policies, readDigests)},
 		{"interfaces", "*", "interfaces that get an endpoint: * for all in one, names, globs (eth*), comma separated",

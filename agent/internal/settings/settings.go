@@ -40,7 +40,7 @@ type Settings struct {
 	Adopt, NarrowFailsafe, TrustNodes, Verify bool
 	HealthPort                                int
 	MetricsAddress                            string
-	Resync, Timeout                           time.Duration
+	Resync, Timeout, Confirm                  time.Duration
 	LogLevel                                  slog.Level
 	LogFormat                                 string
 

@@ -24,6 +24,7 @@ agent.image.digest: digest or nothing
 agent.kubernetesService.host: server or nothing
 agent.metrics.address: node address or nothing
 agent.resync: time
+rollout.confirm: window or nothing
 serviceAccount.name: object or nothing
 serviceAccount.annotations: annotation
 podMonitor.labels: label
@@ -110,6 +111,7 @@ For each form a regular expression, what it is called, and what to write; and fo
   "quantity" (list `[0-9]+(\.[0-9]+)?([mkMGTPE]|[KMGTPE]i|[eE][0-9]+)?` "an amount" "for example 100m or 64Mi" `[0-9.]+`)
   "percentage" (list `([1-9][0-9]?|100)%` "a percentage" "from 1% to 100%, or a number" `[1-9][0-9]*`)
   "time" (list $time "a time in hours, minutes and seconds" "for example 10m or 1h30m")
+  "window" (list $time "a time in hours, minutes and seconds" "for example 15m, or nothing where nobody has to confirm")
   "interval" (list `([1-9][0-9]{0,5}h)?([1-9][0-9]{0,5}m)?([1-9][0-9]{0,5}s)?([1-9][0-9]{0,5}ms)?` "a time in hours, minutes and seconds" "for example 30s or 1m30s")
 | toJson -}}
 {{- end -}}

@@ -10,6 +10,7 @@ value and says what to write instead.
 {{- include "host-firewall.guardIngress" . -}}
 {{- include "host-firewall.guardEndpoints" . -}}
 {{- include "host-firewall.guardPolicies" . -}}
+{{- include "host-firewall.guardRollout" . -}}
 {{- include "host-firewall.guardAgent" . -}}
 {{- include "host-firewall.guardPodMonitor" . -}}
 {{- include "host-firewall.guardMetadata" . -}}
@@ -181,6 +182,20 @@ before it.
 {{- end -}}
 {{- if and (not $drop.preDNAT) (not $policy.preDNAT) (ne $drop.applyOnForward $policy.applyOnForward) -}}
 {{- include "host-firewall.refuse" (printf "policies.dropOther.applyOnForward is %t and policies.%s.applyOnForward is %t, neither of them preDNAT: as soon as one such policy is applied to forwarded traffic, Calico drops what none of them allows there, so one without the other drops what the values say may pass. Write the same for both." $drop.applyOnForward $key $policy.applyOnForward) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "host-firewall.guardRollout" -}}
+{{- with dig "confirm" "" (.Values.rollout | default dict) -}}
+{{- $seconds := 0 -}}
+{{- range regexFindAll "[0-9]+[hms]" . -1 -}}
+{{- $seconds = regexFind "[hms]" . | get (dict "h" 3600 "m" 60 "s" 1) | mul (regexFind "[0-9]+" . | atoi) | add $seconds -}}
+{{- end -}}
+{{- if lt $seconds 60 -}}
+{{- include "host-firewall.refuse" (printf "rollout.confirm is %s: the nodes would be back before anybody has looked at them. Write at least 1m, and more than it takes until all nodes have moved, for example 15m." .) -}}
+{{- else if gt $seconds 86400 -}}
+{{- include "host-firewall.refuse" (printf "rollout.confirm is %s: that far ahead nobody remembers that the nodes will go back. Write at most 24h, or nothing where nobody has to confirm." .) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

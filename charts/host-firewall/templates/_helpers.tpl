@@ -187,21 +187,47 @@ What agents, controller and test are told alike, as items of a list of arguments
 {{- end -}}
 
 {{/*
-A hash of what the controller judges nodes by. Judged by other values than its own, an armed node's agent has nothing to say: it stays ready,
-and none is armed.
+A hash of what the controller judges nodes by, and of how long it gives them. Judged by other values than its own, an armed node's agent has
+nothing to say: it stays ready, and none is armed. Of two controllers with other values the older one writes nothing.
 */}}
 {{- define "host-firewall.rollout" -}}
 {{- include "host-firewall.policySet" . -}}
-{{- list .policySet.revision (include "host-firewall.mode" .) .Values.hostEndpoint .Values.cluster.trustNodes .Values.cluster.cidrs (include "host-firewall.apiServerPorts" .) | toJson | sha256sum | trunc 8 -}}
+{{- $judged := list .policySet.revision (include "host-firewall.mode" .) .Values.hostEndpoint .Values.cluster.trustNodes .Values.cluster.cidrs (include "host-firewall.apiServerPorts" .) -}}
+{{- append $judged (list (include "host-firewall.verify" .) (include "host-firewall.confirm" .)) | toJson | sha256sum | trunc 8 -}}
 {{- end -}}
 
 {{/*
-What agents and controller are told alike beside that: what endpoints are to be, and how to run. Takes a dict of root and ports, a dict
+Whether nodes that have moved try what worked before: true or false. And how long a person has to confirm a set; nothing where nobody has to.
+*/}}
+{{- define "host-firewall.verify" -}}
+{{- dig "verify" true (.Values.rollout | default dict) -}}
+{{- end -}}
+
+{{- define "host-firewall.confirm" -}}
+{{- dig "confirm" "" (.Values.rollout | default dict) -}}
+{{- end -}}
+
+{{/*
+Whose resolver agents have. The cluster's is the one that people fear to lose, so it is the one to try after a move: a kubelet that knows none
+gives the node's. But where the way to the API server may begin with a name, it must not need what may come later than the agent, or be cut.
+*/}}
+{{- define "host-firewall.dnsPolicy" -}}
+{{- $host := (.Values.agent.kubernetesService | default dict).host | default "" | toString -}}
+{{- $named := and (regexMatch "[A-Za-z]" $host) (not (contains ":" $host)) -}}
+{{- range .Values.agent.extraEnv -}}
+{{- $named = or $named (regexMatch "(?i)^(http|https|all)_proxy$" (toString .name)) -}}
+{{- end -}}
+{{- $named | ternary "Default" "ClusterFirstWithHostNet" -}}
+{{- end -}}
+
+{{/*
+What agents and controller are told alike beside that: what endpoints are to be, whether nodes try them, and how to run. Takes a dict of root and ports, a dict
 of health and metrics.
 */}}
 {{- define "host-firewall.loopArguments" -}}
 {{- $values := .root.Values -}}
 - {{ printf "--rollout=%s" (include "host-firewall.rollout" .root) | quote }}
+- {{ printf "--verify=%s" (include "host-firewall.verify" .root) | quote }}
 - {{ printf "--endpoint-labels=%s" (include "host-firewall.endpointLabels" .root) | quote }}
 - {{ printf "--interfaces=%s" (join "," $values.hostEndpoint.interfaces) | quote }}
 {{- with $values.hostEndpoint.nodeLabels }}
