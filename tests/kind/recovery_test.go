@@ -30,6 +30,7 @@ const (
 	closeAgain      = "Protect them again"
 	deleteEndpoints = "Without agents: delete the endpoints"
 	correction      = "The admins' networks are wrong"
+	tryAgain        = "Nodes went back by themselves"
 	switchOff       = "Switch it off"
 	emptyRules      = "Empty the rules"
 	endOfTheFreeze  = "Let them go on"
@@ -96,7 +97,7 @@ func TestEveryWayOfTheRecoveryPageOpensLockedNodesSoon(t *testing.T) {
 	})
 	// The page says that an upgrade then protects the nodes again, which here is the one that locks them.
 	locked(correction, lockWithWrongNetworks, func(t *testing.T, commands string) {
-		requireOpenedBy(t, commands, admin, scene.Protected)
+		requireOpenedWithin(t, upgradeTime, commands, admin, scene.Protected)
 	})
 	locked(switchOff, lockWithWrongNetworks, func(t *testing.T, commands string) {
 		requireOpenedBy(t, commands, admin, scene.Everything)
@@ -119,6 +120,7 @@ func TestEveryWayOfTheRecoveryPageOpensLockedNodesSoon(t *testing.T) {
 		require.NoError(t, calico(t, "globalnetworkpolicies").Delete(t.Context(), anothersPolicy, metav1.DeleteOptions{}))
 		requireNothingLeft(t)
 	})
+	delete(ways, tryAgain)   // TestSetThatFailsIsTriedByOneNodeTwiceAndThenWhenAPersonSaysRetry
 	delete(ways, hookIsAway) // TestUninstallWithoutItsImageChangesNothingAndCanBeRepeated
 	require.Empty(t, ways, "without a test")
 }
@@ -169,10 +171,15 @@ func (run shell) inSpite(ctx context.Context, commands string) error {
 // requireOpenedBy runs a way's commands and wants all of them to succeed, and everything open in time, counted from their start.
 func requireOpenedBy(t *testing.T, commands string, run shell, want scene.Expectation) {
 	t.Helper()
+	requireOpenedWithin(t, recoveryTime, commands, run, want)
+}
+
+func requireOpenedWithin(t *testing.T, limit time.Duration, commands string, run shell, want scene.Expectation) {
+	t.Helper()
 	start := time.Now()
 	done := make(chan error, 1)
 	go func() { done <- run(t.Context(), commands) }()
-	table := place.MeasureUntil(t.Context(), want, recoveryTime)
+	table := place.MeasureUntil(t.Context(), want, limit)
 	t.Logf("open %s after the start of the commands", time.Since(start).Round(100*time.Millisecond))
 	said := <-done
 	require.Empty(t, table.Surprises(want), "%s\n%v", table, said)

@@ -57,6 +57,8 @@ var (
 	closing = shared(5 * time.Second)
 	// recoveryTime is what docs/recovery.md promises of each of its commands.
 	recoveryTime = shared(10 * time.Second)
+	// upgradeTime is what it promises of the one that takes the nodes to other policies: the first of them tries those for ten seconds, then the others do.
+	upgradeTime = shared(30 * time.Second)
 )
 
 // shared is how long something may take that takes so long on a machine of its own.
