@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/flowcontrol"
+	"k8s.io/client-go/util/workqueue"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
@@ -119,20 +119,8 @@ func (k *Controller) write(ctx context.Context, f facts, d *decision) {
 // writeAll makes changes side by side, and returns their errors in the same order.
 func (k *Controller) writeAll(ctx context.Context, due []write) []error {
 	errs := make([]error, len(due))
-	next := make(chan int)
-	var workers sync.WaitGroup
-	for range min(atOnce, len(due)) {
-		workers.Go(func() {
-			for i := range next {
-				errs[i] = k.writeOne(ctx, due[i])
-			}
-		})
-	}
-	for i := range due {
-		next <- i
-	}
-	close(next)
-	workers.Wait()
+	// What a request may take ends them in time.
+	workqueue.ParallelizeUntil(context.Background(), atOnce, len(due), func(i int) { errs[i] = k.writeOne(ctx, due[i]) })
 	return errs
 }
 

@@ -72,7 +72,7 @@ func LabelsOf(object metav1.Object) map[string]string { return effective(object)
 func AnnotationsOf(object metav1.Object) map[string]string { return effective(object).annotations }
 
 // SetOf returns the set that an endpoint is armed with; empty: it is not armed.
-func SetOf(hep *v3.HostEndpoint) string { return effective(hep).labels[SetLabel] }
+func SetOf(hep metav1.Object) string { return effective(hep).labels[SetLabel] }
 
 // Desired returns the endpoint that the node should have for one of its
 // interfaces, with everything that the agent owns and nothing else, and the
@@ -148,16 +148,18 @@ func Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 	}
 	maps.Copy(next.Labels, desired.Labels)
 	maps.Copy(next.Annotations, desired.Annotations)
-	next.OwnerReferences = mergeOwners(next.OwnerReferences, desired.OwnerReferences)
+	for _, our := range desired.OwnerReferences {
+		next.OwnerReferences = withOwner(next.OwnerReferences, our)
+	}
 	next.Spec.Node, next.Spec.InterfaceName = desired.Spec.Node, desired.Spec.InterfaceName
 	next.Spec.ExpectedIPs, next.Spec.Profiles = desired.Spec.ExpectedIPs, desired.Spec.Profiles
 	return MergePatch(current, next)
 }
 
 // Disarm returns the patch that takes the label off which arms an endpoint.
-func Disarm(hep *v3.HostEndpoint) ([]byte, error) {
+func Disarm[T typed[T]](hep T) ([]byte, error) {
 	next := Plain(hep)
-	delete(next.Labels, SetLabel)
+	delete(next.GetLabels(), SetLabel)
 	return MergePatch(hep, next)
 }
 
@@ -193,19 +195,16 @@ func Owner(hep *v3.HostEndpoint) string {
 	return fmt.Sprintf("of somebody else (it has no label %s)", ReleaseLabel)
 }
 
-// mergeOwners returns the owners of an endpoint with our one among them, the
-// others untouched and in their order. A reference to our Node's name with
-// another UID is stale: that Node is gone, and the name came back as a new one.
-func mergeOwners(current, ours []metav1.OwnerReference) []metav1.OwnerReference {
-	merged := slices.DeleteFunc(slices.Clone(current), func(ref metav1.OwnerReference) bool {
-		return slices.ContainsFunc(ours, func(our metav1.OwnerReference) bool {
-			return ref.APIVersion == our.APIVersion && ref.Kind == our.Kind && ref.Name == our.Name && !reflect.DeepEqual(ref, our)
-		})
+// withOwner returns the owners of an endpoint with ours among them, the others untouched
+// and in their order. A reference to our Node's name with another UID is stale: that Node is
+// gone, and the name came back as a new one.
+func withOwner(owners []metav1.OwnerReference, our metav1.OwnerReference) []metav1.OwnerReference {
+	isOurs := func(ref metav1.OwnerReference) bool { return reflect.DeepEqual(ref, our) }
+	owners = slices.DeleteFunc(owners, func(ref metav1.OwnerReference) bool {
+		return ref.APIVersion == our.APIVersion && ref.Kind == our.Kind && ref.Name == our.Name && !isOurs(ref)
 	})
-	for _, our := range ours {
-		if !slices.ContainsFunc(merged, func(ref metav1.OwnerReference) bool { return reflect.DeepEqual(ref, our) }) {
-			merged = append(merged, our)
-		}
+	if !slices.ContainsFunc(owners, isOurs) {
+		owners = append(owners, our)
 	}
-	return merged
+	return owners
 }

@@ -272,21 +272,20 @@ func effective(own, def *Configuration, before *[]v3.ProtoPort) ([]v3.ProtoPort,
 // narrow returns the list with every entry for a wanted port replaced by one
 // entry for each network.
 func narrow(list []v3.ProtoPort, want Want) []v3.ProtoPort {
-	narrowed := make([]v3.ProtoPort, 0, len(list)+len(want.CIDRs))
-	var done []uint16
+	var nets []string
+	for _, cidr := range want.CIDRs {
+		if net := cidr.Masked().String(); !slices.Contains(nets, net) {
+			nets = append(nets, net)
+		}
+	}
+	narrowed, done := []v3.ProtoPort{}, []uint16{}
 	for _, entry := range list {
-		if protocol(entry) != tcp || !slices.Contains(want.Ports, entry.Port) {
+		switch {
+		case protocol(entry) != tcp || !slices.Contains(want.Ports, entry.Port):
 			narrowed = append(narrowed, entry)
-			continue
-		}
-		if slices.Contains(done, entry.Port) {
-			continue
-		}
-		done = append(done, entry.Port)
-		var nets []string
-		for _, cidr := range want.CIDRs {
-			if net := cidr.Masked().String(); !slices.Contains(nets, net) {
-				nets = append(nets, net)
+		case !slices.Contains(done, entry.Port):
+			done = append(done, entry.Port)
+			for _, net := range nets {
 				narrowed = append(narrowed, v3.ProtoPort{Protocol: tcp, Port: entry.Port, Net: net})
 			}
 		}

@@ -91,17 +91,12 @@ func readPort(text string) (int, error) {
 
 // readListen reads where something is served.
 func readListen(text string) (string, error) {
-	at := strings.LastIndex(text, ":")
-	if at < 0 {
-		return "", fmt.Errorf("%q has no port: write for example 127.0.0.1:9096", text)
+	at, err := netip.ParseAddrPort(text)
+	if strings.HasPrefix(text, ":") {
+		at, err = netip.ParseAddrPort("[::]" + text)
 	}
-	if _, err := readPort(text[at+1:]); err != nil {
-		return "", err
-	}
-	if host := strings.Trim(text[:at], "[]"); host != "" {
-		if _, err := netip.ParseAddr(host); err != nil {
-			return "", fmt.Errorf("%q is no address of the node: write for example 127.0.0.1:9096, [::1]:9096 or :9096", host)
-		}
+	if err != nil || at.Port() == 0 {
+		return "", fmt.Errorf("%q is no address of the node with a port: write for example 127.0.0.1:9096, [::1]:9096 or :9096", text)
 	}
 	return text, nil
 }
