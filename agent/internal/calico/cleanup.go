@@ -35,9 +35,14 @@ func (g *Group) FelixConfigurations(ctx context.Context) ([]*failsafe.Configurat
 	return whereServed(list[failsafe.Configuration](ctx, g.Cluster, v3.KindFelixConfiguration, "", metav1.ListOptions{}))
 }
 
-// Objects returns all objects of a kind, none where they are not served.
+// Objects returns all objects of a kind. Where they are not served there are none, but for
+// HostEndpoints, which may be there nevertheless.
 func (g *Group) Objects(ctx context.Context, kind string) ([]*metav1.PartialObjectMetadata, error) {
-	return whereServed(list[metav1.PartialObjectMetadata](ctx, g.Cluster, kind, "", metav1.ListOptions{}))
+	all, err := list[metav1.PartialObjectMetadata](ctx, g.Cluster, kind, "", metav1.ListOptions{})
+	if kind == v3.KindHostEndpoint {
+		return all, err
+	}
+	return whereServed(all, err)
 }
 
 func whereServed[T any](all []*T, err error) ([]*T, error) {

@@ -124,12 +124,12 @@ func TestCommandReadsTheNewestAndDeletesWhatItHasReadInBothGroups(t *testing.T) 
 		t.Run(name, func(t *testing.T) {
 			group := groups[i]
 			assert.Equal(t, name, group.Name())
-			_, err := group.Endpoints(t.Context())
+			_, err := group.Objects(t.Context(), v3.KindHostEndpoint)
 			require.ErrorContains(t, err, "does not serve hostendpoints", "which may mean that they can't be seen")
 
 			metadata := metav1.ObjectMeta{Name: "n1", UID: "u1", ResourceVersion: "5", Annotations: map[string]string{"projectcalico.org/metadata": "{}"}}
 			server.on("GET /apis/"+name+"/hostendpoints", list(name, "HostEndpointList", v3.HostEndpoint{ObjectMeta: metadata}))
-			endpoints, err := group.Endpoints(t.Context())
+			endpoints, err := group.Objects(t.Context(), v3.KindHostEndpoint)
 			require.NoError(t, err)
 			require.Len(t, endpoints, 1)
 			asked := server.asked("GET /apis/" + name + "/hostendpoints")

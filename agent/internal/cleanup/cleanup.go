@@ -68,10 +68,9 @@ type Cluster interface {
 type Group interface {
 	// Name is the name and version of the group.
 	Name() string
-	// Endpoints returns all HostEndpoints, whosever they are.
-	Endpoints(ctx context.Context) ([]*v3.HostEndpoint, error)
 	// FelixConfigurations and Objects return all objects of a kind, whosever they are;
-	// where the group has no such kind there are none.
+	// where the group has no such kind there are none, but that it has no HostEndpoints is
+	// an error: they may be there and not be seen.
 	FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error)
 	Objects(ctx context.Context, kind string) ([]*metav1.PartialObjectMetadata, error)
 	// PatchObject applies a JSON merge patch.
@@ -200,27 +199,18 @@ func (c *cleaner) reach(ctx context.Context) error {
 }
 
 // shows tells whether a group has anything of the release.
-func (c *cleaner) shows(ctx context.Context, group Group) (bool, error) {
-	endpoints, err := c.endpoints(ctx, group)
-	if err != nil {
-		return false, err
-	}
-	shows := len(endpoints) > 0
-	configurations, err := group.FelixConfigurations(ctx)
-	if err != nil {
-		return false, err
-	}
-	for _, configuration := range configurations {
-		shows = shows || failsafe.WrittenBy(configuration) == c.told.Release
-	}
-	for _, kind := range []string{v3.KindGlobalNetworkPolicy, v3.KindGlobalNetworkSet} {
+func (c *cleaner) shows(ctx context.Context, group Group) (shows bool, err error) {
+	for _, kind := range []string{v3.KindHostEndpoint, v3.KindGlobalNetworkPolicy, v3.KindGlobalNetworkSet} {
 		objects, err := c.objects(ctx, group, kind)
 		if err != nil {
 			return false, err
 		}
 		shows = shows || len(objects) > 0
 	}
-	return shows, nil
+	configurations, err := group.FelixConfigurations(ctx)
+	return shows || slices.ContainsFunc(configurations, func(f *failsafe.Configuration) bool {
+		return failsafe.WrittenBy(f) == c.told.Release
+	}), err
 }
 
 // inEach does something in every group that was reached. One that is away by now keeps
@@ -291,47 +281,36 @@ func (c *cleaner) remove(object Object) func(context.Context) error {
 // removeEndpoints disarms what endpoints of the release the agents have left, and then
 // removes them. It fails when any is left.
 func (c *cleaner) removeEndpoints(ctx context.Context, group Group) error {
-	endpoints, err := c.endpoints(ctx, group)
+	endpoints, err := c.objects(ctx, group, v3.KindHostEndpoint)
 	if err != nil {
 		return err
 	}
-	isArmed := func(hep *v3.HostEndpoint) bool { return endpoint.SetOf(hep) != "" }
-	armed := slices.DeleteFunc(slices.Clone(endpoints), func(hep *v3.HostEndpoint) bool { return !isArmed(hep) })
-	if len(armed) > 0 {
-		err := each(c, "disarmed HostEndpoint", armed, func(hep *v3.HostEndpoint) error {
-			patch, err := endpoint.Disarm(hep)
-			if err != nil {
-				return err
-			}
-			return group.PatchObject(ctx, v3.KindHostEndpoint, hep.Name, patch)
-		})
+	isArmed := func(hep *metav1.PartialObjectMetadata) bool { return endpoint.SetOf(hep) != "" }
+	armed := slices.DeleteFunc(endpoints, func(hep *metav1.PartialObjectMetadata) bool { return !isArmed(hep) })
+	err = each(c, "disarmed HostEndpoint", armed, func(hep *metav1.PartialObjectMetadata) error {
+		patch, err := endpoint.Disarm(hep)
 		if err != nil {
 			return err
 		}
-		// They are others now, and deleted are only those that were seen.
-		if endpoints, err = c.endpoints(ctx, group); err != nil {
-			return err
-		}
-		if slices.ContainsFunc(endpoints, isArmed) {
-			return errors.New("HostEndpoints have been armed again: is an agent of the release still running?")
-		}
-	}
-	err = each(c, "removed HostEndpoint", endpoints, func(hep *v3.HostEndpoint) error {
-		return group.DeleteObject(ctx, v3.KindHostEndpoint, hep)
+		return group.PatchObject(ctx, v3.KindHostEndpoint, hep.Name, patch)
 	})
 	if err != nil {
 		return err
 	}
-	if endpoints, err = c.endpoints(ctx, group); err != nil || len(endpoints) == 0 {
+	// They are others now, and deleted are only those that were seen.
+	if endpoints, err = c.objects(ctx, group, v3.KindHostEndpoint); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(endpoints, isArmed) {
+		return errors.New("HostEndpoints have been armed again: is an agent of the release still running?")
+	}
+	if err := c.removeEach(ctx, group, v3.KindHostEndpoint, endpoints); err != nil {
+		return err
+	}
+	if endpoints, err = c.objects(ctx, group, v3.KindHostEndpoint); err != nil || len(endpoints) == 0 {
 		return err
 	}
 	return fmt.Errorf("HostEndpoints have come back, among them %s: is an agent of the release still running?", endpoints[0].Name)
-}
-
-// endpoints returns those of the release.
-func (c *cleaner) endpoints(ctx context.Context, group Group) ([]*v3.HostEndpoint, error) {
-	all, err := group.Endpoints(ctx)
-	return ofRelease(all, c.told.Release), err
 }
 
 // removeAll removes the objects of a kind that are the release's.
@@ -341,21 +320,20 @@ func (c *cleaner) removeAll(kind string) func(context.Context, Group) error {
 		if err != nil {
 			return err
 		}
-		return each(c, "removed "+kind, objects, func(object *metav1.PartialObjectMetadata) error {
-			return group.DeleteObject(ctx, kind, object)
-		})
+		return c.removeEach(ctx, group, kind, objects)
 	}
+}
+
+func (c *cleaner) removeEach(ctx context.Context, group Group, kind string, objects []*metav1.PartialObjectMetadata) error {
+	return each(c, "removed "+kind, objects, func(object *metav1.PartialObjectMetadata) error {
+		return group.DeleteObject(ctx, kind, object)
+	})
 }
 
 // objects returns those of a kind that are the release's.
 func (c *cleaner) objects(ctx context.Context, group Group, kind string) ([]*metav1.PartialObjectMetadata, error) {
 	all, err := group.Objects(ctx, kind)
-	return ofRelease(all, c.told.Release), err
-}
-
-// ofRelease leaves out what belongs to others.
-func ofRelease[T metav1.Object](all []T, release string) []T {
-	return slices.DeleteFunc(all, func(object T) bool { return endpoint.ReleaseOf(object) != release })
+	return slices.DeleteFunc(all, func(object *metav1.PartialObjectMetadata) bool { return endpoint.ReleaseOf(object) != c.told.Release }), err
 }
 
 // restoreFailsafes takes back what the agents of the release wrote into
@@ -365,31 +343,25 @@ func (c *cleaner) restoreFailsafes(ctx context.Context, group Group) error {
 	if err != nil {
 		return err
 	}
-	var problems []error
-	var made, changed []*failsafe.Configuration
-	patches := map[string][]byte{}
-	for _, configuration := range all {
-		node, ofNode := strings.CutPrefix(configuration.Name, failsafe.Name(""))
+	plan := func(f *failsafe.Configuration) (failsafe.Change, error) {
+		node, ofNode := strings.CutPrefix(f.Name, failsafe.Name(""))
 		if !ofNode {
-			continue
+			return failsafe.Change{}, nil
 		}
-		change, err := failsafe.Plan(configuration, nil, node, c.told.Release, nil, nil)
+		return failsafe.Plan(f, nil, node, c.told.Release, nil, nil)
+	}
+	narrowed := slices.DeleteFunc(all, func(f *failsafe.Configuration) bool {
+		change, err := plan(f)
+		return err == nil && change.None()
+	})
+	return each(c, "took back the failsafe ports of FelixConfiguration", narrowed, func(f *failsafe.Configuration) error {
+		change, err := plan(f)
 		switch {
 		case err != nil:
-			problems = append(problems, err)
+			return err
 		case change.Delete:
-			made = append(made, configuration)
-		case !change.None():
-			changed = append(changed, configuration)
-			patches[configuration.Name] = change.Patch
-		}
-	}
-	problems = append(problems,
-		each(c, "removed FelixConfiguration", made, func(f *failsafe.Configuration) error {
 			return group.DeleteObject(ctx, v3.KindFelixConfiguration, f)
-		}),
-		each(c, "put back the failsafe ports of FelixConfiguration", changed, func(f *failsafe.Configuration) error {
-			return group.PatchObject(ctx, v3.KindFelixConfiguration, f.Name, patches[f.Name])
-		}))
-	return errors.Join(problems...)
+		}
+		return group.PatchObject(ctx, v3.KindFelixConfiguration, f.Name, change.Patch)
+	})
 }

@@ -166,16 +166,6 @@ func (f *fake) SetData(_ context.Context, o cleanup.Object, data map[string]stri
 	return nil
 }
 
-func (f *fake) Endpoints(context.Context) ([]*v3.HostEndpoint, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.served {
-		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "hostendpoints"}, "")
-	}
-	err := f.call("list endpoints", false)
-	return copies(f.endpoints), err
-}
-
 func (f *fake) FelixConfigurations(context.Context) ([]*failsafe.Configuration, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -186,8 +176,14 @@ func (f *fake) FelixConfigurations(context.Context) ([]*failsafe.Configuration, 
 func (f *fake) Objects(_ context.Context, kind string) ([]*metav1.PartialObjectMetadata, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if kind == "HostEndpoint" && !f.served {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "hostendpoints"}, "")
+	}
 	err := f.call("list "+kind, false)
-	if kind == "GlobalNetworkPolicy" {
+	switch kind {
+	case "HostEndpoint":
+		return metadataOf(f.endpoints), err
+	case "GlobalNetworkPolicy":
 		return copies(f.policies), err
 	}
 	return copies(f.sets), err
@@ -227,6 +223,13 @@ func (f *fake) DeleteObject(_ context.Context, kind string, object metav1.Object
 func copies[T interface{ DeepCopy() T }](objects map[string]T) (all []T) {
 	for _, object := range objects {
 		all = append(all, object.DeepCopy())
+	}
+	return all
+}
+
+func metadataOf(endpoints map[string]*v3.HostEndpoint) (all []*metav1.PartialObjectMetadata) {
+	for _, hep := range copies(endpoints) {
+		all = append(all, &metav1.PartialObjectMetadata{ObjectMeta: hep.ObjectMeta})
 	}
 	return all
 }
@@ -345,7 +348,7 @@ func TestEverythingOfTheReleaseGoesAndNothingElse(t *testing.T) {
 		"stopping Deployment ns/fw-controller\n", "Deployment ns/fw-controller is gone, and its pods\n",
 		"stopping DaemonSet ns/fw\n", "DaemonSet ns/fw is gone, and its pods\n",
 		"disarmed HostEndpoint n1", "removed HostEndpoint n1-eth0", "(3 of 3)\n",
-		"removed FelixConfiguration node.n1 (1 of 1)\n", "put back the failsafe ports of FelixConfiguration node.n2 (1 of 1)\n",
+		"took back the failsafe ports of FelixConfiguration node.n", "(2 of 2)\n",
 		"removed GlobalNetworkPolicy fw-ssh-s0", "removed GlobalNetworkSet fw-node-n1 (1 of 1)\n", "removed ConfigMap ns/fw\n", "removed Pod ns/fw-test\n",
 		"no HostEndpoint, no failsafe ports, no policy and no trusted address of release fw are left\n",
 	} {
@@ -648,7 +651,7 @@ func TestEndpointsThatComeBackAreAnError(t *testing.T) {
 	f := newFake()
 	f.hep("n1", "fw")
 	f.before = func(call string) error {
-		if call == "list endpoints" {
+		if call == "list HostEndpoint" {
 			f.hep("n1", "fw")
 		}
 		return nil
@@ -664,7 +667,7 @@ func TestEndpointThatIsArmedAgainKeepsAllTheOthers(t *testing.T) {
 	f.hep("n2", "fw", armed)
 	lists := 0
 	f.before = func(call string) error {
-		if call == "list endpoints" {
+		if call == "list HostEndpoint" {
 			if lists++; lists%2 == 1 { // the first is before anything is stopped
 				f.hep("n2", "fw", armed)
 			}

@@ -1,14 +1,15 @@
 package cleanup
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"slices"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
 
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
@@ -47,26 +48,19 @@ func (c *cleaner) say(format string, args ...any) {
 func each[T metav1.Object](c *cleaner, did string, objects []T, do func(T) error) error {
 	failures := make([]error, len(objects))
 	all, done := len(objects), 0
-	finish := func(object T) {
+	// What do does with them ends them in time.
+	workqueue.ParallelizeUntil(context.Background(), parallel, all, func(i int) {
+		err := do(objects[i])
+		failures[i] = ignoreNotFound(err)
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if done++; done%max(1, all/lines) == 0 || done == all {
-			fmt.Fprintf(c.out, "%s %s (%d of %d)\n", did, object.GetName(), done, all)
+		if err != nil {
+			return
 		}
-	}
-	var group errgroup.Group
-	group.SetLimit(parallel)
-	for i, object := range objects {
-		group.Go(func() error {
-			err := do(object)
-			if err == nil {
-				finish(object)
-			}
-			failures[i] = ignoreNotFound(err)
-			return nil
-		})
-	}
-	_ = group.Wait() // the failures are kept apart
+		if done++; done%max(1, all/lines) == 0 || done == all {
+			fmt.Fprintf(c.out, "%s %s (%d of %d)\n", did, objects[i].GetName(), done, all)
+		}
+	})
 	failures = slices.DeleteFunc(failures, func(err error) bool { return err == nil })
 	switch len(failures) {
 	case 0:
