@@ -74,10 +74,10 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"": {"/internal/calico", "/internal/cleanup", "/internal/controller", "/internal/health",
 			"/internal/keeper", "/internal/links", "/internal/metrics", "/internal/settings", "/internal/verify", "/internal/wiring"},
 		"/internal/agenda":     {},
-		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/transport", "/internal/verify"},
+		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/transport", "/internal/verify", "/internal/witness"},
 		"/internal/cleanup":    {"/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/settings"},
 		"/internal/clearance":  {},
-		"/internal/controller": {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/policyset", "/internal/trust"},
+		"/internal/controller": {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/policyset", "/internal/trust", "/internal/witness"},
 		"/internal/endpoint":   {},
 		"/internal/event":      {},
 		"/internal/failsafe":   {"/internal/endpoint"},
@@ -86,7 +86,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/links":      {"/internal/endpoint"},
 		"/internal/loop":       {},
 		"/internal/metrics":    {},
-		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint"},
+		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint", "/internal/witness"},
 		// The bench at scale: it is no part of the agent, but drives its packages.
 		"/internal/scalebench": {"/internal/calico", "/internal/endpoint", "/internal/keeper", "/internal/settings", "/internal/wiring"},
 		"/internal/settings":   {"/internal/endpoint"},
@@ -95,6 +95,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/trust":      {"/internal/endpoint"},
 		"/internal/verify":     {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/policyset", "/internal/settings"},
 		"/internal/wiring":     {"/internal/calico", "/internal/clearance", "/internal/controller", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/settings"},
+		"/internal/witness":    {"/internal/clearance", "/internal/endpoint", "/internal/trust"},
 	}
 	got := map[string][]string{}
 	for _, pkg := range list(t, "./...") {
@@ -112,7 +113,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 
 func TestPurePackagesDoNoIO(t *testing.T) {
 	for _, pkg := range []string{
-		"./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/policyset", "./internal/settings", "./internal/trial", "./internal/trust",
+		"./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/policyset", "./internal/settings", "./internal/trial", "./internal/trust", "./internal/witness",
 	} {
 		for _, imported := range imports(t, pkg) {
 			assert.NotContains(t, []string{"net", "net/http", "os", "os/exec", "syscall", "log"}, imported, "imported by %s", pkg)

@@ -166,11 +166,11 @@ func TestRightsAreExactlyWhatTheControllerCalls(t *testing.T) {
 				rules := []rbacv1.PolicyRule{
 					rule("", "nodes", "list", "watch"),
 					rule(calico, "hostendpoints clusterinformations", "list", "watch"),
-					rule(calico, "felixconfigurations", "list"),
-					rule(calico, "globalnetworkpolicies", "list", "watch", "delete"),
+					rule(calico, "felixconfigurations", "list", "watch"),
+					rule(calico, "globalnetworkpolicies", "list", "watch", "create", "delete"),
 				}
 				if group == apiV3 {
-					rules = append(rules, rule(calico, "tiers", "get"), rule(calico, "tier.globalnetworkpolicies", "list", "watch", "delete"))
+					rules = append(rules, rule(calico, "tiers", "get"), rule(calico, "tier.globalnetworkpolicies", "list", "watch", "create", "delete"))
 				}
 				rules = append(rules, rule(calico, "globalnetworksets", "list", "watch", "create", "patch", "delete"), rule("", "events", "create"))
 				require.Equal(t, wantRights("edge", id, name, namespace, rules, []rbacv1.PolicyRule{

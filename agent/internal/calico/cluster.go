@@ -79,7 +79,7 @@ type Cluster struct {
 
 	// always are followed from the start, among them the next three and, in a controller, the
 	// three after them. felix are the FelixConfigurations of the Node and for all nodes, which
-	// are followed while the failsafe is narrowed.
+	// are followed while the failsafe is narrowed; a controller always follows the second.
 	always                           []*source
 	node, endpoints, clearance       *source
 	policies, trustSets, information *source

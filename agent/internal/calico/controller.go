@@ -10,7 +10,9 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/witness"
 )
 
 // Controller is the API server as the controller of a release sees it: with caches of
@@ -31,7 +33,7 @@ func NewController(config *rest.Config, options Options) (*Controller, error) {
 	c.policies = follow[policy](c, cleanup.Object{Kind: v3.KindGlobalNetworkPolicy}, "")
 	c.information = follow[v3.ClusterInformation](c, cleanup.Object{Kind: v3.KindClusterInformation, Name: "default"}, "")
 	c.trustSets = follow[v3.GlobalNetworkSet](c, cleanup.Object{Kind: v3.KindGlobalNetworkSet}, c.ofRelease())
-	c.always = []*source{c.node, c.endpoints, c.policies, c.information, c.trustSets, c.clearance}
+	c.always = []*source{c.node, c.endpoints, c.policies, c.information, c.trustSets, c.felix[1], c.clearance}
 	return &Controller{c}, nil
 }
 
@@ -49,7 +51,7 @@ func (c *Controller) Policies() []*policyset.Policy {
 	return objectsOf[*policyset.Policy](c.policies)
 }
 
-// TrustSets returns the sets of addresses of the release.
+// TrustSets returns the sets of addresses of the release, that of witnesses too.
 func (c *Controller) TrustSets() []*v3.GlobalNetworkSet {
 	return objectsOf[*v3.GlobalNetworkSet](c.trustSets)
 }
@@ -58,6 +60,11 @@ func (c *Controller) TrustSets() []*v3.GlobalNetworkSet {
 func (c *Controller) DatastoreReady() bool {
 	information := first[*v3.ClusterInformation](c.information)
 	return information == nil || information.Spec.DatastoreReady == nil || *information.Spec.DatastoreReady
+}
+
+// FelixForAll returns the FelixConfiguration for all nodes, nil when there is none.
+func (c *Controller) FelixForAll() *failsafe.Configuration {
+	return first[*failsafe.Configuration](c.felix[1])
 }
 
 // ConfigMap returns that of the clearance, nil when there is none.
@@ -69,13 +76,15 @@ func (c *Controller) ConfigMap() *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: read.ObjectMeta, Data: read.Data}
 }
 
-// Create creates a set of addresses, or the ConfigMap of the clearance. An error keeps the
-// API server's reason, as those of the next two do.
+// Create creates a set of addresses, a witness or the ConfigMap of the clearance. An error
+// keeps the API server's reason, as those of the next two do.
 func (c *Controller) Create(ctx context.Context, object metav1.Object) error {
 	o, fields := targetOf(object), map[string]any{}
 	switch typed := object.(type) {
 	case *v3.GlobalNetworkSet:
 		fields["spec"] = map[string]any{"nets": typed.Spec.Nets}
+	case *witness.Policy:
+		fields["spec"] = typed.Spec
 	case *corev1.ConfigMap:
 		fields["data"] = typed.Data
 	}
@@ -98,7 +107,7 @@ func targetOf(object metav1.Object) cleanup.Object {
 	switch object.(type) {
 	case *corev1.ConfigMap:
 		kind = "ConfigMap"
-	case *policyset.Policy:
+	case *policyset.Policy, *witness.Policy:
 		kind = v3.KindGlobalNetworkPolicy
 	}
 	return cleanup.Object{Kind: kind, Namespace: object.GetNamespace(), Name: object.GetName()}

@@ -2,6 +2,7 @@ package calico_test
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"slices"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/witness"
 )
 
 // runController runs a controller's caches against an API server that serves a group, and
@@ -38,6 +40,10 @@ func runController(t *testing.T, group string) (*apiServer, *calico.Controller) 
 			TypeMeta:   metav1.TypeMeta{APIVersion: group, Kind: "GlobalNetworkSet"},
 			ObjectMeta: metav1.ObjectMeta{Name: "fw-node-n1", ResourceVersion: "6"},
 			Spec:       v3.GlobalNetworkSetSpec{Nets: []string{"192.0.2.1/32"}},
+		}),
+		"felixconfigurations": page(group, "FelixConfiguration", "", map[string]any{
+			"apiVersion": group, "kind": "FelixConfiguration",
+			"metadata": map[string]any{"name": "default", "resourceVersion": "8"}, "spec": map[string]any{"bpfEnabled": true},
 		}),
 		"clusterinformations": page(group, "ClusterInformation", "", map[string]any{
 			"apiVersion": group, "kind": "ClusterInformation",
@@ -74,6 +80,7 @@ func TestControllerSeesTheWholeCluster(t *testing.T) {
 			require.Len(t, c.TrustSets(), 1)
 			assert.Equal(t, []string{"192.0.2.1/32"}, c.TrustSets()[0].Spec.Nets)
 			assert.False(t, c.DatastoreReady())
+			assert.Equal(t, map[string]any{"bpfEnabled": true}, c.FelixForAll().Spec)
 			assert.Equal(t, map[string]string{"set": "aaaa0001"}, c.ConfigMap().Data)
 			assert.Equal(t, "1", c.ConfigMap().ResourceVersion)
 
@@ -83,6 +90,7 @@ func TestControllerSeesTheWholeCluster(t *testing.T) {
 				"GET /apis/" + group + "/hostendpoints":         "",
 				"GET /apis/" + group + "/globalnetworkpolicies": "",
 				"GET /apis/" + group + "/clusterinformations":   "fieldSelector=metadata.name%3Ddefault",
+				"GET /apis/" + group + "/felixconfigurations":   "fieldSelector=metadata.name%3Ddefault",
 				"GET /apis/" + group + "/globalnetworksets":     "labelSelector=host-firewall.io%2Frelease%3Dfw",
 			} {
 				require.NotEmpty(t, s.asked(what), what)
@@ -101,6 +109,9 @@ func TestControllerWritesWhatIsItsOwn(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Name: "fw-node-n2", UID: "u2", ResourceVersion: "8", Labels: map[string]string{"a": "b"}},
 		Spec:       v3.GlobalNetworkSetSpec{Nets: []string{"192.0.2.2/32"}},
 	}
+	made := witness.NewPolicy("fw", "aaaa0001", 9)
+	spec, err := json.Marshal(made.Spec)
+	require.NoError(t, err)
 	policy := policyset.Of(metav1.ObjectMeta{Name: "fw-drop-old", UID: "u3", ResourceVersion: "9"}, nil)
 	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "fw"}, Data: map[string]string{"set": "x"}}
 	patch := []byte(`{"data":{"a":null}}`)
@@ -123,6 +134,12 @@ func TestControllerWritesWhatIsItsOwn(t *testing.T) {
 			"DELETE " + inCRD + "/globalnetworkpolicies/fw-drop-old",
 			`{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u3","resourceVersion":"9"}}`,
 			func(ctx context.Context) error { return c.Delete(ctx, policy) },
+		},
+		{
+			"POST " + inCRD + "/globalnetworkpolicies",
+			`{"apiVersion":"crd.projectcalico.org/v1","kind":"GlobalNetworkPolicy","metadata":{"name":"fw-witness-aaaa0001","labels":` +
+				`{"host-firewall.io/release":"fw","host-firewall.io/witness":"aaaa0001"}},"spec":` + string(spec) + `}`,
+			func(ctx context.Context) error { return c.Create(ctx, made) },
 		},
 		{
 			"POST " + sayingPath, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"fw","namespace":"ns"},"data":{"set":"x"}}`,

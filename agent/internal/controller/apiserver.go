@@ -87,17 +87,13 @@ func (k *Controller) closedPorts(ctx context.Context, f facts) (map[string][]uin
 	if len(ports) == 0 {
 		return nil, nil
 	}
-	forAll, err := k.api.ReadFelix(ctx, failsafe.ForAll)
-	if err != nil {
-		return nil, err
-	}
 	closed := map[string][]uint16{}
 	for _, node := range nodesWith(texts, f) {
 		own, err := k.api.ReadFelix(ctx, failsafe.Name(node))
 		if err != nil {
 			return nil, err
 		}
-		open, err := failsafe.Ports(own, forAll)
+		open, err := failsafe.Ports(own, f.felix)
 		if err != nil {
 			return nil, err
 		}

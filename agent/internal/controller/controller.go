@@ -77,16 +77,18 @@ type Reader interface {
 	Endpoints() (heps []*v3.HostEndpoint, version string)
 	// Policies returns everybody's.
 	Policies() []*policyset.Policy
-	// TrustSets returns the sets of the release.
+	// TrustSets returns the sets of the release, that of witnesses too.
 	TrustSets() []*v3.GlobalNetworkSet
 	// DatastoreReady tells whether Calico lets its datastore be written to.
 	DatastoreReady() bool
+	// FelixForAll returns the FelixConfiguration for all nodes, nil when there is none.
+	FelixForAll() *failsafe.Configuration
 	// ConfigMap returns that of the clearance, nil when there is none.
 	ConfigMap() *corev1.ConfigMap
 }
 
-// Writer changes what the controller keeps: GlobalNetworkSets and the ConfigMap, and deletes
-// policies.
+// Writer changes what the controller keeps: GlobalNetworkSets and the ConfigMap; it creates
+// witnesses, and deletes policies.
 type Writer interface {
 	Create(ctx context.Context, object metav1.Object) error
 	// Patch applies a JSON merge patch.
@@ -184,6 +186,7 @@ func (k *Controller) facts(now time.Time) facts {
 		policies:   k.api.Policies(),
 		trusted:    k.api.TrustSets(),
 		paused:     !k.api.DatastoreReady(),
+		felix:      k.api.FelixForAll(),
 		configMap:  k.api.ConfigMap(),
 		apiServers: k.apiServers,
 	}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/witness"
 )
 
 // fake is an API server with its caches, which show everything at once unless they are
@@ -73,8 +74,9 @@ func (f *fake) TrustSets() []*v3.GlobalNetworkSet {
 	}
 	return f.trusted
 }
-func (f *fake) DatastoreReady() bool         { return true }
-func (f *fake) ConfigMap() *corev1.ConfigMap { f.mu.Lock(); defer f.mu.Unlock(); return f.configMap }
+func (f *fake) DatastoreReady() bool                 { return true }
+func (f *fake) FelixForAll() *failsafe.Configuration { return f.felix["default"] }
+func (f *fake) ConfigMap() *corev1.ConfigMap         { f.mu.Lock(); defer f.mu.Unlock(); return f.configMap }
 
 // write does one write, or refuses it, and wakes the controller.
 func (f *fake) write(verb, name string, do func() error) error {
@@ -101,6 +103,8 @@ func (f *fake) Create(_ context.Context, object metav1.Object) error {
 		case *corev1.ConfigMap:
 			o.ResourceVersion = f.next()
 			f.configMap = o
+		case *witness.Policy:
+			f.policy(o.Name, o.Labels, o.Spec)
 		case *v3.GlobalNetworkSet:
 			if f.set(o.Name) >= 0 {
 				return apierrors.NewAlreadyExists(resource("globalnetworksets"), o.Name)
@@ -208,7 +212,7 @@ func TestControllerMakesWhatItDecides(t *testing.T) {
 		f := newFake(t, "n1", "n2")
 		f.run(func(k *Controller) {
 			f.wait(10 * time.Second)
-			require.Len(t, f.trusted, 2)
+			require.Len(t, f.ofNodes(), 2)
 			assert.Equal(t, map[string]string{"host-firewall.io/release": "fw"}, f.configMap.Labels)
 			f.agent("n2", "A", "")
 			f.agent("n1", "A", "")
@@ -235,13 +239,13 @@ func TestOneThatCannotBeWrittenKeepsNoOtherFromBeing(t *testing.T) {
 		f.refuse["create fw-node-n1"] = forbidden
 		f.run(func(k *Controller) {
 			f.wait(time.Minute)
-			assert.Len(t, f.trusted, 2)
+			assert.Len(t, f.ofNodes(), 2)
 			assert.False(t, k.Status().Ready)
 			assert.Contains(t, k.Status().Reason, `lacks the right "create"`)
 			assert.Less(t, f.wrote["create"], 12, "more and more seldom")
 			delete(f.refuse, "create fw-node-n1")
 			f.wait(time.Minute)
-			assert.Len(t, f.trusted, 3)
+			assert.Len(t, f.ofNodes(), 3)
 			assert.True(t, k.Status().Ready, k.Status().Reason)
 		})
 	})
@@ -255,11 +259,11 @@ func TestWhatTheCacheDoesNotShowYetIsNotWrittenAgain(t *testing.T) {
 			f.wait(shownWithin / 2)
 			k.Wake()
 			f.wait(shownWithin / 3)
-			assert.Equal(t, 2, f.wrote["create"], "the set and the ConfigMap")
+			assert.Equal(t, 3, f.wrote["create"], "the set, the ConfigMap and a witness, whose set waits for this one")
 			assert.Zero(t, f.wrote["delete"])
 			f.lag = nil
 			f.wait(time.Minute)
-			assert.Equal(t, 2, f.wrote["create"])
+			assert.Equal(t, 4, f.wrote["create"])
 			assert.True(t, k.Status().Ready, k.Status().Reason)
 		})
 	})
@@ -291,7 +295,7 @@ func TestThousandsOfSetsAreWrittenInSeveralPasses(t *testing.T) {
 		}
 		f.run(func(k *Controller) {
 			f.wait(10 * time.Second)
-			assert.Len(t, f.trusted, 3*perPass)
+			assert.Len(t, f.ofNodes(), 3*perPass)
 			assert.Zero(t, k.Status().Untrusted)
 		})
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/event"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 	"github.com/host-firewall/host-firewall/agent/internal/trust"
 )
@@ -60,6 +61,7 @@ type facts struct {
 	policies   []*policyset.Policy
 	trusted    []*v3.GlobalNetworkSet
 	paused     bool
+	felix      *failsafe.Configuration // for all nodes
 	configMap  *corev1.ConfigMap
 	apiServers apiServers
 }
@@ -122,10 +124,11 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	now.Held, now.Conflicts = c.held(f, m, &d)
 	c.keepTrust(f, m, carried, &d)
 	c.removeUnused(f, m, now, present, carried, &d)
+	now.Reason = c.mayNotArm(f, m, carried[c.Wanted.Revision] > 0, &d)
+	c.keepWitnesses(f, m, carried, present, &now, &d)
 	if f.paused {
 		d.writes = nil
 	}
-	now.Reason = c.mayNotArm(f, m, carried[c.Wanted.Revision] > 0, &d)
 	m.cleared = m.cleared || now.Reason == ""
 	if now.Reason == "" && !c.Off {
 		now.Canary, now.Reason = c.canary(f, m, &d)
@@ -137,7 +140,7 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	c.mark(f, m, was, &now, &d)
 	c.publish(f, m, was, now, &d)
 	c.conclude(was, now, &d)
-	d.status.Untrusted, d.status.TrustSets, d.status.Sets = len(m.late), len(f.trusted), len(present)
+	d.status.Untrusted, d.status.Sets = len(m.late), len(present)
 	return d
 }
 

@@ -33,8 +33,11 @@ func (c Config) keepTrust(f facts, m *memory, carried map[string]int, d *decisio
 	}
 	have := make(map[string]*v3.GlobalNetworkSet, len(f.trusted))
 	for _, set := range f.trusted {
-		have[set.Name] = set
+		if strings.HasPrefix(set.Name, trust.Name(c.Release, "")) {
+			have[set.Name] = set
+		}
 	}
+	d.status.TrustSets = len(have)
 	late := map[string]time.Time{}
 	for _, set := range sets {
 		node, is := set.OwnerReferences[0].Name, have[set.Name]
@@ -55,21 +58,25 @@ func (c Config) keepTrust(f facts, m *memory, carried map[string]int, d *decisio
 	if m.late = late; !c.TrustNodes {
 		m.late = nil
 	}
-	for name, set := range have {
-		if strings.HasPrefix(name, trust.Name(c.Release, "")) {
-			d.writes = append(d.writes, write{subject: subjectOf(set), seen: set.ResourceVersion, object: set, gone: true})
-		}
+	for _, set := range have {
+		d.writes = append(d.writes, write{subject: subjectOf(set), seen: set.ResourceVersion, object: set, gone: true})
 	}
 }
 
-// same tells whether a set is as it should be. Labels and annotations of others may be on
-// it, but not the annotation in which Calico keeps other metadata that win over these.
-func same(is, should *v3.GlobalNetworkSet) bool {
+// labelledAs tells whether a set has the labels of another. Labels and annotations of others
+// may be on it, but not the annotation in which Calico keeps other metadata that win over
+// these.
+func labelledAs(is, should *v3.GlobalNetworkSet) bool {
 	_, shadowed := is.Annotations[endpoint.MetadataAnnotation]
 	for key, value := range should.Labels {
 		shadowed = shadowed || is.Labels[key] != value
 	}
-	return !shadowed && slices.Equal(is.Spec.Nets, should.Spec.Nets) &&
+	return !shadowed
+}
+
+// same tells whether a set is as it should be.
+func same(is, should *v3.GlobalNetworkSet) bool {
+	return labelledAs(is, should) && slices.Equal(is.Spec.Nets, should.Spec.Nets) &&
 		slices.EqualFunc(is.OwnerReferences, should.OwnerReferences, func(a, b metav1.OwnerReference) bool {
 			return a.APIVersion == b.APIVersion && a.Kind == b.Kind && a.Name == b.Name && a.UID == b.UID
 		})

@@ -17,6 +17,8 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/trust"
+	"github.com/host-firewall/host-firewall/agent/internal/witness"
 )
 
 // start is when the controllers of these tests start, and the Nodes were made an hour before.
@@ -93,7 +95,8 @@ func setOf(revision string) clearance.Set {
 }
 
 func specOf(purpose, revision string) map[string]any {
-	return map[string]any{"selector": fmt.Sprintf("host-firewall.io/release == 'fw' && host-firewall.io/set == '%s'", revision), "order": purpose}
+	order := map[string]any{"allow": 10.0, "drop": 20.0}[purpose]
+	return map[string]any{"selector": fmt.Sprintf("host-firewall.io/release == 'fw' && host-firewall.io/set == '%s'", revision), "order": order}
 }
 
 // install writes all policies of a set.
@@ -113,6 +116,16 @@ func (w *world) policy(name string, labels map[string]string, spec map[string]an
 // remove deletes a policy.
 func (w *world) remove(name string) {
 	w.policies = slices.DeleteFunc(slices.Clone(w.policies), func(p *policyset.Policy) bool { return p.Name == name })
+}
+
+// ofNodes are the network sets of Nodes.
+func (w *world) ofNodes() (sets []*v3.GlobalNetworkSet) {
+	for _, set := range w.trusted {
+		if set.Labels[trust.Label] == trust.OfNode {
+			sets = append(sets, set)
+		}
+	}
+	return sets
 }
 
 // restart puts another controller in the place of this one.
@@ -169,6 +182,8 @@ func (w *world) apply(one write) {
 	switch object := one.object.(type) {
 	case *policyset.Policy:
 		w.remove(object.Name)
+	case *witness.Policy:
+		w.policy(object.Name, object.Labels, object.Spec)
 	case *v3.GlobalNetworkSet:
 		w.trusted = slices.DeleteFunc(slices.Clone(w.trusted), func(s *v3.GlobalNetworkSet) bool { return s.Name == object.Name })
 		if !one.gone {

@@ -22,7 +22,7 @@ const (
 
 // Foreign returns the names, sorted, of the policies that are not accepted and would
 // select an endpoint that had any of these sets of labels, other than the policies of the
-// sets that the labels arm with. An endpoint with such labels would start to be governed
+// sets that the labels arm with, and witnesses. An endpoint with such labels would start to be governed
 // by them in the moment it is there.
 //
 // A policy whose selector can't be read selects nothing, for Felix drops it as a
@@ -50,11 +50,11 @@ func Foreign(have []*Policy, release string, labels []map[string]string, accepte
 	return slices.Compact(names), strings.Join(broken, "; ")
 }
 
-// isOf tells whether the policy belongs to the set of the release that the labels arm with.
-// Lack says so where it only pretends to.
+// isOf tells whether the policy is a witness of the release, or belongs to the set that the
+// labels arm with. Lack says so where it only pretends to belong to it.
 func (p *Policy) isOf(release string, labels map[string]string) bool {
 	set := p.Labels[endpoint.SetLabel]
-	return set != "" && p.Labels[endpoint.ReleaseLabel] == release && labels[endpoint.SetLabel] == set
+	return p.Labels[endpoint.ReleaseLabel] == release && (p.Witness != "" || set != "" && labels[endpoint.SetLabel] == set)
 }
 
 // accepts tells whether a policy is accepted by its name, with or without the

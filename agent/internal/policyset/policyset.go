@@ -16,6 +16,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/witness"
 )
 
 // Policy is what is kept of a GlobalNetworkPolicy.
@@ -25,6 +26,11 @@ type Policy struct {
 	Digest string
 	// The selectors say which endpoints it governs.
 	Selector, NamespaceSelector, ServiceAccountSelector string
+	// Order says when it is asked among others; 0 where it has none.
+	Order float64
+	// Witness is the set whose witness it is, whatever its order; empty: it is none, or not
+	// as it should be.
+	Witness string
 
 	// selects is what they come to, where it was read already: it is evaluated for
 	// every node.
@@ -45,6 +51,15 @@ func Of(meta metav1.ObjectMeta, spec map[string]any) *Policy {
 		Selector:               text("selector"),
 		NamespaceSelector:      text("namespaceSelector"),
 		ServiceAccountSelector: text("serviceAccountSelector"),
+	}
+	switch order := spec["order"].(type) {
+	case float64:
+		p.Order = order
+	case int64:
+		p.Order = float64(order)
+	}
+	if set := p.Labels[witness.Label]; set != "" && p.Digest == Digest(witness.Spec(p.Labels[endpoint.ReleaseLabel], set, p.Order)) {
+		p.Witness = set
 	}
 	if selects, err := p.parse(); err == nil {
 		p.selects = selects

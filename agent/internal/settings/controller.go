@@ -5,7 +5,8 @@ func Controller() Command {
 	return Command{
 		about: `PROGRAM controller looks at the whole cluster for the agents of a release, until SIGTERM: it keeps the addresses
 of all nodes trusted, and says in the ConfigMap of the release which set of policies may be armed, on which nodes, or why not.
-It writes no endpoint and no policy; it deletes sets of policies that nobody uses any more.
+It writes no endpoint, and of policies only witnesses, by which nodes see that a set is enforced; it deletes sets of policies that
+nobody uses any more.
 
 Usage:
   PROGRAM controller [--name=value ...]`,

@@ -20,6 +20,7 @@ const (
 	releaseLabel = "host-firewall.io/release"
 	setLabel     = "host-firewall.io/set"
 	trustLabel   = "host-firewall.io/trust"
+	witnessLabel = "host-firewall.io/witness"
 	metadataKey  = "projectcalico.org/metadata"
 )
 
@@ -95,7 +96,7 @@ func raw(t *testing.T, object any) runtime.RawExtension {
 
 var controllerAccount = authenticationv1.UserInfo{Username: "system:serviceaccount:host-firewall:host-firewall-controller"}
 
-// Whoever has the controller's token can have addresses trusted, as nodes of this release, and take old sets away. That is all.
+// Whoever has the controller's token can have addresses trusted, as nodes of this release, make witnesses, and take old sets away. That is all.
 func TestControllersTokenWritesNetworkSetsOfNodesAndNothingElse(t *testing.T) {
 	policies, _ := ours(t)
 	set := func(name string, labels map[string]string, nets ...string) *projectcalico.GlobalNetworkSet {
@@ -114,6 +115,10 @@ func TestControllersTokenWritesNetworkSetsOfNodesAndNothingElse(t *testing.T) {
 		of.Annotations = map[string]string{metadataKey: text}
 		return of
 	}
+	witnesses := func(labels map[string]string, nets ...string) *projectcalico.GlobalNetworkSet {
+		return set("host-firewall-witness", labels, nets...)
+	}
+	witnessing := with(trustLabel, "witness")
 	good, empty := set(own, labels, address, "2001:db8::1/128"), set(own, labels)
 	tooMany := make([]string, 65)
 	for i := range tooMany {
@@ -143,7 +148,14 @@ func TestControllersTokenWritesNetworkSetsOfNodesAndNothingElse(t *testing.T) {
 		"somebody else's set deleted":                        {set("admins", nil, address), nil, others},
 		"a set of another release":                           {set(own, with(releaseLabel, "other")), good, others},
 		"a set of another release deleted":                   {set("other-node-n1", with(releaseLabel, "other")), nil, others},
-		"something of ours that is no set of a node":         {set("host-firewall-witness", labels), nil, name},
+		"something of ours that is no set of a node":         {set("host-firewall-more", labels), nil, name},
+		"the set of witnesses":                               {nil, witnesses(witnessing, "127.66.1.2/32"), ""},
+		"the same changed":                                   {witnesses(witnessing), witnesses(witnessing, "127.66.1.2/32", "127.66.3.4/32"), ""},
+		"the same that goes":                                 {witnesses(witnessing, "127.66.1.2/32"), nil, ""},
+		"the set of witnesses with what it trusts":           {nil, witnesses(labels, "127.66.1.2/32"), label},
+		"the set of a node as one of witnesses":              {nil, set(own, witnessing, address), label},
+		"another address in the set of witnesses":            {nil, witnesses(witnessing, "127.66.1.2/32", address), single},
+		"all of theirs":                                      {nil, witnesses(witnessing, "127.66.0.0/16"), single},
 		"everybody":                                          {nil, set(own, labels, "0.0.0.0/0"), single},
 		"an IPv6 network with the length of an IPv4 address": {nil, set(own, labels, "2001:db8::/32"), single},
 		"a network among addresses":                          {good, set(own, labels, address, "10.0.0.0/8"), single},
@@ -171,7 +183,8 @@ func TestControllersTokenDeletesOldSetsAndChangesNoPolicy(t *testing.T) {
 	old := policy("host-firewall-drop-other-00000000", of("host-firewall", "00000000"))
 	kept := policy("default.host-firewall-drop-other-00000000", nil)
 	kept.Annotations = map[string]string{metadataKey: `{"labels":{"host-firewall.io/release":"host-firewall","host-firewall.io/set":"00000000"}}`}
-	const others, only = "writes objects of that release only", "of policies the controller only deletes those that are not of the wanted set "
+	witness := policy("host-firewall-witness-"+set, map[string]string{releaseLabel: "host-firewall", witnessLabel: set})
+	const others, only, deny = "writes objects of that release only", "of policies the controller only deletes witnesses and those that are not of the wanted set ", "of policies the controller only creates witnesses"
 	requireDecisions(t, policies["host-firewall-controller"], controllerAccount, "globalnetworkpolicies", map[string]write{
 		"one of an old set deleted":                     {old, nil, ""},
 		"the same as Calico's API server keeps it":      {kept, nil, ""},
@@ -180,12 +193,72 @@ func TestControllersTokenDeletesOldSetsAndChangesNoPolicy(t *testing.T) {
 		"another name with the label of the wanted set": {policy(old.Name, of("host-firewall", set)), nil, only},
 		"one of another release deleted":                {policy("other-drop-00000000", of("other", "00000000")), nil, others},
 		"somebody else's deleted":                       {policy("default-deny", nil), nil, others},
-		"one created":                                   {nil, policy("host-firewall-more-00000000", of("host-firewall", "00000000")), only},
-		"one without labels created":                    {nil, policy("allow-all", nil), only},
+		"one created":                                   {nil, policy("host-firewall-more-00000000", of("host-firewall", "00000000")), deny},
+		"one without labels created":                    {nil, policy("allow-all", nil), deny},
+		"a witness of the wanted set deleted":           {witness, nil, ""},
+		"the same as Calico's server keeps its name":    {policy("default."+witness.Name, witness.Labels), nil, ""},
+		"a witness changed":                             {witness, witness, only},
 		"one of an old set changed":                     {old, old, only},
 		"one of the wanted set changed":                 {wanted, wanted, only},
 		"somebody else's changed":                       {policy("default-deny", nil), policy("default-deny", of("host-firewall", "00000000")), others},
 	})
+}
+
+// witnessSpec is as the controller creates it.
+const witnessSpec = `{"order": 9, "selector": "host-firewall.io/release == 'host-firewall'", "types": ["Ingress"], "preDNAT": true, "applyOnForward": true, "ingress": [
+	{"action": "Deny", "protocol": "TCP", "destination": {"nets": ["127.66.91.47/32"], "ports": [9]}, "source": {
+		"nets": ["127.66.57.27/32"], "selector": "host-firewall.io/release == 'host-firewall' && host-firewall.io/trust == 'witness'", "namespaceSelector": "global()"}},
+	{"action": "Deny", "protocol": "TCP", "destination": {"nets": ["::1/128"], "ports": [9]}, "source": {"nets": ["::1/128"]}}
+]}`
+
+// Whatever the controller's token creates decides over one port of loopback, which nobody uses.
+func TestControllersTokenCreatesWitnessesAndNoOtherPolicy(t *testing.T) {
+	policies, set := ours(t)
+	const deny, label = "of policies the controller only creates witnesses, which deny TCP to port 9 of one loopback address each", "names and labels a witness as one of host-firewall"
+	writes := map[string]write{}
+	try := func(what, denied string, change func(*projectcalico.GlobalNetworkPolicy)) {
+		policy := &projectcalico.GlobalNetworkPolicy{ObjectMeta: metav1.ObjectMeta{
+			Name: "host-firewall-witness-" + set, Labels: map[string]string{releaseLabel: "host-firewall", witnessLabel: set},
+		}}
+		require.NoError(t, json.Unmarshal([]byte(witnessSpec), &policy.Spec))
+		change(policy)
+		writes[what] = write{nil, policy, denied}
+	}
+	rule := func(change func(*projectcalico.Rule)) func(*projectcalico.GlobalNetworkPolicy) {
+		return func(p *projectcalico.GlobalNetworkPolicy) { change(&p.Spec.Ingress[0]) }
+	}
+	spec := func(change func(*projectcalico.GlobalNetworkPolicySpec)) func(*projectcalico.GlobalNetworkPolicy) {
+		return func(p *projectcalico.GlobalNetworkPolicy) { change(&p.Spec) }
+	}
+	meta := func(change func(*metav1.ObjectMeta)) func(*projectcalico.GlobalNetworkPolicy) {
+		return func(p *projectcalico.GlobalNetworkPolicy) { change(&p.ObjectMeta) }
+	}
+	try("as it makes it", "", func(*projectcalico.GlobalNetworkPolicy) {})
+	try("as Calico completes it", "", func(p *projectcalico.GlobalNetworkPolicy) {
+		p.Spec.Tier, p.Labels["projectcalico.org/tier"] = "default", "default"
+	})
+	try("it allows", deny, rule(func(r *projectcalico.Rule) { r.Action = "Allow" }))
+	try("it only logs", deny, rule(func(r *projectcalico.Rule) { r.Action = "Log" }))
+	try("another port", deny, rule(func(r *projectcalico.Rule) { r.Destination.Ports[0].MinPort = 8 }))
+	try("a port more", deny, rule(func(r *projectcalico.Rule) { r.Destination.Ports = append(r.Destination.Ports, r.Destination.Ports[0]) }))
+	try("every port", deny, rule(func(r *projectcalico.Rule) { r.Destination.Ports = nil }))
+	try("another protocol", deny, rule(func(r *projectcalico.Rule) { r.Protocol = nil }))
+	try("an address of the node", deny, rule(func(r *projectcalico.Rule) { r.Destination.Nets = []string{"192.0.2.1/32"} }))
+	try("more than an address", deny, rule(func(r *projectcalico.Rule) { r.Destination.Nets = []string{"127.66.0.0/16"} }))
+	try("an address more", deny, rule(func(r *projectcalico.Rule) { r.Destination.Nets = append(r.Destination.Nets, "192.0.2.1/32") }))
+	try("every address", deny, rule(func(r *projectcalico.Rule) { r.Destination.Nets = nil }))
+	try("no rule", deny, spec(func(s *projectcalico.GlobalNetworkPolicySpec) { s.Ingress = nil }))
+	try("a drop at its end", deny, spec(func(s *projectcalico.GlobalNetworkPolicySpec) { s.PreDNAT = false }))
+	try("what goes out", deny, spec(func(s *projectcalico.GlobalNetworkPolicySpec) { s.Types = append(s.Types, "Egress") }))
+	try("what is not tracked", deny, spec(func(s *projectcalico.GlobalNetworkPolicySpec) { s.DoNotTrack = true }))
+	try("another tier", deny, spec(func(s *projectcalico.GlobalNetworkPolicySpec) { s.Tier = "first" }))
+	try("everybody's endpoints", deny, spec(func(s *projectcalico.GlobalNetworkPolicySpec) { s.Selector = "all()" }))
+	try("another name", label, meta(func(m *metav1.ObjectMeta) { m.Name = "host-firewall-allow-" + set }))
+	try("another set's name", label, meta(func(m *metav1.ObjectMeta) { m.Labels[witnessLabel] = "00000000" }))
+	try("another release's", label, meta(func(m *metav1.ObjectMeta) { m.Labels[releaseLabel] = "other" }))
+	try("a policy of the set", label, meta(func(m *metav1.ObjectMeta) { m.Labels[setLabel] = set }))
+	try("labels in Calico's annotation", label, meta(func(m *metav1.ObjectMeta) { m.Annotations = map[string]string{metadataKey: "{}"} }))
+	requireDecisions(t, policies["host-firewall-controller"], controllerAccount, "globalnetworkpolicies", writes)
 }
 
 func TestAdmissionPolicyOfTheControllerIsForItAlone(t *testing.T) {
