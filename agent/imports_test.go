@@ -77,7 +77,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/transport", "/internal/verify", "/internal/witness"},
 		"/internal/cleanup":    {"/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/settings"},
 		"/internal/clearance":  {},
-		"/internal/controller": {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/policyset", "/internal/trust", "/internal/witness"},
+		"/internal/controller": {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/policyset", "/internal/trial", "/internal/trust", "/internal/witness"},
 		"/internal/endpoint":   {},
 		"/internal/event":      {},
 		"/internal/failsafe":   {"/internal/endpoint"},

@@ -89,6 +89,10 @@ type Clearance struct {
 	// Cut says how nodes are not reached any more that try a set, as the controller sees
 	// it from its own: nodes by what it saw.
 	Cut map[string][]string
+	// Cleared is when a node was first allowed to be armed with the wanted set, and Retried the
+	// last text of RetryAnnotation then.
+	Cleared time.Time
+	Retried string
 	// Deadline is when nodes leave the wanted set again unless a person has confirmed it; zero:
 	// nobody has to.
 	Deadline time.Time
@@ -129,6 +133,8 @@ func (c *Clearance) keys() map[string]any {
 		"unproven":        &c.Unproven,
 		"peers":           &c.Peers,
 		"cut":             &c.Cut,
+		"cleared":         &c.Cleared,
+		"retried":         &c.Retried,
 		"confirm-until":   &c.Deadline,
 		"paused":          &c.Paused,
 		keyClosed:         &c.Closed,

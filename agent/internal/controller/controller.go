@@ -63,6 +63,13 @@ type Config struct {
 	Resync time.Duration
 	// Started is when this process has.
 	Started time.Time
+	// Verify has nodes try the set for a while: it is well when an agent says so, and this
+	// controller dials the kubelets of those that try.
+	Verify bool
+	// Confirm is how long a person has to confirm the set; zero: nobody has to.
+	Confirm time.Duration
+	// Dial connects to a kubelet and ends the connection; nil: by TCP.
+	Dial func(ctx context.Context, to netip.AddrPort) error
 }
 
 // Reader is the cluster as caches have it. What comes from it may be behind, and is not
@@ -127,12 +134,16 @@ type Controller struct {
 	events     events
 	took       time.Duration // by the last pass, without its requests
 
-	mu     sync.Mutex
-	status Status
+	mu      sync.Mutex
+	status  Status
+	answers []answer // of kubelets, that no pass has seen yet
 }
 
 // New returns a controller that does nothing before Run.
 func New(config Config, api API, log *slog.Logger) *Controller {
+	if config.Dial == nil {
+		config.Dial = connect
+	}
 	return &Controller{
 		Loop:    loop.New(),
 		config:  config,
@@ -153,8 +164,8 @@ func (k *Controller) Run(ctx context.Context) {
 
 // pass compares once what is with what should be, and writes the difference. It returns
 // when to look again without an event.
-func (k *Controller) pass(ctx context.Context, now time.Time) (again time.Time) {
-	ctx, cancel := context.WithTimeout(ctx, passFor)
+func (k *Controller) pass(all context.Context, now time.Time) (again time.Time) {
+	ctx, cancel := context.WithTimeout(all, passFor)
 	defer cancel()
 	resync := now.Add(k.config.Resync)
 	if problem := k.api.Problem(); problem != "" {
@@ -171,6 +182,7 @@ func (k *Controller) pass(ctx context.Context, now time.Time) (again time.Time) 
 	d := k.config.decide(f, &k.memory)
 	d.at(resync)
 	k.took = time.Since(begin)
+	k.dial(all, d.dials)
 	k.write(ctx, f, &d)
 	k.checkTrouble(now, &d)
 	k.tell(now, d.status)
@@ -189,8 +201,17 @@ func (k *Controller) facts(now time.Time) facts {
 		felix:      k.api.FelixForAll(),
 		configMap:  k.api.ConfigMap(),
 		apiServers: k.apiServers,
+		failures:   map[string]string{},
 	}
 	f.endpoints, f.version = k.api.Endpoints()
+	for subject, waits := range k.writing.waits {
+		if waits.failure != "" {
+			f.failures[subject] = waits.failure
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f.answers, k.answers = k.answers, nil
 	return f
 }
 

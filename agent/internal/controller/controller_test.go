@@ -5,11 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +29,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
 	"github.com/host-firewall/host-firewall/agent/internal/witness"
 )
 
@@ -230,6 +235,51 @@ func TestControllerMakesWhatItDecides(t *testing.T) {
 			assert.NoError(t, k.Alive())
 		})
 	})
+}
+
+func TestKubeletsAreDialedBesideTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t, "n1", "n2")
+		f.Config.Verify = true
+		var dialing atomic.Int32
+		f.Config.Dial = func(ctx context.Context, _ netip.AddrPort) error {
+			if dialing.Add(1) <= 2 {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		f.agent("n2", "A", "")
+		f.agent("n1", "A", "")
+		f.run(func(k *Controller) {
+			f.wait(settle + 100*time.Millisecond)
+			assert.Equal(t, "n1", f.said().Canary)
+			f.tries("n1", trial.Status{Set: "A", Phase: trial.Trying, Since: time.Now(), Attempt: 1})
+			k.Wake()
+			f.wait(dialEvery)
+			f.node("n3", start, "192.0.2.3")
+			k.Wake()
+			f.wait(dialFor / 2)
+			assert.Len(t, f.ofNodes(), 3, "nothing waits for an answer")
+			f.wait(lostAfter * dialEvery)
+			assert.Equal(t, "kubelet from the controller's host: context deadline exceeded", f.said().CutOff("n1"))
+			assert.LessOrEqual(t, dialing.Load(), int32(2+lostAfter+1))
+		})
+	})
+}
+
+func TestConnectionIsMadeAndEnded(t *testing.T) {
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	at := netip.MustParseAddrPort(listener.Addr().String())
+	k := New(Config{}, nil, slog.New(slog.DiscardHandler))
+	require.NoError(t, k.dialOne(t.Context(), at))
+	connection, err := listener.Accept()
+	require.NoError(t, err)
+	_, err = connection.Read(make([]byte, 1))
+	assert.ErrorIs(t, err, io.EOF)
+	require.NoError(t, listener.Close())
+	assert.EqualError(t, k.dialOne(t.Context(), at), "connect: connection refused", "without its address it is the same for many nodes")
 }
 
 func TestOneThatCannotBeWrittenKeepsNoOtherFromBeing(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -13,10 +12,8 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
-	"github.com/host-firewall/host-firewall/agent/internal/event"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
-	"github.com/host-firewall/host-firewall/agent/internal/trust"
 )
 
 const (
@@ -24,23 +21,18 @@ const (
 	// policies and endpoints by separate watches and has to know the policies first, or for
 	// a moment it enforces half of them.
 	settle = time.Second
+	// clocksDiffer is by how much those of two nodes may. What is further ahead nobody's clock
+	// has written.
+	clocksDiffer = time.Minute
 	// knownFor is how long a Node is known before it counts as looked after. The time of
 	// its creation is in seconds: others of the same second are known by then.
 	knownFor = 2 * time.Second
-	// canaryTakes is how long the first node has to become armed, before it is the next
-	// one's turn, and wellFor how long it has to be well then.
-	canaryTakes, wellFor = 5 * time.Second, 3 * time.Second
-	// unusedFor is how long nobody uses a set before it goes.
-	unusedFor = 5 * time.Minute
 	// marksEvery is the least time between two changes of the marks alone, and longer the
 	// longer agents take anyway: each wakes every agent.
 	marksEvery = time.Second
 	marksTimes = 5
 	// armedPerSecond is how many nodes are armed together where many wait for it.
 	armedPerSecond = 200
-	// clocksDiffer is by how much those of two nodes may. What is further ahead nobody's clock
-	// has written.
-	clocksDiffer = time.Minute
 	// mostReasons is how many reasons of one kind a ConfigMap holds: its size has a limit.
 	mostReasons = 500
 )
@@ -48,9 +40,6 @@ const (
 // mended says what to do about policies that are not as they were rendered: Helm sends what
 // differs between two renderings only.
 const mended = " (helm upgrade makes those that are missing; change others back, or delete them before)"
-
-// noCanary is the reason while there is no node that could go first.
-const noCanary = "waiting for a first node: none that is Ready and not held back has an endpoint whose agent was rolled out with this set"
 
 // facts are what one pass knows of the world. Nothing in them is changed.
 type facts struct {
@@ -64,6 +53,8 @@ type facts struct {
 	felix      *failsafe.Configuration // for all nodes
 	configMap  *corev1.ConfigMap
 	apiServers apiServers
+	failures   map[string]string // of writes, by their subjects
+	answers    []answer          // of kubelets, that have come since the last pass
 }
 
 // memory is what a pass hands on to the next one.
@@ -78,7 +69,7 @@ type memory struct {
 	policies   map[types.UID]string
 	unreadable string
 	// late are Nodes whose addresses are not trusted as they should be: see keepTrust.
-	late map[string]time.Time
+	late map[string]lag
 	// completeSince is since when the wanted set is complete; zero: it is not. cleared tells
 	// that nothing has forbidden to arm nodes with it at least once.
 	completeSince time.Time
@@ -90,6 +81,7 @@ type memory struct {
 	canarySince  time.Time
 	carriedSince map[string]time.Time
 	verified     bool
+	kubelets     map[string]*kubelet  // by node: see reach
 	unusedSince  map[string]time.Time // by set
 	marked       time.Time            // when the marks were last changed
 }
@@ -98,6 +90,7 @@ type memory struct {
 type decision struct {
 	status  Status
 	writes  []write
+	dials   []dial
 	notices []notice
 	again   time.Time // when to look again without an event; zero: not before the resync
 }
@@ -112,6 +105,7 @@ func (d *decision) at(then time.Time) {
 // decide says what should be, from what is known and remembered.
 func (c Config) decide(f facts, m *memory) (d decision) {
 	was := m.remember(c, f)
+	m.hear(f.answers)
 	if d.status = c.standsBack(f, m, was); d.status.State != "" {
 		return d
 	}
@@ -121,9 +115,11 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	if m.unreadable != "" {
 		d.notices = append(d.notices, notice{kind: eventUnreadable, message: m.unreadable})
 	}
+	c.keepDeadline(was, &now)
+	others := c.others(m, now, carried)
+	c.keepTrust(f, m, len(others) > 0, &d)
 	now.Held, now.Conflicts = c.held(f, m, &d)
-	c.keepTrust(f, m, carried, &d)
-	c.removeUnused(f, m, now, present, carried, &d)
+	c.removeUnused(f, m, now, present, others, &d)
 	now.Reason = c.mayNotArm(f, m, carried[c.Wanted.Revision] > 0, &d)
 	c.keepWitnesses(f, m, carried, present, &now, &d)
 	if f.paused {
@@ -131,11 +127,13 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	}
 	m.cleared = m.cleared || now.Reason == ""
 	if now.Reason == "" && !c.Off {
-		now.Canary, now.Reason = c.canary(f, m, &d)
+		now.Canary, now.Reason = c.wave(f, m, was, now, &d)
 	}
 	if was.Opened {
 		now.Reason, now.Canary = "all nodes are open until the annotation "+clearance.OpenAnnotation+" goes", ""
 	}
+	c.setDeadline(f, was, &now, carried[c.Wanted.Revision] > 0)
+	c.reach(f, m, was, &now, &d)
 	now.Leftovers = c.leftovers(m)
 	c.mark(f, m, was, &now, &d)
 	c.publish(f, m, was, now, &d)
@@ -158,34 +156,6 @@ func (c Config) standsBack(f facts, m *memory, was clearance.Clearance) Status {
 		return Status{State: Waiting, Reason: c.subject() + " is there already and somebody else's: delete it, or install under another name"}
 	}
 	return Status{}
-}
-
-// sets says which sets there are, and how those that nodes are armed with have changed.
-func (c Config) sets(f facts, m *memory, was clearance.Clearance, carried map[string]int, present map[string][]*policyset.Policy) clearance.Clearance {
-	again := was.Wanted.Revision == c.Wanted.Revision
-	now := clearance.Clearance{
-		Wanted: c.Wanted, Before: was.Wanted, Rollout: c.Rollout, Drift: map[string]string{},
-		Nodes: was.Nodes, Endpoints: was.Endpoints, Paused: f.paused, Controller: m.started,
-	}
-	if again || carried[was.Before.Revision] > 0 && carried[was.Wanted.Revision] == 0 {
-		// That is the one which nodes are armed with, or were last.
-		now.Before = was.Before
-	}
-	now.Present = slices.AppendSeq(c.unlabelled(f, now), maps.Keys(present))
-	slices.Sort(now.Present)
-	if now.Present = slices.Compact(now.Present); len(now.Present) == 0 {
-		now.Present = []string{clearance.None}
-	}
-	if again && was.Controller.After(m.started) {
-		// Two of the same do the same, and don't fight over who says so.
-		now.Controller = was.Controller
-	}
-	for _, set := range []clearance.Set{now.Wanted, now.Before} {
-		if lack := policyset.Lack(c.Release, set, f.policies); lack != "" && carried[set.Revision] > 0 && !now.IsGone(set.Revision) {
-			now.Drift[set.Revision] = lack + mended
-		}
-	}
-	return now
 }
 
 // remember reads the clearance as it is, and at first what a controller before has left.
@@ -211,17 +181,6 @@ func (m *memory) remember(c Config, f facts) (was clearance.Clearance) {
 	return was
 }
 
-// unlabelled are the known sets of which a policy is there, whatever became of its labels:
-// Felix does not ask for them.
-func (c Config) unlabelled(f facts, now clearance.Clearance) (sets []string) {
-	for _, set := range []clearance.Set{now.Wanted, now.Before} {
-		if slices.ContainsFunc(f.policies, func(p *policyset.Policy) bool { return set.Policies[p.Name] != "" }) {
-			sets = append(sets, set.Revision)
-		}
-	}
-	return sets
-}
-
 // leftovers are the Nodes with endpoints that other settings have left there. Where single
 // interfaces have endpoints, agents see that themselves.
 func (c Config) leftovers(m *memory) (names []string) {
@@ -237,17 +196,6 @@ func (c Config) leftovers(m *memory) (names []string) {
 	return names
 }
 
-// carried counts the release's endpoints by the set that they are armed with.
-func (c Config) carried(f facts) map[string]int {
-	carried := map[string]int{}
-	for _, hep := range f.endpoints {
-		if set := endpoint.SetOf(hep); set != "" && endpoint.ReleaseOf(hep) == c.Release {
-			carried[set]++
-		}
-	}
-	return carried
-}
-
 // held says which nodes are held back.
 func (c Config) held(f facts, m *memory, d *decision) (held, conflicts map[string][]string) {
 	held, conflicts = map[string][]string{}, map[string][]string{}
@@ -256,7 +204,7 @@ func (c Config) held(f facts, m *memory, d *decision) (held, conflicts map[strin
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
 		n := m.nodes[name]
-		reasons := c.holds(name, n, f)
+		reasons := c.holds(name, n, f, m)
 		for _, reason := range reasons {
 			held[reason] = append(held[reason], name)
 		}
@@ -307,20 +255,7 @@ func (c Config) mayNotArm(f facts, m *memory, carried bool, d *decision) string 
 	if c.guardsAPIServers() && f.apiServers.answered.IsZero() {
 		return fmt.Sprintf("cannot tell whether API servers of nodes stay open: %v", f.apiServers.err)
 	}
-	var late []string
-	for name, since := range m.late {
-		if over := since.Add(lagTakes); f.now.Before(over) {
-			d.at(over)
-			continue
-		}
-		late = append(late, name)
-	}
-	untrusted := ""
-	if slices.Sort(late); len(late) > 0 {
-		untrusted = "the addresses of some Nodes are not trusted yet: " + event.Some(late)
-	} else if strangers := trust.Uncovered(f.nodes, c.ClusterCIDRs); len(strangers) > 0 && !c.TrustNodes {
-		untrusted = fmt.Sprintf("Ready nodes are not in cluster.cidrs and would be shut out: %s. List their networks there, or set cluster.trustNodes: true", event.Some(strangers))
-	}
+	untrusted := c.untrusted(f, m, d)
 	if m.cleared && carried {
 		if untrusted != "" {
 			d.notices = append(d.notices, notice{kind: eventUntrusted, message: untrusted})
@@ -328,73 +263,6 @@ func (c Config) mayNotArm(f facts, m *memory, carried bool, d *decision) string 
 		return ""
 	}
 	return untrusted
-}
-
-// canary returns the one node that goes first with the wanted set; empty: a node is armed
-// with it and well, so all may, or there is a reason why none may.
-func (c Config) canary(f facts, m *memory, d *decision) (name, reason string) {
-	candidates := m.candidates()
-	m.verify(f.now, d)
-	switch {
-	case m.verified:
-		m.canary = ""
-		return "", ""
-	case len(candidates) == 0:
-		return "", noCanary
-	}
-	at := slices.Index(candidates, m.canary)
-	still, over := at >= 0, m.canarySince.Add(canaryTakes)
-	switch {
-	case still && m.nodes[m.canary].carries:
-		return m.canary, ""
-	case still && f.now.Before(over):
-		d.at(over)
-		return m.canary, ""
-	}
-	m.canary, m.canarySince = candidates[(at+1)%len(candidates)], f.now
-	d.at(f.now.Add(canaryTakes))
-	return m.canary, ""
-}
-
-// candidates are the nodes that may go first. Whose agent has written last comes first: one
-// that has died would only take time.
-func (m *memory) candidates() (names []string) {
-	for name, n := range m.nodes {
-		if n.wants && n.ready && !n.held {
-			names = append(names, name)
-		}
-	}
-	slices.SortFunc(names, func(a, b string) int {
-		switch x, y := m.nodes[a].newest, m.nodes[b].newest; {
-		case clearance.Newer(x, y):
-			return -1
-		case clearance.Newer(y, x):
-			return 1
-		}
-		return strings.Compare(a, b)
-	})
-	return names
-}
-
-// verify finds out whether a node is armed with the wanted set and well.
-func (m *memory) verify(now time.Time, d *decision) {
-	carries := false
-	for name, n := range m.nodes {
-		if !n.carries {
-			delete(m.carriedSince, name)
-			continue
-		}
-		carries = true
-		if m.carriedSince[name].IsZero() {
-			m.carriedSince[name] = now
-		}
-		well := m.carriedSince[name].Add(wellFor)
-		m.verified = m.verified || n.ready && !now.Before(well)
-		if now.Before(well) {
-			d.at(well)
-		}
-	}
-	m.verified = m.verified && carries
 }
 
 // mark says which Nodes and endpoints are looked after by now. For endpoints that is news
@@ -422,32 +290,8 @@ func (c Config) mark(f facts, m *memory, was clearance.Clearance, now *clearance
 			now.Nodes = n.created
 		}
 	}
-	if waits && !c.Off && len(m.late) == 0 && clearance.Newer(f.version, now.Endpoints) {
+	if waits && !c.Off && !m.lags(f) && clearance.Newer(f.version, now.Endpoints) {
 		now.Endpoints = f.version
-	}
-}
-
-// removeUnused removes the sets that nobody has used for a while, the one before too: a
-// `helm rollback` makes it anew.
-func (c Config) removeUnused(f facts, m *memory, now clearance.Clearance, present map[string][]*policyset.Policy, carried map[string]int, d *decision) {
-	used := func(set string) bool {
-		return set == now.Wanted.Revision || carried[set] > 0
-	}
-	maps.DeleteFunc(m.unusedSince, func(set string, _ time.Time) bool { return now.IsGone(set) || used(set) })
-	for set, policies := range present {
-		if used(set) {
-			continue
-		}
-		if m.unusedSince[set].IsZero() {
-			m.unusedSince[set] = f.now
-		}
-		if over := m.unusedSince[set].Add(unusedFor); f.now.Before(over) {
-			d.at(over)
-			continue
-		}
-		for _, policy := range policies {
-			d.writes = append(d.writes, write{subject: "GlobalNetworkPolicy " + policy.Name, seen: policy.ResourceVersion, object: policy, gone: true})
-		}
 	}
 }
 

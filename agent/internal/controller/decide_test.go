@@ -531,6 +531,51 @@ func TestSetOfAddressesThatLagsForAMomentTakesNothingBack(t *testing.T) {
 	assert.Equal(t, Canary, w.last.status.State)
 }
 
+func TestNodeWhoseAddressesCannotBeTrustedHoldsUpNobodyForEver(t *testing.T) {
+	const why = "GlobalNetworkSet fw-node-n2 may have lost its label"
+	inForce := func(t *testing.T) (w *world, newcomer *v3.HostEndpoint) {
+		w = newWorld(t, "n1", "n2")
+		w.roll("A", "n1", "n2")
+		w.trusted = slices.DeleteFunc(w.trusted, func(s *v3.GlobalNetworkSet) bool { return s.Name == "fw-node-n2" })
+		w.failures = map[string]string{"GlobalNetworkSet fw-node-n2": why}
+		w.node("n3", w.now, "192.0.2.3")
+		w.after(knownFor)
+		return w, w.agent("n3", "A", "")
+	}
+	t.Run("where the set is in force it is held alone", func(t *testing.T) {
+		w, newcomer := inForce(t)
+		said := w.after(brokenFor - knownFor - time.Second)
+		assert.NotEmpty(t, said.MayArm("n3", "A", newcomer.ResourceVersion), "it may still be written")
+		held, _ := said.Hold("n2")
+		assert.Empty(t, held)
+		said = w.after(time.Second + marksEvery)
+		assert.Empty(t, said.MayArm("n3", "A", newcomer.ResourceVersion))
+		held, _ = said.Hold("n2")
+		assert.Equal(t, "the addresses of this Node cannot be trusted: "+why, held)
+		assert.Contains(t, w.last.notices, notice{kind: eventUntrusted, message: "the addresses of some Nodes are not trusted yet: n2"})
+		w.failures = nil
+		held, _ = w.look().Hold("n2")
+		assert.Empty(t, held)
+	})
+	t.Run("where nothing has failed, that it takes long is no reason", func(t *testing.T) {
+		w, newcomer := inForce(t)
+		w.failures, w.paused = nil, true
+		said := w.after(time.Hour)
+		w.paused = false
+		assert.NotEmpty(t, said.MayArm("n3", "A", newcomer.ResourceVersion))
+		held, _ := said.Hold("n2")
+		assert.Empty(t, held)
+	})
+	t.Run("before anything is closed to it nothing is", func(t *testing.T) {
+		w := newWorld(t, "n1", "n2")
+		w.failures = map[string]string{"GlobalNetworkSet fw-node-n2": why}
+		w.agent("n1", "A", "")
+		assert.Equal(t, "the addresses of some Nodes are not trusted yet: n2", w.after(time.Hour).Reason)
+		w.setReady("n2", corev1.ConditionUnknown)
+		assert.True(t, mayArm(w.after(time.Minute), "n1", "A"), "who is not Ready has nothing to lose")
+	})
+}
+
 func TestWithoutTrustInNodesTheNetworksHaveToHoldThem(t *testing.T) {
 	w := newWorld(t, "n1", "n2")
 	w.TrustNodes = false

@@ -16,6 +16,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/event"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
 // node is what a pass has to know of a Node and the endpoints on it. With thousands of
@@ -25,12 +26,14 @@ type node struct {
 	uid            types.UID
 	created, known time.Time // known is since when this controller knows the Node
 	ready          bool
-	newest         string // version of an endpoint of the release
-	has            bool   // one
-	wants          bool   // the wanted set, says its agent
-	carries        bool   // the wanted set, on all its endpoints
-	armed          bool   // with any set
-	leftovers      bool   // the release has endpoints there that are not called as the Node
+	newest         string         // version of an endpoint of the release
+	has            bool           // one
+	wants          bool           // the wanted set, says its agent
+	carries        bool           // the wanted set, on all its endpoints
+	armed          bool           // with any set
+	leftovers      bool           // the release has endpoints there that are not called as the Node
+	kubelet        netip.AddrPort // not valid: nobody knows
+	trial          trial.Status
 	rivals         []string
 	variants       []variant
 	foreign        []string // policies of others that would select one of the variants
@@ -89,7 +92,7 @@ func byNode(f facts) map[string][]*v3.HostEndpoint {
 
 // newNode finds out all but what policies of others would do.
 func (c Config) newNode(object *corev1.Node, heps []*v3.HostEndpoint, before *node, now time.Time) *node {
-	n := &node{uid: object.UID, created: object.CreationTimestamp.Time, known: now, carries: true}
+	n := &node{uid: object.UID, created: object.CreationTimestamp.Time, known: now, carries: true, kubelet: kubeletOf(object)}
 	if before != nil && before.uid == n.uid {
 		n.known = before.known
 	}
@@ -102,6 +105,7 @@ func (c Config) newNode(object *corev1.Node, heps []*v3.HostEndpoint, before *no
 		plain.desired = append(plain.desired, hep.Labels)
 	}
 	n.variants = []variant{plain}
+	var trials []string
 	for _, hep := range heps {
 		v := variant{}
 		switch release := endpoint.ReleaseOf(hep); {
@@ -110,6 +114,7 @@ func (c Config) newNode(object *corev1.Node, heps []*v3.HostEndpoint, before *no
 			if clearance.Newer(hep.ResourceVersion, n.newest) {
 				n.newest = hep.ResourceVersion
 			}
+			trials = append(trials, endpoint.AnnotationsOf(hep)[trial.Annotation])
 			n.has, n.armed = true, n.armed || set != ""
 			n.leftovers = n.leftovers || hep.Name != object.Name
 			n.wants = n.wants || endpoint.NoteOf(hep).Wanted == c.Wanted.Revision
@@ -129,9 +134,20 @@ func (c Config) newNode(object *corev1.Node, heps []*v3.HostEndpoint, before *no
 		}
 		n.variants = append(n.variants, v)
 	}
-	n.carries = n.carries && n.has
+	n.carries, n.trial = n.carries && n.has, trial.Parse(trials...)
 	n.rivals = policyset.Rivals(c.Release, object.Name, c.Interfaces, addressesOf(object, heps), heps, c.Adopt)
 	return n
+}
+
+// kubeletOf returns where the Node says that its kubelet is.
+func kubeletOf(object *corev1.Node) netip.AddrPort {
+	port := object.Status.DaemonEndpoints.KubeletEndpoint.Port
+	for _, address := range object.Status.Addresses {
+		if addr, ok := endpoint.ParseAddress(address.Address); ok && address.Type == corev1.NodeInternalIP && port > 0 {
+			return netip.AddrPortFrom(addr, uint16(port))
+		}
+	}
+	return netip.AddrPort{}
 }
 
 // addressesOf returns the addresses that the Node or an endpoint on it says.
@@ -164,7 +180,7 @@ func (c Config) foreign(policies []*policyset.Policy, variants []variant) (all [
 }
 
 // holds returns why the Node is held back, beside its rivals; empty: it is not.
-func (c Config) holds(name string, n *node, f facts) (reasons []string) {
+func (c Config) holds(name string, n *node, f facts, m *memory) (reasons []string) {
 	if len(n.foreign) > 0 {
 		when := "would apply to this node as soon as it has an endpoint"
 		if n.has {
@@ -174,6 +190,9 @@ func (c Config) holds(name string, n *node, f facts) (reasons []string) {
 	}
 	if closed := f.apiServers.closed[name]; len(closed) > 0 && c.guardsAPIServers() {
 		reasons = append(reasons, c.lost(closed))
+	}
+	if late := m.late[name]; late.broken(f) {
+		reasons = append(reasons, "the addresses of this Node cannot be trusted: "+f.failures[late.subject])
 	}
 	return reasons
 }

@@ -42,6 +42,8 @@ type Status struct {
 	Held, Untrusted, TrustSets, Sets int
 	// Drift are the sets in force that are not as the chart has rendered them.
 	Drift []string
+	// Deadline is until when a person has to confirm the set; zero: nobody has to.
+	Deadline time.Time
 }
 
 // Status returns how the release is. It may be called from any goroutine.
@@ -68,6 +70,9 @@ func (c Config) conclude(was, now clearance.Clearance, d *decision) {
 		s.State, s.Ready, s.Reason = Canary, true, fmt.Sprintf("node %s goes first with %s", now.Canary, set)
 	default:
 		s.State, s.Ready, s.Reason = Cleared, true, "nodes may be armed with "+set
+	}
+	if s.Deadline = now.Deadline; s.Ready && !now.Deadline.IsZero() {
+		s.Reason += fmt.Sprintf(", and go back unless somebody confirms it before %s: %s", now.Deadline.UTC().Format(time.RFC3339), c.confirmBy())
 	}
 	for set, drift := range now.Drift {
 		s.Drift = append(s.Drift, set)

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -10,21 +11,50 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/event"
 	"github.com/host-firewall/host-firewall/agent/internal/trust"
 )
 
-// lagTakes is how long a set of addresses may lag behind before the Node counts as not
-// trusted: with each new endpoint, one does for a moment.
-const lagTakes = time.Second
+const (
+	// lagTakes is how long a set of addresses may lag behind before the Node counts as not
+	// trusted: with each new endpoint, one does for a moment.
+	lagTakes = time.Second
+	// brokenFor is how long one that can't be written holds up others: what failed because
+	// the API server was away has been tried again by then.
+	brokenFor = 2 * retryMost
+)
+
+// lag is a set of addresses that is not as it should be.
+type lag struct {
+	subject string
+	since   time.Time
+	missing bool // there is none at all
+}
+
+// broken tells that it is not only late, but can't be written.
+func (l lag) broken(f facts) bool {
+	return f.failures[l.subject] != "" && !f.now.Before(l.since.Add(brokenFor))
+}
+
+// lags tells whether a set will be as it should be in a while. One that is broken holds up
+// only its own Node, which is open or shut out already: else each Node that comes after it
+// would stay open until somebody looks.
+func (m *memory) lags(f facts) bool {
+	for _, late := range m.late {
+		if !late.broken(f) {
+			return true
+		}
+	}
+	return false
+}
 
 // keepTrust adds to the decision the changes that lead to the sets of addresses as they
-// should be. In m.late are then the Nodes whose set is not so, since when; zero: it is
-// missing.
-func (c Config) keepTrust(f facts, m *memory, carried map[string]int, d *decision) {
+// should be. In m.late are then the Nodes whose set is not so. others tells whether there
+// are other sets of policies that nodes have or may go back to.
+func (c Config) keepTrust(f facts, m *memory, others bool, d *decision) {
 	var sets []*v3.GlobalNetworkSet
-	// Without trust in Nodes there are no sets, but a node that is still armed with another
-	// set of policies may rely on them.
-	if c.TrustNodes || len(carried) > 1 || len(carried) == 1 && carried[c.Wanted.Revision] == 0 {
+	// Without trust in Nodes there are no sets, but another set of policies may rely on them.
+	if c.TrustNodes || others {
 		var refused []trust.Refusal
 		sets, refused = trust.Sets(c.Release, f.nodes, f.endpoints)
 		for _, r := range refused {
@@ -38,7 +68,7 @@ func (c Config) keepTrust(f facts, m *memory, carried map[string]int, d *decisio
 		}
 	}
 	d.status.TrustSets = len(have)
-	late := map[string]time.Time{}
+	late := map[string]lag{}
 	for _, set := range sets {
 		node, is := set.OwnerReferences[0].Name, have[set.Name]
 		delete(have, set.Name)
@@ -46,14 +76,14 @@ func (c Config) keepTrust(f facts, m *memory, carried map[string]int, d *decisio
 			continue
 		}
 		d.writes = append(d.writes, writeOfSet(is, set))
-		switch since := m.late[node]; {
-		case is == nil:
-			late[node] = time.Time{}
-		case since.IsZero():
-			late[node] = f.now
-		default:
-			late[node] = since
+		l := lag{subject: subjectOf(set), since: m.late[node].since, missing: is == nil}
+		if l.since.IsZero() {
+			l.since = f.now
 		}
+		if over := l.since.Add(brokenFor); f.now.Before(over) {
+			d.at(over)
+		}
+		late[node] = l
 	}
 	if m.late = late; !c.TrustNodes {
 		m.late = nil
@@ -61,6 +91,28 @@ func (c Config) keepTrust(f facts, m *memory, carried map[string]int, d *decisio
 	for _, set := range have {
 		d.writes = append(d.writes, write{subject: subjectOf(set), seen: set.ResourceVersion, object: set, gone: true})
 	}
+}
+
+// untrusted says which Nodes would be shut out by a node that is armed now; empty: none. One
+// that is not Ready has nothing to lose.
+func (c Config) untrusted(f facts, m *memory, d *decision) string {
+	var late []string
+	for name, l := range m.late {
+		over := l.since.Add(lagTakes)
+		switch lags := !l.missing && f.now.Before(over); {
+		case lags:
+			d.at(over)
+		case m.nodes[name].ready:
+			late = append(late, name)
+		}
+	}
+	if slices.Sort(late); len(late) > 0 {
+		return "the addresses of some Nodes are not trusted yet: " + event.Some(late)
+	}
+	if strangers := trust.Uncovered(f.nodes, c.ClusterCIDRs); len(strangers) > 0 && !c.TrustNodes {
+		return fmt.Sprintf("Ready nodes are not in cluster.cidrs and would be shut out: %s. List their networks there, or set cluster.trustNodes: true", event.Some(strangers))
+	}
+	return ""
 }
 
 // labelledAs tells whether a set has the labels of another. Labels and annotations of others

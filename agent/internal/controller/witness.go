@@ -80,7 +80,7 @@ func (c Config) keepWitnessSet(f facts, m *memory, sets []string, now *clearance
 		if has {
 			now.Witnesses[set] = witness.Of(c.Release, set)
 		}
-		if has || len(m.late) == 0 {
+		if has || !m.lags(f) {
 			needed = append(needed, set)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
 	"github.com/host-firewall/host-firewall/agent/internal/trust"
 	"github.com/host-firewall/host-firewall/agent/internal/witness"
 )
@@ -32,11 +33,13 @@ type world struct {
 	memory  memory
 	last    decision
 	version int
+	mute    map[string]string // how kubelets don't answer, by node
+	dialed  []string          // nodes, as they are dialed
 }
 
 // newWorld has these nodes, without endpoints, and set A complete.
 func newWorld(t *testing.T, nodes ...string) *world {
-	w := &world{t: t, facts: facts{now: start, apiServers: apiServers{asked: start, answered: start}}}
+	w := &world{t: t, mute: map[string]string{}, facts: facts{now: start, apiServers: apiServers{asked: start, answered: start}}}
 	w.Config = Config{
 		Release: "fw", Namespace: "ns", Wanted: setOf("A"), TrustNodes: true, Interfaces: []string{"*"},
 		Shape: endpoint.Shape{Release: "fw", Labels: map[string]string{"host-endpoint": "ingress"}}, Resync: time.Hour, Started: start,
@@ -60,6 +63,7 @@ func (w *world) node(name string, created time.Time, addresses ...string) *corev
 		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: address})
 	}
 	n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	n.Status.DaemonEndpoints.KubeletEndpoint.Port = 10250
 	w.nodes = append(w.nodes, n)
 	return n
 }
@@ -83,6 +87,24 @@ func (w *world) agent(node, wanted, armed string) *v3.HostEndpoint {
 	w.endpoints = slices.DeleteFunc(w.endpoints, func(h *v3.HostEndpoint) bool { return h.Name == node })
 	w.endpoints = append(w.endpoints, hep)
 	return hep
+}
+
+// tries makes the endpoint of a node as the agent of set s.Set leaves it with how far it is.
+func (w *world) tries(node string, s trial.Status) {
+	carried := s.Set
+	if s.Phase == trial.RolledBack {
+		carried = s.From
+	}
+	if hep := w.agent(node, s.Set, carried); s.Phase != "" {
+		hep.Annotations[trial.Annotation] = s.Encode()
+	}
+}
+
+// annotate is what a person does to the ConfigMap.
+func (w *world) annotate(key, text string) {
+	w.configMap = w.configMap.DeepCopy()
+	w.configMap.Annotations = map[string]string{key: text}
+	w.configMap.ResourceVersion = w.next()
 }
 
 // setOf is a set of two policies as a chart would have rendered it.
@@ -139,6 +161,10 @@ func (w *world) after(d time.Duration) clearance.Clearance {
 	for until := w.now.Add(d); ; {
 		said := w.look()
 		next := w.last.again
+		if len(w.answers) > 0 {
+			// They wake the controller.
+			next = w.now.Add(dialFor)
+		}
 		if next.IsZero() || next.After(until) {
 			if w.now.Equal(until) {
 				return said
@@ -156,10 +182,16 @@ func (w *world) look() clearance.Clearance {
 	w.t.Helper()
 	for range 5 {
 		w.last = w.decide(w.facts, &w.memory)
-		for _, one := range w.last.writes {
+		w.answers = nil
+		for _, one := range w.last.dials {
+			w.dialed = append(w.dialed, one.node)
+			w.answers = append(w.answers, answer{dial: one, problem: w.mute[one.node]})
+		}
+		due := slices.DeleteFunc(slices.Clone(w.last.writes), func(one write) bool { return w.failures[one.subject] != "" })
+		for _, one := range due {
 			w.apply(one)
 		}
-		if len(w.last.writes) == 0 {
+		if len(due) == 0 {
 			return w.said()
 		}
 	}

@@ -62,5 +62,7 @@ func Controller(s settings.Settings) controller.Config {
 		Adopt:          s.Adopt,
 		Resync:         s.Resync,
 		Started:        time.Now(),
+		Verify:         s.Verify,
+		Confirm:        s.Confirm,
 	}
 }

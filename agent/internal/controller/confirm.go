@@ -1,0 +1,64 @@
+package controller
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+)
+
+// A deadline is a moment of this controller's clock, and each agent keeps it by its own, a minute
+// late (trial.Skew). So where clocks differ by up to a minute, no node goes back before the
+// deadline, whatever its clock says, and a person who confirms in the last second is heard by
+// all: agents watch the annotation themselves. The last ones go back two minutes after it.
+
+// keepDeadline takes over from the clearance until when a person has to confirm the wanted set.
+// It stands once for each set, and once more each time that nodes are to try again before
+// anybody has confirmed.
+func (c Config) keepDeadline(was clearance.Clearance, now *clearance.Clearance) {
+	if now.Retried = was.Retried; was.Retry != "" {
+		now.Retried = was.Retry
+	}
+	if again := !was.Deadline.IsZero() && now.Retried != was.Retried; was.Wanted.Revision == c.Wanted.Revision && !again {
+		now.Cleared = was.Cleared
+		if c.confirms(was) {
+			now.Deadline = was.Deadline
+		}
+	}
+}
+
+// confirms tells whether a person has to confirm the wanted set, and has not.
+func (c Config) confirms(was clearance.Clearance) bool {
+	return c.Confirm > 0 && !c.Off && was.Confirmed != c.Wanted.Revision
+}
+
+// setDeadline says until when a person has to confirm the wanted set as soon as one node may
+// be armed with it. Nodes that carry it although no clearance knows of any set had it before
+// somebody deleted the ConfigMap: they don't go back because of that.
+func (c Config) setDeadline(f facts, was clearance.Clearance, now *clearance.Clearance, carried bool) {
+	if now.Reason != "" || !now.Cleared.IsZero() {
+		return
+	}
+	now.Cleared = f.now
+	if lost := now.Before.Revision == "" && carried; c.confirms(was) && !lost {
+		now.Deadline = f.now.Add(c.Confirm)
+	}
+}
+
+// expired says that nobody has confirmed the wanted set; empty: it is not too late.
+func (c Config) expired(f facts, now clearance.Clearance, d *decision) string {
+	switch {
+	case now.Deadline.IsZero():
+		return ""
+	case f.now.Before(now.Deadline):
+		d.at(now.Deadline)
+		return ""
+	}
+	return fmt.Sprintf("nobody has confirmed set %s until %s, so nodes go back from it within two minutes. To try it once more: %s",
+		c.Wanted.Revision, now.Deadline.UTC().Format(time.RFC3339), c.retryBy())
+}
+
+// confirmBy says how to confirm the wanted set.
+func (c Config) confirmBy() string {
+	return fmt.Sprintf("kubectl -n %s annotate --overwrite configmap %s %s=%s", c.Namespace, c.Release, clearance.ConfirmAnnotation, c.Wanted.Revision)
+}

@@ -1,0 +1,164 @@
+package controller
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/event"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
+)
+
+const (
+	// canaryTakes is how long the first node has to begin, before it is the next one's
+	// turn, and wellFor how long it has to be well then where nothing is verified.
+	canaryTakes, wellFor = 5 * time.Second, 3 * time.Second
+	// silentFor is how long a node that tries the set may be in one phase: the longest takes
+	// 45 seconds and says so, and the clock that says since when may be a minute off.
+	silentFor = 2 * time.Minute
+)
+
+// noCanary is the reason while there is no node that could go first.
+const noCanary = "waiting for a first node: none that is Ready and not held back has an endpoint whose agent was rolled out with this set"
+
+// wave says which nodes may be armed with the wanted set by now: one, all, or none for a
+// reason. For an upgrade the update of the DaemonSet slows them down further.
+func (c Config) wave(f facts, m *memory, was, now clearance.Clearance, d *decision) (canary, reason string) {
+	if reason = c.expired(f, now, d); reason == "" {
+		reason = c.wentBack(m, was.Retry)
+	}
+	if reason != "" {
+		return "", reason
+	}
+	return c.canary(f, m, was.Retry, d)
+}
+
+// wentBack names the nodes that could not stay with the wanted set; empty: there are none. What
+// was before a person said that it is to be tried again does not count.
+func (c Config) wentBack(m *memory, retry string) string {
+	var names []string
+	for name, n := range m.nodes {
+		if n.trial.Set == c.Wanted.Revision && n.trial.Final() && !n.trial.Retried(retry) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("no other node moves to set %s, for %s went back. Node %s %s: %s",
+		c.Wanted.Revision, event.Some(names), names[0], m.nodes[names[0]].trial.Went(), c.retryBy())
+}
+
+// retryBy says how to have nodes that went back try again.
+func (c Config) retryBy() string {
+	return fmt.Sprintf("kubectl -n %s annotate --overwrite configmap %s %s=\"$(date)\"", c.Namespace, c.Release, clearance.RetryAnnotation)
+}
+
+// canary returns the one node that goes first with the wanted set; empty: a node is armed
+// with it and well, so all may, or there is a reason why none may.
+func (c Config) canary(f facts, m *memory, retry string, d *decision) (name, reason string) {
+	if c.verify(f.now, m, d); m.verified {
+		m.canary = ""
+		return "", ""
+	}
+	if name := c.trying(f.now, m, retry); name != "" {
+		m.canary, m.canarySince = name, f.now
+		return c.waitFor(f.now, name, m.nodes[name].trial.Since, d)
+	}
+	candidates := m.candidates()
+	if len(candidates) == 0 {
+		return "", noCanary
+	}
+	at := slices.Index(candidates, m.canary)
+	still, over := at >= 0, m.canarySince.Add(canaryTakes)
+	switch {
+	case still && m.nodes[m.canary].carries && !c.Verify:
+		return m.canary, ""
+	case still && f.now.Before(over):
+		d.at(over)
+		return m.canary, ""
+	}
+	m.canary, m.canarySince = candidates[(at+1)%len(candidates)], f.now
+	d.at(f.now.Add(canaryTakes))
+	return m.canary, ""
+}
+
+// trying returns the node that has begun to try the wanted set, and is not through with it;
+// empty: none. Whether it is Ready does not matter: it may not be for that very reason.
+func (c Config) trying(now time.Time, m *memory, retry string) (name string) {
+	for _, name := range append([]string{m.canary}, slices.Sorted(maps.Keys(m.nodes))...) {
+		n := m.nodes[name]
+		if n == nil || n.trial.Set != c.Wanted.Revision {
+			continue
+		}
+		switch again := n.trial.Retried(retry); {
+		case n.trial.Phase == trial.Trying && !(again && n.silent(now)), n.trial.Phase == trial.RolledBack && !again:
+			return name
+		}
+	}
+	return ""
+}
+
+// silent tells whether its agent should have said long ago how a trial went.
+func (n *node) silent(now time.Time) bool { return !now.Before(n.trial.Since.Add(silentFor)) }
+
+// waitFor gives a node that tries the set its time. One of which nothing is heard then may
+// have been cut off by it, so nobody follows.
+func (c Config) waitFor(now time.Time, name string, since time.Time, d *decision) (canary, reason string) {
+	if over := since.Add(silentFor); now.Before(over) {
+		d.at(over)
+		return name, ""
+	}
+	return "", fmt.Sprintf("node %s went first with set %s, and its agent has said nothing since %s, so no other node moves to it. Look at that node; if the set is not the reason, go on with %s",
+		name, c.Wanted.Revision, since.UTC().Format(time.RFC3339), c.retryBy())
+}
+
+// candidates are the nodes that may go first. Whose agent has written last comes first: one
+// that has died would only take time.
+func (m *memory) candidates() (names []string) {
+	for name, n := range m.nodes {
+		if n.wants && n.ready && !n.held {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		switch x, y := m.nodes[a].newest, m.nodes[b].newest; {
+		case clearance.Newer(x, y):
+			return -1
+		case clearance.Newer(y, x):
+			return 1
+		}
+		return strings.Compare(a, b)
+	})
+	return names
+}
+
+// verify finds out whether a node is armed with the wanted set and well: its agent says so
+// once it has tried, or without that it has been Ready with it for a while.
+func (c Config) verify(now time.Time, m *memory, d *decision) {
+	carries := false
+	for name, n := range m.nodes {
+		if !n.carries {
+			delete(m.carriedSince, name)
+			continue
+		}
+		carries = true
+		if c.Verify {
+			m.verified = m.verified || n.ready && n.trial.Set == c.Wanted.Revision && n.trial.Phase == trial.Armed
+			continue
+		}
+		if m.carriedSince[name].IsZero() {
+			m.carriedSince[name] = now
+		}
+		well := m.carriedSince[name].Add(wellFor)
+		m.verified = m.verified || n.ready && !now.Before(well)
+		if now.Before(well) {
+			d.at(well)
+		}
+	}
+	m.verified = m.verified && carries
+}
