@@ -15,30 +15,28 @@ import (
 
 // This file is what only the command cleanup asks for.
 
-// Group is one of Calico's API groups, served or not.
-type Group struct{ Direct }
-
-// Groups returns both of them, first the quicker one, which may show the same objects:
-// Calico's own API server makes 50 requests a second, and 5 up to v3.28.
+// Groups returns both of Calico's API groups, served or not, first the quicker one, which
+// may show the same objects: Calico's own API server makes 50 requests a second, and 5 up
+// to v3.28.
 func (d *Direct) Groups() (groups []cleanup.Group) {
 	for _, name := range []string{GroupCRD, GroupV3} {
-		groups = append(groups, &Group{Direct{&Cluster{options: d.options, client: d.client, group: name}}})
+		groups = append(groups, &Direct{&Cluster{options: d.options, client: d.client, group: name}})
 	}
 	return groups
 }
 
 // Name returns the name and version of the group.
-func (g *Group) Name() string { return g.Cluster.group }
+func (d *Direct) Name() string { return d.group }
 
 // FelixConfigurations returns all of them, none where they are not served.
-func (g *Group) FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error) {
-	return whereServed(list[failsafe.Configuration](ctx, g.Cluster, v3.KindFelixConfiguration, "", metav1.ListOptions{}))
+func (d *Direct) FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error) {
+	return whereServed(list[failsafe.Configuration](ctx, d.Cluster, v3.KindFelixConfiguration, "", metav1.ListOptions{}))
 }
 
 // Objects returns all objects of a kind. Where they are not served there are none, but for
 // HostEndpoints, which may be there nevertheless.
-func (g *Group) Objects(ctx context.Context, kind string) ([]*metav1.PartialObjectMetadata, error) {
-	all, err := list[metav1.PartialObjectMetadata](ctx, g.Cluster, kind, "", metav1.ListOptions{})
+func (d *Direct) Objects(ctx context.Context, kind string) ([]*metav1.PartialObjectMetadata, error) {
+	all, err := list[metav1.PartialObjectMetadata](ctx, d.Cluster, kind, "", metav1.ListOptions{})
 	if kind == v3.KindHostEndpoint {
 		return all, err
 	}
@@ -53,13 +51,13 @@ func whereServed[T any](all []*T, err error) ([]*T, error) {
 }
 
 // PatchObject applies a JSON merge patch to the object with that name.
-func (g *Group) PatchObject(ctx context.Context, kind, name string, patch []byte) error {
-	return g.send(ctx, "patch", cleanup.Object{Kind: kind, Name: name}, json.RawMessage(patch), nil)
+func (d *Direct) PatchObject(ctx context.Context, kind, name string, patch []byte) error {
+	return d.send(ctx, "patch", cleanup.Object{Kind: kind, Name: name}, json.RawMessage(patch), nil)
 }
 
 // DeleteObject deletes an object, in the very version that is given.
-func (g *Group) DeleteObject(ctx context.Context, kind string, object metav1.Object) error {
-	return g.delete(ctx, kind, object)
+func (d *Direct) DeleteObject(ctx context.Context, kind string, object metav1.Object) error {
+	return d.delete(ctx, kind, object)
 }
 
 // Annotations returns the annotations of an object, and whether it is there.

@@ -2,9 +2,7 @@ package calico
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 
@@ -60,21 +58,14 @@ func (c *Cluster) findGroup(ctx context.Context) (string, error) {
 // serves tells whether the group has the resources that the agent needs. It
 // reads the one document that lists them, to which every account has access.
 func (c *Cluster) serves(ctx context.Context, group string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	body, err := c.client.Get().AbsPath("/apis", group).DoRaw(ctx)
+	var list metav1.APIResourceList
+	where := "/apis/" + group
+	err := c.ask(ctx, "get", "resources of "+group, where, where, &metav1.ListOptions{}, &list)
 	if codeOf(err) == http.StatusNotFound {
 		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("get resources of %s: %w", group, explain(err, "get", "/apis/"+group))
-	}
-	var list metav1.APIResourceList
-	if err := json.Unmarshal(body, &list); err != nil {
-		return false, fmt.Errorf("decode resources of %s: %w", group, err)
 	}
 	has := func(kind string) bool {
 		return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == resourceOf(kind) })
 	}
-	return has(v3.KindHostEndpoint) && has(v3.KindGlobalNetworkPolicy), nil
+	return has(v3.KindHostEndpoint) && has(v3.KindGlobalNetworkPolicy), err
 }

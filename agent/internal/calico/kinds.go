@@ -1,6 +1,7 @@
 package calico
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -38,12 +39,14 @@ type node struct {
 }
 
 // DeepCopyObject is for the client, as are those of the other kinds.
-func (n *node) DeepCopyObject() runtime.Object {
-	copied := *n
-	n.ObjectMeta.DeepCopyInto(&copied.ObjectMeta)
-	copied.Spec.PodCIDRs = slices.Clone(n.Spec.PodCIDRs)
-	copied.Status.Conditions, copied.Status.Addresses = slices.Clone(n.Status.Conditions), slices.Clone(n.Status.Addresses)
-	return &copied
+func (n *node) DeepCopyObject() runtime.Object { return copied(n) }
+
+// copied returns a copy. The client asks for none of what it has read.
+func copied[T any](object *T) *T {
+	into := new(T)
+	data, _ := json.Marshal(object) // what was decoded can be encoded
+	_ = json.Unmarshal(data, into)
+	return into
 }
 
 // whole returns the Node, of which nothing else is known: its heartbeat is left out.
@@ -76,12 +79,8 @@ type policy struct {
 	Spec map[string]any `json:"spec,omitempty"`
 }
 
-// DeepCopyObject returns a policy with the same spec: nobody changes it.
-func (p *policy) DeepCopyObject() runtime.Object {
-	copied := *p
-	p.ObjectMeta.DeepCopyInto(&copied.ObjectMeta)
-	return &copied
-}
+// DeepCopyObject is for the client.
+func (p *policy) DeepCopyObject() runtime.Object { return copied(p) }
 
 // whole returns what is kept of the policy.
 func (p *policy) whole() *policyset.Policy { return policyset.Of(p.ObjectMeta, p.Spec) }
@@ -98,12 +97,7 @@ type configMap struct {
 }
 
 // DeepCopyObject is for the client.
-func (m *configMap) DeepCopyObject() runtime.Object {
-	copied := *m
-	m.ObjectMeta.DeepCopyInto(&copied.ObjectMeta)
-	copied.Data = maps.Clone(m.Data)
-	return &copied
-}
+func (m *configMap) DeepCopyObject() runtime.Object { return copied(m) }
 
 // readClearance returns what a ConfigMap says, or why there is nothing to be acted on.
 func readClearance(m *configMap, options Options) (said *clearance.Clearance, problem string) {
@@ -124,11 +118,8 @@ type listOf[T any] struct {
 	Items []T `json:"items"`
 }
 
-// DeepCopyObject returns a list with the same items: nobody changes them.
-func (l *listOf[T]) DeepCopyObject() runtime.Object {
-	copied := *l
-	return &copied
-}
+// DeepCopyObject is for the client.
+func (l *listOf[T]) DeepCopyObject() runtime.Object { return copied(l) }
 
 // kind is what T is as an object of Kubernetes.
 type kind[T any] interface {

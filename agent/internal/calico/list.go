@@ -50,7 +50,8 @@ func list[T any](ctx context.Context, c *Cluster, kind, namespace string, select
 	var read struct {
 		Items []*T `json:"items"`
 	}
-	err := c.ask(ctx, "list", cleanup.Object{Kind: kind, Namespace: namespace}, &selection, &read)
+	resource := resourceOf(kind)
+	err := c.ask(ctx, "list", resource, resource, c.pathOf(cleanup.Object{Kind: kind, Namespace: namespace}), &selection, &read)
 	for _, item := range read.Items {
 		if object, whole := any(item).(metav1.Object); whole {
 			trim(c.group, object)
@@ -61,30 +62,25 @@ func list[T any](ctx context.Context, c *Cluster, kind, namespace string, select
 
 // read reads one object, if there is one.
 func (c *Cluster) read(ctx context.Context, o cleanup.Object, into any) (found bool, err error) {
-	err = c.ask(ctx, "get", o, &metav1.ListOptions{}, into)
+	err = c.ask(ctx, "get", o.String(), resourceOf(o.Kind), c.pathOf(o), &metav1.ListOptions{}, into)
 	if codeOf(err) == http.StatusNotFound {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-// ask makes one request, once, as send does.
-func (c *Cluster) ask(ctx context.Context, verb string, o cleanup.Object, selection *metav1.ListOptions, into any) error {
+// ask makes one request, once, as send does. An error names the subject.
+func (c *Cluster) ask(ctx context.Context, verb, subject, resource, where string, selection *metav1.ListOptions, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	body, err := c.client.Get().AbsPath(c.pathOf(o)).VersionedParams(selection, metav1.ParameterCodec).MaxRetries(0).DoRaw(ctx)
+	body, err := c.client.Get().AbsPath(where).VersionedParams(selection, metav1.ParameterCodec).MaxRetries(0).DoRaw(ctx)
 	if err == nil {
 		err = kubejson.UnmarshalCaseSensitivePreserveInts(body, into)
 	}
-	if err == nil {
-		return nil
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", verb, subject, explain(err, verb, resource))
 	}
-	resource := resourceOf(o.Kind)
-	subject := o.String()
-	if o.Name == "" {
-		subject = resource
-	}
-	return fmt.Errorf("%s %s: %w", verb, subject, explain(err, verb, resource))
+	return nil
 }
 
 // pathOf is where the API server serves an object, or without a name all of a kind.

@@ -51,7 +51,7 @@ type source struct {
 	cluster   *Cluster
 	of        cleanup.Object // without a name: those that the labels select
 	labels    string
-	empty     runtime.Object // list
+	newList   func() runtime.Object
 	store     *store
 	reflector *cache.Reflector
 	listed    atomic.Bool // since the last watch
@@ -71,7 +71,7 @@ type trouble struct {
 // What goes wrong with its reflector, the two functions that it calls tell people; what it
 // logs itself is for who debugs.
 func follow[T any, P kind[T]](c *Cluster, of cleanup.Object, labels string) *source {
-	s := &source{cluster: c, of: of, labels: labels, empty: &listOf[T]{}, troubles: map[string]trouble{}}
+	s := &source{cluster: c, of: of, labels: labels, newList: func() runtime.Object { return &listOf[T]{} }, troubles: map[string]trouble{}}
 	s.store = newStore(func(object any) (any, error) { return kept(c.group, object), nil }, func() { c.wake() })
 	requests := &cache.ListWatch{ListWithContextFunc: s.listObjects, WatchFuncWithContext: s.watchObjects}
 	s.reflector = cache.NewReflectorWithOptions(requests, P(new(T)), s.store, cache.ReflectorOptions{Name: s.subject(), Backoff: &backoff})
@@ -88,7 +88,7 @@ func (s *source) subject() string {
 
 func (s *source) listObjects(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 	defer s.takeTurn(ctx)()
-	list := s.empty.DeepCopyObject()
+	list := s.newList()
 	err := s.request(options).Do(ctx).Into(list)
 	s.note(ctx, "list", err)
 	s.listed.Store(err == nil)
