@@ -107,8 +107,8 @@ func TestAgentsTokenWritesItsOwnNodesObjectsAndNoOthers(t *testing.T) {
 	assertRefused(t, patch(impersonated.Resource(nodes.CalicoGroup().WithResource("hostendpoints")), own, note), bound, "nothing is known of a token")
 }
 
-// Whoever takes over the controller could open every node, were it not for what its token may not do: with it no endpoint is written, no policy but
-// one of a set that nobody is armed with goes, and nobody is trusted but as the address of a Node.
+// Whoever takes over the controller could open every node, were it not for what its token may not do: with it no endpoint is written, no policy comes but
+// witnesses, none but those of old sets goes, and nobody is trusted but as the address of a Node.
 func TestControllersTokenOpensNoNode(t *testing.T) {
 	install(t)
 	set, node := setInForce(t), worker(t, 1)
@@ -134,7 +134,6 @@ func TestControllersTokenOpensNoNode(t *testing.T) {
 		"an endpoint that is made":    create(endpoints, object("HostEndpoint", node+"-none1", nil, map[string]any{"node": node, "interfaceName": "none1"})),
 		"an endpoint that is changed": patch(endpoints, node, `{"metadata":{"labels":{"host-firewall.io/set":null}}}`),
 		"an endpoint that is deleted": endpoints.Delete(t.Context(), node, metav1.DeleteOptions{}),
-		"a policy that allows":        create(policies, object("GlobalNetworkPolicy", name+"-allow-more-"+set, nil, map[string]any{"selector": "all()", "types": []any{"Ingress"}})),
 		"a policy that is changed":    patch(policies, force, `{"spec":{"ingress":[{"action":"Allow"}]}}`),
 	} {
 		assert.True(t, apierrors.IsForbidden(err), "%s: %v", what, err)
@@ -142,6 +141,7 @@ func TestControllersTokenOpensNoNode(t *testing.T) {
 	putForeign(t, "has(nothing)")
 	const admission = name + "-controller"
 	for what, err := range map[string]error{
+		"a policy that allows":                      create(policies, object("GlobalNetworkPolicy", name+"-allow-more-"+set, nil, map[string]any{"selector": "all()", "types": []any{"Ingress"}})),
 		"a policy in force that is deleted":         policies.Delete(t.Context(), force, metav1.DeleteOptions{}),
 		"a policy of somebody else that is deleted": policies.Delete(t.Context(), foreign, metav1.DeleteOptions{}),
 		"a network set by another name":             create(sets, object("GlobalNetworkSet", "strangers", trusted, strangers)),
