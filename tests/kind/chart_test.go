@@ -90,8 +90,7 @@ func requireSettled(t *testing.T, r *release.Release, file ciFile) {
 // requireFailsAndGoesBack upgrades to what no node has the image of, which Helm waits for in vain, and then goes back.
 func requireFailsAndGoesBack(t *testing.T, r *release.Release, from, to ciFile) {
 	t.Helper()
-	missing := chartutil.CoalesceTables(map[string]any{"agent": map[string]any{"image": map[string]any{"tag": "missing"}}}, to.values)
-	require.Error(t, r.UpgradeWaiting(t.Context(), missing, 3*time.Second))
+	require.Error(t, r.UpgradeWaiting(t.Context(), missing(to.values), 3*time.Second))
 	_, err := r.Upgrade(t.Context(), from.values)
 	require.NoError(t, err)
 	requireSettled(t, r, from)

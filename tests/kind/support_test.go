@@ -85,6 +85,15 @@ func atOnce(values map[string]any) map[string]any {
 	}})
 }
 
+// missing are values with an image that no node has, which every Helm waits for in vain. Helm 3 is content as soon as all agents are new, whether
+// they run or not, where all may be unavailable: here one stays the old one.
+func missing(values map[string]any) map[string]any {
+	return chartutil.CoalesceTables(map[string]any{"agent": map[string]any{
+		"image":          map[string]any{"tag": "missing"},
+		"updateStrategy": map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": len(nodeNames()) - 1}},
+	}}, values)
+}
+
 // with returns values() with some of them changed.
 func with(changes map[string]any) map[string]any { return changed(values(), changes) }
 

@@ -82,9 +82,9 @@ func TestReleaseIsInstalledChangedAndRolledBackWithoutAMomentOfWeakness(t *testi
 	change("with another image", scene.Protected, ofImage("next"))
 
 	t.Run("an image that is not there, and another set", func(t *testing.T) {
-		set, missing := setInForce(t), ofImage("missing")
-		missing["ssh"] = map[string]any{"cidrs": strangersToo(t)}
-		_, err := r.Upgrade(t.Context(), missing)
+		set, next := setInForce(t), ofImage("missing")
+		next["ssh"] = map[string]any{"cidrs": strangersToo(t)}
+		_, err := r.Upgrade(t.Context(), next)
 		require.NoError(t, err)
 		broken := requireBrokenAgent(t)
 		requireProtected(t, "with an agent that can't start")
@@ -254,12 +254,12 @@ func TestUpgradeThatFailsAndTheOneThatGoesBackLeaveNoNodeOpen(t *testing.T) {
 			require.NoError(t, do(values(), "install", "--create-namespace"))
 			asEnforced("installed")
 			closed := unreached(t, place.Select(neither(scene.Protected, scene.Protected)))
-			// All agents at once: none of them is left.
-			audit := atOnce(ofImage("missing"))
-			audit["mode"] = "audit"
-			// Helm 3 is content as soon as all are new, whether they run or not: it gets no time to see that.
-			require.Error(t, do(audit, "upgrade", "--wait", "--timeout", "1s"))
+			require.Error(t, do(missing(with(map[string]any{"mode": "audit"})), "upgrade", "--wait", "--timeout", "5s"))
 			requireProtected(t, "after the upgrade that failed")
+			// The one that is left would keep its node as it is: it ends as well.
+			_, err := kubectl(t.Context(), "", "delete", "pods", "--namespace", namespace, "--selector", ofAgents)
+			require.NoError(t, err)
+			requireProtected(t, "without an agent that runs")
 			require.NoError(t, do(values(), "upgrade"))
 			asEnforced("after the one that went back")
 			require.NoError(t, told(helm.command(t.Context(), "rollback", name, "1")))
