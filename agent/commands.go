@@ -10,7 +10,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
-	"github.com/host-firewall/host-firewall/agent/internal/verify"
+	"github.com/host-firewall/host-firewall/agent/internal/status"
 	"github.com/host-firewall/host-firewall/agent/internal/wiring"
 )
 
@@ -34,8 +34,8 @@ func commands() map[string]command {
 		"cleanup": {"clean up", settings.Cleanup(), once(func(ctx context.Context, cluster *calico.Direct, s settings.Settings, stdout io.Writer) error {
 			return cleanup.Run(ctx, cluster, s, stdout)
 		})},
-		"verify": {"verify", settings.Verify(), once(func(ctx context.Context, cluster *calico.Direct, s settings.Settings, stdout io.Writer) error {
-			return verify.Run(ctx, cluster, s, stdout)
+		"status": {"prove the release", settings.Status(), once(func(ctx context.Context, cluster *calico.Direct, s settings.Settings, stdout io.Writer) error {
+			return status.Run(ctx, cluster, s, stdout)
 		})},
 	}
 }

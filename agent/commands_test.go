@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -61,23 +62,23 @@ func TestCleanupThatIsRefusedWillNotDoBetterByARestart(t *testing.T) {
 	assert.Contains(t, stderr, "Render with --no-hooks")
 }
 
-func TestVerifyIsACommandOfItsOwn(t *testing.T) {
+func TestStatusIsACommandOfItsOwn(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	assert.Equal(t, exitOK, run(t.Context(), []string{"verify", "--help"}, noEnv, &stdout, &stderr))
+	assert.Equal(t, exitOK, run(t.Context(), []string{"status", "--help"}, noEnv, &stdout, &stderr))
 	assert.Contains(t, stdout.String(), "HOST_FIREWALL_SET")
-	assert.Equal(t, exitUsage, run(t.Context(), []string{"verify", "--timeout=soon"}, noEnv, &stdout, &stderr))
-	for _, words := range []string{"can't verify", "--timeout (HOST_FIREWALL_TIMEOUT)", "--policies (HOST_FIREWALL_POLICIES)"} {
+	assert.Equal(t, exitUsage, run(t.Context(), []string{"status", "--wait=soon"}, noEnv, &stdout, &stderr))
+	for _, words := range []string{"can't prove the release", "--wait (HOST_FIREWALL_WAIT)", "--policies (HOST_FIREWALL_POLICIES)"} {
 		assert.Contains(t, stderr.String(), words)
 	}
 }
 
-func TestVerifyWithoutCalicoIsAFailureThatSaysSo(t *testing.T) {
+func TestStatusWithoutCalicoIsAFailureThatSaysSo(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
 	args, _ := arguments(t, server.URL)
 	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"verify", "--release=fw", "--policies=fw-ssh=0123456789abcdef", "--set=r1",
-		"--namespace=ns", "--daemonset=fw", "--deployment=fw-controller", "--timeout=1s", args[4]}, noEnv, &stdout, &stderr)
+	code := run(t.Context(), []string{"status", "--release=fw", "--policies=fw-ssh=0123456789abcdef", "--set=r1", "--namespace=ns", args[4]}, noEnv, &stdout, &stderr)
 	assert.Equal(t, exitFailure, code)
 	assert.Contains(t, stderr.String(), "install Calico or its CRDs")
+	assert.Equal(t, 1, strings.Count(stderr.String(), "\n"), "what it is told is not logged where a person looks:\n%s", &stderr)
 }

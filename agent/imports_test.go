@@ -72,9 +72,9 @@ func TestAgentImportsNoMoreOfClientGoThanItNeeds(t *testing.T) {
 func TestDependenciesPointOneWay(t *testing.T) {
 	want := map[string][]string{
 		"": {"/internal/calico", "/internal/cleanup", "/internal/controller", "/internal/health",
-			"/internal/keeper", "/internal/links", "/internal/metrics", "/internal/settings", "/internal/verify", "/internal/wiring"},
+			"/internal/keeper", "/internal/links", "/internal/metrics", "/internal/settings", "/internal/status", "/internal/wiring"},
 		"/internal/agenda":     {},
-		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/transport", "/internal/verify", "/internal/witness"},
+		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/status", "/internal/transport", "/internal/witness"},
 		"/internal/cleanup":    {"/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/settings"},
 		"/internal/clearance":  {},
 		"/internal/controller": {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/policyset", "/internal/trial", "/internal/trust", "/internal/witness"},
@@ -90,10 +90,10 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		// The bench at scale: it is no part of the agent, but drives its packages.
 		"/internal/scalebench": {"/internal/calico", "/internal/endpoint", "/internal/keeper", "/internal/settings", "/internal/wiring"},
 		"/internal/settings":   {"/internal/endpoint"},
+		"/internal/status":     {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/policyset", "/internal/settings"},
 		"/internal/transport":  {},
 		"/internal/trial":      {"/internal/clearance"},
 		"/internal/trust":      {"/internal/endpoint"},
-		"/internal/verify":     {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/policyset", "/internal/settings"},
 		"/internal/wiring":     {"/internal/calico", "/internal/clearance", "/internal/controller", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/settings"},
 		"/internal/witness":    {"/internal/clearance", "/internal/endpoint", "/internal/trust"},
 	}

@@ -21,9 +21,20 @@ import (
 // controllerArguments parses the controller's arguments as it does, see argumentsOf.
 func controllerArguments(t testing.TB, r *rendered) map[string]string {
 	t.Helper()
-	arguments := r.deployment(t).Spec.Template.Spec.Containers[0].Args
-	require.Equal(t, "controller", arguments[0])
-	return parsed(t, arguments[1:], "policies", "trust-nodes", "cluster-cidrs", "api-server-ports", "accept-policies", "confirm")
+	return parsed(t, controllerTold(t, r)[1:], "policies", "trust-nodes", "cluster-cidrs", "api-server-ports", "accept-policies", "confirm")
+}
+
+// controllerTold are the controller's arguments, with those in their place that it gets as variables.
+func controllerTold(t testing.TB, r *rendered) (told []string) {
+	t.Helper()
+	container := r.deployment(t).Spec.Template.Spec.Containers[0]
+	require.Equal(t, "controller", container.Args[0])
+	for _, variable := range container.Env {
+		if name, ours := strings.CutPrefix(variable.Name, "HOST_FIREWALL_"); ours {
+			told = append(told, "--"+strings.ReplaceAll(strings.ToLower(name), "_", "-")+"="+variable.Value)
+		}
+	}
+	return slices.Concat(container.Args[:1], told, container.Args[1:])
 }
 
 func controllerLabels(id string) map[string]string {
@@ -39,14 +50,15 @@ func TestDeploymentIsAWholeObject(t *testing.T) {
 		} {
 			t.Run(group+"/"+names.release, func(t *testing.T) {
 				r := render(t, setting{release: names.release, namespace: names.namespace, served: clusterServing(group)})
-				require.Equal(t, wantDeployment(names.release, names.namespace, names.id, []string{
+				require.Equal(t, wantDeployment(names.release, names.namespace, names.id, []corev1.EnvVar{
+					{Name: "HOST_FIREWALL_RELEASE", Value: names.id},
+					{Name: "HOST_FIREWALL_NAMESPACE", Value: names.namespace},
+					{Name: "HOST_FIREWALL_MODE", Value: "enforce"},
+					{Name: "HOST_FIREWALL_API_GROUP", Value: group},
+					{Name: "HOST_FIREWALL_SET", Value: r.policies[0].Labels[setLabel]},
+					{Name: "HOST_FIREWALL_POLICIES", Value: controllerArguments(t, r)["policies"]},
+				}, []string{
 					"controller",
-					"--release=" + names.id,
-					"--namespace=" + names.namespace,
-					"--mode=enforce",
-					"--api-group=" + group,
-					"--set=" + r.policies[0].Labels[setLabel],
-					"--policies=" + controllerArguments(t, r)["policies"],
 					"--trust-nodes=true",
 					"--api-server-ports=6443",
 					"--rollout=" + argumentsOf(t, r)["rollout"],
@@ -63,7 +75,7 @@ func TestDeploymentIsAWholeObject(t *testing.T) {
 	}
 }
 
-func wantDeployment(release, namespace, id string, arguments []string) *appsv1.Deployment {
+func wantDeployment(release, namespace, id string, variables []corev1.EnvVar, arguments []string) *appsv1.Deployment {
 	agent := wantDaemonSet(release, namespace, id, nil).Spec.Template.Spec
 	probe := func(like *corev1.Probe) *corev1.Probe {
 		like.HTTPGet.Port = intstr.FromInt32(9095)
@@ -90,6 +102,7 @@ func wantDeployment(release, namespace, id string, arguments []string) *appsv1.D
 		Image:           agent.Containers[0].Image,
 		ImagePullPolicy: agent.Containers[0].ImagePullPolicy,
 		Args:            arguments,
+		Env:             variables,
 		LivenessProbe:   probe(agent.Containers[0].LivenessProbe),
 		ReadinessProbe:  probe(agent.Containers[0].ReadinessProbe),
 		Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
@@ -275,7 +288,7 @@ agent:
 	container := pod.Spec.Containers[0]
 	require.Equal(t, agent.Containers[0].Image, container.Image)
 	require.Equal(t, corev1.PullAlways, container.ImagePullPolicy)
-	require.Equal(t, agent.Containers[0].Env[1:], container.Env, "all but the name of the node")
+	require.Subset(t, container.Env, agent.Containers[0].Env[1:], "all but the name of the node")
 	require.Equal(t, []corev1.ContainerPort{{Name: "metrics", ContainerPort: 9094}}, container.Ports)
 }
 
@@ -285,7 +298,7 @@ func TestRenderedArgumentsOfTheControllerAreTheOnesItIsTestedWith(t *testing.T) 
 	files := valuesFiles(t)
 	for name, values := range files {
 		compareWithFile(t, filepath.Join("testdata", "controller-args", name+".txt"),
-			strings.Join(render(t, setting{values: values}).deployment(t).Spec.Template.Spec.Containers[0].Args, "\n")+"\n")
+			strings.Join(controllerTold(t, render(t, setting{values: values})), "\n")+"\n")
 	}
 	kept, err := filepath.Glob(filepath.Join("testdata", "controller-args", "*.txt"))
 	require.NoError(t, err)

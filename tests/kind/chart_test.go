@@ -115,14 +115,22 @@ func requireNoUnusedSet(t *testing.T) {
 	}))
 }
 
-// requireTestPasses wants helm test to pass, and to tell of every node.
+// requireTestPasses wants helm test to pass, and status beside the controller, and both to tell of every node.
 func requireTestPasses(t *testing.T, r *release.Release) {
 	t.Helper()
 	log, err := r.Test()
 	require.NoError(t, err, "helm test:\n%s", log)
+	told, err := kubectl(t.Context(), "", statusCommand()...)
+	require.NoError(t, err, "it needs no flag, and no right that the controller has not")
 	for _, node := range nodeNames() {
 		assert.Regexp(t, `(?m)^`+node+` +(Armed|Off) `, log)
+		assert.Regexp(t, `(?m)^`+node+` +(Armed|Off) `, told)
 	}
+}
+
+// statusCommand are the arguments of kubectl that say how the release is.
+func statusCommand(flags ...string) []string {
+	return append([]string{"--namespace", namespace, "exec", "deployment/" + name + "-controller", "--", "/host-firewall-agent", "status"}, flags...)
 }
 
 // withHooksOfTheirOwn are the files whose releases are not uninstalled as that of another one is, one for each way: what else a

@@ -50,6 +50,7 @@ func TestAgentAndControllerAskForWhatTheirRolesListAndNothingElse(t *testing.T) 
 	require.NoError(t, calico(t, "globalnetworksets").Delete(t.Context(), name+"-node-"+node, metav1.DeleteOptions{}))
 	patchTrust(t, node, `{"spec":{"nets":[]}}`)
 	require.NoError(t, clearances(t).Delete(t.Context(), name, metav1.DeleteOptions{}))
+	_, _ = kubectl(t.Context(), "", statusCommand()...) // it may well be that not all is well at the moment
 	for account, allowed := range accounts {
 		requireCalls(t, audited, account, allowed)
 	}

@@ -46,7 +46,6 @@ func (d *Direct) Endpoints(ctx context.Context) ([]*v3.HostEndpoint, error) {
 // large part of Kubernetes' API.
 type object struct {
 	Metadata metav1.ObjectMeta `json:"metadata"`
-	Data     map[string]string `json:"data"`
 	Spec     struct {
 		NodeName string               `json:"nodeName"`
 		Selector metav1.LabelSelector `json:"selector"`

@@ -17,7 +17,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
-	"github.com/host-firewall/host-firewall/agent/internal/verify"
+	"github.com/host-firewall/host-firewall/agent/internal/status"
 )
 
 const (
@@ -28,7 +28,7 @@ const (
 
 func newDirect(t *testing.T, server *apiServer, group string) *calico.Direct {
 	t.Helper()
-	c, err := calico.NewDirect(&rest.Config{Host: server.URL}, calico.Options{Release: "fw", APIGroup: group, Log: slog.New(slog.DiscardHandler)})
+	c, err := calico.NewDirect(&rest.Config{Host: server.URL}, calico.Options{Release: "fw", Namespace: "ns", APIGroup: group, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	return c
 }
@@ -197,22 +197,31 @@ func TestAnnotationsTellWhoHasInstalledTheRelease(t *testing.T) {
 	}
 }
 
-func TestRolloutIsReadFromTheDaemonSetAndItsPods(t *testing.T) {
+// looking serves all that the command status asks for.
+func looking(t *testing.T, group string) (*apiServer, *calico.Direct) {
+	t.Helper()
 	server := newAPIServer(t)
-	d := newDirect(t, server, calico.GroupCRD)
-	_, err := d.Rollout(t.Context(), "ns", "fw", "fw-controller")
-	require.ErrorContains(t, err, "DaemonSet ns/fw is not there")
-
-	set := map[string]any{
+	server.on("GET "+daemonSet, object(200, map[string]any{
 		"metadata": map[string]any{"name": "fw", "generation": 4},
 		"spec":     map[string]any{"selector": map[string]any{"matchLabels": map[string]any{"app": "fw", "of": "a"}}},
-		"status":   map[string]any{"observedGeneration": 3, "desiredNumberScheduled": 3, "updatedNumberScheduled": 2},
-	}
-	server.on("GET "+daemonSet, object(200, set))
-	_, err = d.Rollout(t.Context(), "ns", "fw", "fw-controller")
-	require.ErrorContains(t, err, "Deployment ns/fw-controller is not there")
-	status := map[string]any{"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
-	server.on("GET "+deployment, object(200, map[string]any{"metadata": map[string]any{"generation": 2}, "status": status}))
+		"status":   map[string]any{"observedGeneration": 4, "desiredNumberScheduled": 3, "updatedNumberScheduled": 2},
+	}))
+	server.on("GET "+deployment, object(200, map[string]any{
+		"metadata": map[string]any{"generation": 2},
+		"status":   map[string]any{"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1},
+	}))
+	server.on("GET "+podsOf, list("v1", "PodList"))
+	server.on("GET "+configMaps, list("v1", "ConfigMapList"))
+	server.on("GET /api/v1/nodes", list("v1", "NodeList"))
+	server.on("GET /apis/"+group+"/hostendpoints", list(group, "HostEndpointList"))
+	server.on("GET /apis/"+group+"/globalnetworkpolicies", list(group, "GlobalNetworkPolicyList"))
+	return server, newDirect(t, server, group)
+}
+
+const podsOf, configMaps = "/api/v1/namespaces/ns/pods", "/api/v1/namespaces/ns/configmaps"
+
+func TestLookReadsEverything(t *testing.T) {
+	server, d := looking(t, calico.GroupV3)
 	pod := func(name, node, ready string, more map[string]any) map[string]any {
 		metadata := map[string]any{"name": name}
 		maps.Copy(metadata, more)
@@ -221,69 +230,72 @@ func TestRolloutIsReadFromTheDaemonSetAndItsPods(t *testing.T) {
 			"status": map[string]any{"conditions": []any{map[string]any{"type": "PodScheduled", "status": "True"}, map[string]any{"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-02T03:04:05Z"}}},
 		}
 	}
-	const podsOf = "/api/v1/namespaces/ns/pods"
 	server.on("GET "+podsOf, list("v1", "PodList",
 		pod("p1", "n1", "True", nil), pod("p2", "n2", "False", nil), pod("p3", "", "False", nil),
 		pod("p0", "n1", "True", map[string]any{"deletionTimestamp": "2026-01-01T00:00:00Z"})))
-	rollout, err := d.Rollout(t.Context(), "ns", "fw", "fw-controller")
-	require.NoError(t, err)
-	since := rollout.Agents[0].Since
-	require.True(t, since.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)))
-	want := verify.Rollout{Controller: true, Wanted: 3, Agents: []verify.Agent{{Node: "n1", Pod: "p1", Ready: true, Since: since}, {Node: "n2", Pod: "p2", Since: since}}}
-	assert.Equal(t, want, rollout, "what the controller has not seen yet nobody has")
-	assert.Equal(t, "labelSelector=app%3Dfw%2Cof%3Da", server.asked("GET " + podsOf)[0].query)
-
-	set["status"].(map[string]any)["observedGeneration"] = 4
-	rollout, err = d.Rollout(t.Context(), "ns", "fw", "fw-controller")
-	require.NoError(t, err)
-	want.Updated = 2
-	assert.Equal(t, want, rollout)
-
-	for field, damage := range map[string]int{"observedGeneration": 1, "updatedReplicas": 0, "readyReplicas": 0} {
-		good := status[field]
-		status[field] = damage
-		rollout, err = d.Rollout(t.Context(), "ns", "fw", "fw-controller")
-		require.NoError(t, err)
-		assert.False(t, rollout.Controller, field)
-		status[field] = good
-	}
-
-	server.on("GET "+podsOf, failure(403, metav1.StatusReasonForbidden))
-	_, err = d.Rollout(t.Context(), "ns", "fw", "fw-controller")
-	require.ErrorContains(t, err, "list pods: ")
-}
-
-func TestNodesAndPoliciesOfTheReleaseAreRead(t *testing.T) {
-	server := newAPIServer(t)
-	d := newDirect(t, server, calico.GroupV3)
-	server.on("GET /apis/"+calico.GroupV3, resources("hostendpoints", "globalnetworkpolicies"))
-	require.NoError(t, d.Find(t.Context()))
+	server.on("GET "+configMaps, list("v1", "ConfigMapList", map[string]any{"metadata": map[string]any{"annotations": map[string]any{"a": "b"}}, "data": map[string]any{"set": "s1"}}))
 	server.on("GET /api/v1/nodes", list("v1", "NodeList", map[string]any{"metadata": map[string]any{"name": "n1"}}, map[string]any{"metadata": map[string]any{"name": "n2"}}))
-	nodes, err := d.Nodes(t.Context())
-	require.NoError(t, err)
-	assert.Equal(t, []string{"n1", "n2"}, nodes)
-
-	const where = "/apis/" + calico.GroupV3 + "/globalnetworkpolicies"
-	server.on("GET "+where, list(calico.GroupV3, "GlobalNetworkPolicyList",
+	server.on("GET /apis/"+calico.GroupV3+"/hostendpoints", list(calico.GroupV3, "HostEndpointList", v3.HostEndpoint{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}))
+	const policies = "/apis/" + calico.GroupV3 + "/globalnetworkpolicies"
+	server.on("GET "+policies, list(calico.GroupV3, "GlobalNetworkPolicyList",
 		map[string]any{"metadata": map[string]any{"name": "fw-ssh"}, "spec": map[string]any{"order": 100, "selector": "all()", "tier": "default"}}))
-	policies, err := d.Policies(t.Context())
+
+	seen, err := d.Look(t.Context())
 	require.NoError(t, err)
-	require.Len(t, policies, 1)
-	assert.Equal(t, "fw-ssh", policies[0].Name)
-	assert.Equal(t, policyset.Digest(map[string]any{"order": 100., "selector": "all()"}), policies[0].Digest, "whatever numbers are read as")
-	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%3Dfw", server.asked("GET " + where)[0].query)
+	since := seen.Agents[0].Since
+	require.True(t, since.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)))
+	assert.Equal(t, []status.Agent{{Node: "n1", Pod: "p1", Ready: true, Since: since}, {Node: "n2", Pod: "p2", Since: since}}, seen.Agents)
+	assert.True(t, seen.Controller)
+	assert.Equal(t, 3, seen.Wanted)
+	assert.Equal(t, 2, seen.Updated)
+	assert.Equal(t, map[string]string{"set": "s1"}, seen.Data)
+	assert.Equal(t, map[string]string{"a": "b"}, seen.Annotations)
+	assert.Equal(t, []string{"n1", "n2"}, seen.Nodes)
+	require.Len(t, seen.Endpoints, 1)
+	assert.Equal(t, "n1", seen.Endpoints[0].Name)
+	require.Len(t, seen.Policies, 1)
+	assert.Equal(t, "fw-ssh", seen.Policies[0].Name)
+	assert.Equal(t, policyset.Digest(map[string]any{"order": 100., "selector": "all()"}), seen.Policies[0].Digest, "whatever numbers are read as")
+
+	assert.Equal(t, "labelSelector=app%3Dfw%2Cof%3Da", server.asked("GET " + podsOf)[0].query)
+	assert.Equal(t, "labelSelector=host-firewall.io%2Frelease%3Dfw", server.asked("GET " + policies)[0].query)
+	assert.Equal(t, "fieldSelector=metadata.name%3Dfw", server.asked("GET " + configMaps)[0].query, "the right is to that one only")
 }
 
-func TestConfigMapIsReadWhereThereIsOne(t *testing.T) {
-	server := newAPIServer(t)
-	d := newDirect(t, server, calico.GroupCRD)
-	data, annotations, err := d.ConfigMap(t.Context(), "ns", "fw")
+func TestLookTakesNoStatusForThatOfAnObjectWhichHasChangedSince(t *testing.T) {
+	server, d := looking(t, calico.GroupCRD)
+	server.on("GET "+daemonSet, object(200, map[string]any{
+		"metadata": map[string]any{"generation": 4}, "status": map[string]any{"observedGeneration": 3, "desiredNumberScheduled": 3, "updatedNumberScheduled": 3},
+	}))
+	seen, err := d.Look(t.Context())
 	require.NoError(t, err)
-	assert.Nil(t, data)
-	assert.Nil(t, annotations)
-	server.on("GET "+configMap, object(200, map[string]any{"metadata": map[string]any{"annotations": map[string]any{"a": "b"}}, "data": map[string]any{"set": "s1"}}))
-	data, annotations, err = d.ConfigMap(t.Context(), "ns", "fw")
-	require.NoError(t, err)
-	assert.Equal(t, map[string]string{"set": "s1"}, data)
-	assert.Equal(t, map[string]string{"a": "b"}, annotations)
+	assert.Equal(t, 3, seen.Wanted)
+	assert.Zero(t, seen.Updated, "what the controller of DaemonSets has not seen yet nobody has")
+	assert.Nil(t, seen.Data, "there is no ConfigMap")
+	for field, damage := range map[string]int{"observedGeneration": 1, "updatedReplicas": 0, "readyReplicas": 0} {
+		controller := map[string]any{"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
+		controller[field] = damage
+		server.on("GET "+deployment, object(200, map[string]any{"metadata": map[string]any{"generation": 2}, "status": controller}))
+		seen, err = d.Look(t.Context())
+		require.NoError(t, err)
+		assert.False(t, seen.Controller, field)
+	}
+}
+
+func TestLookThatFailsSaysAtWhat(t *testing.T) {
+	for where, words := range map[string]string{
+		daemonSet: "get DaemonSet ns/fw: ", deployment: "get Deployment ns/fw-controller: ", podsOf: "list pods: ", configMaps: "list configmaps: ",
+		"/api/v1/nodes": "list nodes: ", "/apis/" + calico.GroupCRD + "/hostendpoints": "list hostendpoints: ", "/apis/" + calico.GroupCRD + "/globalnetworkpolicies": "list globalnetworkpolicies: ",
+	} {
+		server, d := looking(t, calico.GroupCRD)
+		server.on("GET "+where, failure(403, metav1.StatusReasonForbidden))
+		_, err := d.Look(t.Context())
+		require.ErrorContains(t, err, words)
+	}
+	for where, words := range map[string]string{daemonSet: "DaemonSet ns/fw is not there", deployment: "Deployment ns/fw-controller is not there"} {
+		server, d := looking(t, calico.GroupCRD)
+		server.on("GET "+where, failure(404, metav1.StatusReasonNotFound))
+		_, err := d.Look(t.Context())
+		require.ErrorContains(t, err, words)
+	}
 }

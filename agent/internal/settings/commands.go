@@ -4,8 +4,9 @@ package settings
 type Command struct {
 	about  string // what it does, for its help
 	groups []group
-	// healthPort, timeout and tries are what differs in options that several have.
-	healthPort, timeout, tries string
+	// healthPort and logLevel are what differs in options that several have. The level is
+	// info where it is empty.
+	healthPort, logLevel string
 }
 
 // group is a part of the help text: the names of options, in their order.
@@ -28,7 +29,7 @@ Usage:
   PROGRAM [--name=value ...]   keep the endpoints, until SIGTERM
   PROGRAM controller           say which nodes may be armed, until SIGTERM; see PROGRAM controller --help
   PROGRAM cleanup              remove what the agents of a release have made; see PROGRAM cleanup --help
-  PROGRAM verify               prove a release; see PROGRAM verify --help
+  PROGRAM status               say how a release is; see PROGRAM status --help
   PROGRAM version              print the version
   PROGRAM --help               print this text`,
 		groups: []group{
@@ -58,24 +59,24 @@ Usage:
 			{apiServer, []string{"api-group", "kubeconfig"}},
 			{itself, []string{"timeout", "log-level", "log-format"}},
 		},
-		timeout: "4m", tries: "how long to try; for pods that do not end it waits an eighth of it, for the controller's and the agents' each",
 	}
 }
 
-// Verify is the command that proves a release.
-func Verify() Command {
+// Status is the command that says how a release is.
+func Status() Command {
 	return Command{
-		about: `PROGRAM verify proves a release: every node with an agent is armed with the set (in mode off none is), every policy of
-the set is there and unchanged, the controller is ready and its clearance objects to nothing. It changes nothing, prints what it saw, and ends
-with 1 if that is not so within the time.
+		about: `PROGRAM status says how a release is: the state of each node, what is not as the values ask for, and what it waits for. All is
+well when every node with an agent is armed with the set (in mode off none is), every policy of the set is there and unchanged, the controller
+is ready and its clearance objects to nothing. It changes nothing, and ends with 1 if not all is well.
 
 Usage:
-  PROGRAM verify [--name=value ...]`,
+  PROGRAM status [--name=value ...]
+  kubectl -n NAMESPACE exec deploy/RELEASE-controller -- /PROGRAM status   has all settings from its environment`,
 		groups: []group{
-			{"What to verify", []string{"release", "mode", "policies", "set", "namespace", "daemonset", "deployment"}},
+			{"What to look at", []string{"release", "namespace", "mode", "set", "policies"}},
 			{apiServer, []string{"api-group", "kubeconfig"}},
-			{itself, []string{"timeout", "log-level", "log-format"}},
+			{itself, []string{"output", "wait", "log-level", "log-format"}},
 		},
-		timeout: "1m", tries: "how long to wait for what is not as it should be yet",
+		logLevel: "warn",
 	}
 }

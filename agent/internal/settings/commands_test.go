@@ -61,43 +61,52 @@ func TestCleanupHelpNamesEverySetting(t *testing.T) {
 	assert.NotContains(t, help, "--node-name")
 }
 
-func TestVerifyIsToldByFlagOrVariable(t *testing.T) {
-	environment := map[string]string{"HOST_FIREWALL_POLICIES": "fw-ssh=0123456789abcdef,fw-drop=fedcba9876543210", "HOST_FIREWALL_MODE": "off"}
-	c, err := settings.Verify().Parse([]string{"--release=fw", "--namespace=ns", "--daemonset=fw", "--deployment=fw-controller", "--set=r1"},
-		func(name string) (string, bool) { value, ok := environment[name]; return value, ok })
+// The controller's pod has these variables, so that nothing has to be told there.
+func TestStatusIsToldByFlagOrVariable(t *testing.T) {
+	environment := map[string]string{
+		"HOST_FIREWALL_RELEASE": "fw", "HOST_FIREWALL_NAMESPACE": "ns", "HOST_FIREWALL_SET": "r1", "HOST_FIREWALL_MODE": "off",
+		"HOST_FIREWALL_POLICIES": "fw-ssh=0123456789abcdef,fw-drop=fedcba9876543210",
+	}
+	lookup := func(name string) (string, bool) { value, ok := environment[name]; return value, ok }
+	c, err := settings.Status().Parse(nil, lookup)
 	require.NoError(t, err)
 	assert.Equal(t, "fw", c.Release)
-	assert.Equal(t, map[string]string{"fw-ssh": "0123456789abcdef", "fw-drop": "fedcba9876543210"}, c.Policies)
-	assert.Equal(t, "r1", c.Set)
-	assert.Equal(t, settings.ModeOff, c.Mode)
-	assert.Equal(t, "fw-controller", c.Deployment)
 	assert.Equal(t, "ns", c.Namespace)
-	assert.Equal(t, "fw", c.DaemonSet)
-	assert.Equal(t, time.Minute, c.Timeout)
+	assert.Equal(t, "r1", c.Set)
+	assert.Equal(t, map[string]string{"fw-ssh": "0123456789abcdef", "fw-drop": "fedcba9876543210"}, c.Policies)
+	assert.Equal(t, settings.ModeOff, c.Mode)
+	assert.Equal(t, "table", c.Output)
+	assert.Zero(t, c.Wait, "a person is told at once")
+	assert.Equal(t, slog.LevelWarn, c.LogLevel)
+	for _, args := range [][]string{{"-o", "json"}, {"-o=json"}, {"--output=json"}} {
+		c, err = settings.Status().Parse(append(args, "--wait=1m"), lookup)
+		require.NoError(t, err)
+		assert.Equal(t, "json", c.Output, args)
+		assert.Equal(t, time.Minute, c.Wait)
+	}
 }
 
-func TestVerifyReportsEverythingBadAtOnce(t *testing.T) {
-	_, err := settings.Verify().Parse([]string{"--timeout=1ms", "--mode=on", "--test-pod=fw"}, func(string) (string, bool) { return "", false })
+func TestStatusReportsEverythingBadAtOnce(t *testing.T) {
+	_, err := settings.Status().Parse([]string{"--wait=1ms", "--mode=on", "-o=yaml", "--test-pod=fw"}, func(string) (string, bool) { return "", false })
 	for _, words := range []string{
 		"--release (HOST_FIREWALL_RELEASE): is required",
 		"--mode (HOST_FIREWALL_MODE): ",
 		"--policies (HOST_FIREWALL_POLICIES): is required",
 		"--set (HOST_FIREWALL_SET): is required",
 		"--namespace (HOST_FIREWALL_NAMESPACE): is required",
-		"--daemonset (HOST_FIREWALL_DAEMONSET): is required",
-		"--deployment (HOST_FIREWALL_DEPLOYMENT): is required",
-		`--timeout (HOST_FIREWALL_TIMEOUT): "1ms" is no time of at least a second: write for example 1m`,
+		`--wait (HOST_FIREWALL_WAIT): "1ms" is no time of at least a second: write for example 1m`,
+		`--output (HOST_FIREWALL_OUTPUT): "yaml" is not known: write table or json`,
 		"not defined: -test-pod",
 	} {
 		assert.ErrorContains(t, err, words)
 	}
 }
 
-func TestVerifyHelpNamesEverySetting(t *testing.T) {
-	_, err := settings.Verify().Parse([]string{"--help"}, func(string) (string, bool) { return "", false })
+func TestStatusHelpNamesEverySetting(t *testing.T) {
+	_, err := settings.Status().Parse([]string{"--help"}, func(string) (string, bool) { return "", false })
 	require.ErrorIs(t, err, flag.ErrHelp)
-	help := settings.Verify().Help("agent")
-	for _, words := range []string{"agent verify", "--release", "--mode", "--policies", "--set", "--deployment", "HOST_FIREWALL_NAMESPACE", "--daemonset", "--timeout", "default: 1m"} {
+	help := settings.Status().Help("agent")
+	for _, words := range []string{"agent status", "--release", "--mode", "--policies", "--set", "HOST_FIREWALL_NAMESPACE", "--wait", "--output"} {
 		assert.Contains(t, help, words)
 	}
 	assert.NotContains(t, help, "--node-name")

@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -118,9 +119,13 @@ func (c Command) running(s *Settings) []option {
 			into(&s.MetricsAddress, optional(readListen))},
 		{"resync", "10m", "time after which everything is compared again without an event",
 			into(&s.Resync, readTime("10m"))},
-		{"timeout", c.timeout, c.tries,
-			into(&s.Timeout, readTime(c.timeout))},
-		{"log-level", "info", "debug, info, warn or error",
+		{"timeout", "4m", "how long to try; for pods that do not end it waits an eighth of it, for the controller's and the agents' each",
+			into(&s.Timeout, readTime("4m"))},
+		{"output", "table", "table or json; -o is the same",
+			into(&s.Output, oneOf("table", "json"))},
+		{"wait", "", "how long to wait until all is well; empty: not at all",
+			into(&s.Wait, optional(readTime("1m")))},
+		{"log-level", cmp.Or(c.logLevel, "info"), "debug, info, warn or error",
 			into(&s.LogLevel, readLevel)},
 		{"log-format", "text", "text or json",
 			into(&s.LogFormat, oneOf("text", "json"))},

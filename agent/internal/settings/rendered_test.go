@@ -52,7 +52,7 @@ func TestArgumentsOfTheChartsControllerAreUnderstood(t *testing.T) {
 func TestArgumentsOfTheChartsCommandsAreUnderstood(t *testing.T) {
 	for command, parse := range map[string]func([]string, func(string) (string, bool)) (settings.Settings, error){
 		"cleanup": settings.Cleanup().Parse,
-		"verify":  settings.Verify().Parse,
+		"status":  settings.Status().Parse,
 	} {
 		for name, arguments := range rendered(t, command+"-args") {
 			require.Equal(t, command, arguments[0], name)

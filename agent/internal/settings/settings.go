@@ -40,9 +40,9 @@ type Settings struct {
 	Adopt, NarrowFailsafe, TrustNodes, Verify bool
 	HealthPort                                int
 	MetricsAddress                            string
-	Resync, Timeout, Confirm                  time.Duration
+	Resync, Timeout, Confirm, Wait            time.Duration
 	LogLevel                                  slog.Level
-	LogFormat                                 string
+	LogFormat, Output                         string
 
 	// told is every setting as it was told, for the log.
 	told []slog.Attr
@@ -106,6 +106,9 @@ func parseFlags(options []option, args []string) (told map[string]string, proble
 			set.BoolFunc(o.name, o.usage, record)
 		} else {
 			set.Func(o.name, o.usage, record)
+		}
+		if o.name == "output" {
+			set.Func("o", o.usage, record)
 		}
 	}
 	for {

@@ -359,8 +359,6 @@ containers:
     args:
       - {{ .command }}
       {{- .arguments | nindent 6 }}
-      - {{ printf "--daemonset=%s" (include "host-firewall.fullname" .root) | quote }}
-      - {{ printf "--deployment=%s" (include "host-firewall.controllerName" .root) | quote }}
       - {{ printf "--log-level=%s" $agent.log.level | quote }}
       - {{ printf "--log-format=%s" $agent.log.format | quote }}
     {{- with include "host-firewall.environment" .root | trim }}

@@ -40,7 +40,7 @@ func TestHelmTestIsWholeObjects(t *testing.T) {
 					TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 					ObjectMeta: metav1.ObjectMeta{
 						Name: id, Namespace: names.namespace,
-						Labels: map[string]string{"app.kubernetes.io/instance": names.release, "app.kubernetes.io/component": "verify"},
+						Labels: map[string]string{"app.kubernetes.io/instance": names.release, "app.kubernetes.io/component": "status"},
 						Annotations: map[string]string{
 							"helm.sh/hook":                   "test",
 							"helm.sh/hook-delete-policy":     "before-hook-creation",
@@ -52,11 +52,11 @@ func TestHelmTestIsWholeObjects(t *testing.T) {
 				}
 				want.Spec.ActiveDeadlineSeconds = pointer[int64](120)
 				want.Spec.ServiceAccountName = id
-				want.Spec.Containers[0].Name = "verify"
+				want.Spec.Containers[0].Name = "status"
 				want.Spec.Containers[0].Args = []string{
-					"verify", "--release=" + names.id, "--namespace=" + names.namespace, "--mode=enforce", "--api-group=" + group,
+					"status", "--release=" + names.id, "--namespace=" + names.namespace, "--mode=enforce", "--api-group=" + group,
 					"--set=" + r.policies[0].Labels[setLabel], "--policies=" + controllerArguments(t, r)["policies"],
-					"--daemonset=" + names.id, "--deployment=" + names.id + "-controller", "--log-level=info", "--log-format=text",
+					"--wait=1m", "--log-level=info", "--log-format=text",
 				}
 				require.Equal(t, want, r.testPod(t))
 			})
@@ -71,12 +71,16 @@ func wantTesting(releaseName, namespace, id, group string) []runtime.Object {
 	if group == apiV3 {
 		rules = append(rules, rule(calico, "tiers", "get"), rule(calico, "tier.globalnetworkpolicies", "list"))
 	}
-	return wantRights(releaseName, id, id+"-test", namespace, append(rules, rule("", "nodes", "list")), []rbacv1.PolicyRule{
+	rights := wantRights(releaseName, id, id+"-test", namespace, append(rules, rule("", "nodes", "list")), []rbacv1.PolicyRule{
 		of(id, rule("apps", "daemonsets", "get")),
 		of(id+"-controller", rule("apps", "deployments", "get")),
-		of(id, rule("", "configmaps", "get")),
+		of(id, rule("", "configmaps", "list")),
 		rule("", "pods", "list"),
 	})
+	// The same command beside the controller, by kubectl exec. What it asks for in the whole cluster the controller may anyway.
+	binding := rights[len(rights)-1].(*rbacv1.RoleBinding)
+	binding.Subjects = append(slices.Clone(binding.Subjects), rbacv1.Subject{Kind: "ServiceAccount", Name: id + "-controller", Namespace: namespace})
+	return rights
 }
 
 // The cleanup removes the Pod. Where there is no cleanup, nothing may be left that nobody removes.
@@ -97,7 +101,7 @@ func TestPodOfHelmTestIsNoPodOfTheDaemonSet(t *testing.T) {
 	}
 }
 
-// What the test asks for is what agents and controller were told.
+// What the test asks for is what the controller was told, by variables: so kubectl exec needs to tell the command nothing.
 func TestHelmTestIsToldWhatTheControllerIsTold(t *testing.T) {
 	t.Parallel()
 	for name, values := range ciFiles(t) {
@@ -123,10 +127,10 @@ func TestRenderedArgumentsOfHelmTestAreTheOnesItIsTestedWith(t *testing.T) {
 	t.Parallel()
 	files := valuesFiles(t)
 	for name, values := range files {
-		compareWithFile(t, filepath.Join("testdata", "verify-args", name+".txt"),
+		compareWithFile(t, filepath.Join("testdata", "status-args", name+".txt"),
 			strings.Join(render(t, setting{values: values}).testPod(t).Spec.Containers[0].Args, "\n")+"\n")
 	}
-	kept, err := filepath.Glob(filepath.Join("testdata", "verify-args", "*.txt"))
+	kept, err := filepath.Glob(filepath.Join("testdata", "status-args", "*.txt"))
 	require.NoError(t, err)
 	require.Len(t, kept, len(files), "a file is left over from a values file that is gone")
 }

@@ -1,0 +1,95 @@
+package calico
+
+import (
+	"context"
+	"fmt"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
+	"github.com/host-firewall/host-firewall/agent/internal/status"
+)
+
+// Look reads once, for the command status, what says how the release is. That its DaemonSet
+// or its Deployment is not there is an error.
+func (d *Direct) Look(ctx context.Context) (s status.Seen, err error) {
+	if err = d.Find(ctx); err != nil {
+		return s, err
+	}
+	var controller *object
+	var said *configMap
+	var all []*metav1.PartialObjectMetadata
+	var policies []*policy
+	reading, ctx := errgroup.WithContext(ctx)
+	reading.Go(func() error { return d.lookAtAgents(ctx, &s) })
+	reading.Go(func() (err error) {
+		controller, err = d.workload(ctx, "Deployment", d.options.Release+"-controller")
+		return err
+	})
+	reading.Go(func() (err error) {
+		said, err = one(list[configMap](ctx, d.Cluster, "ConfigMap", d.options.Namespace, byName(d.options.Release)))
+		return err
+	})
+	reading.Go(func() (err error) {
+		all, err = list[metav1.PartialObjectMetadata](ctx, d.Cluster, "Node", "", metav1.ListOptions{})
+		return err
+	})
+	reading.Go(func() (err error) { s.Endpoints, err = d.Endpoints(ctx); return err })
+	reading.Go(func() (err error) {
+		policies, err = list[policy](ctx, d.Cluster, v3.KindGlobalNetworkPolicy, "", metav1.ListOptions{LabelSelector: d.ofRelease()})
+		return err
+	})
+	if err = reading.Wait(); err != nil {
+		return s, err
+	}
+	s.Controller = controller.observed() && controller.Status.UpdatedReplicas > 0 && controller.Status.ReadyReplicas >= controller.Status.Replicas
+	if said != nil {
+		s.Data, s.Annotations = said.Data, said.Annotations
+	}
+	for _, node := range all {
+		s.Nodes = append(s.Nodes, node.Name)
+	}
+	for _, p := range policies {
+		s.Policies = append(s.Policies, p.whole())
+	}
+	return s, nil
+}
+
+// lookAtAgents reads how far the DaemonSet is, and its pods.
+func (d *Direct) lookAtAgents(ctx context.Context, s *status.Seen) error {
+	agents, err := d.workload(ctx, "DaemonSet", d.options.Release)
+	if err != nil {
+		return err
+	}
+	s.Wanted = agents.Status.DesiredNumberScheduled
+	if agents.observed() {
+		s.Updated = agents.Status.UpdatedNumberScheduled
+	}
+	selected := metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(&agents.Spec.Selector)}
+	pods, err := list[object](ctx, d.Cluster, "Pod", d.options.Namespace, selected)
+	for _, p := range pods {
+		agent := status.Agent{Node: p.Spec.NodeName, Pod: p.Metadata.Name}
+		for _, c := range p.Status.Conditions {
+			if c.Type == corev1.PodReady {
+				agent.Ready, agent.Since = c.Status == corev1.ConditionTrue, c.LastTransitionTime.Time
+			}
+		}
+		if p.Metadata.DeletionTimestamp == nil && agent.Node != "" {
+			s.Agents = append(s.Agents, agent)
+		}
+	}
+	return err
+}
+
+// workload reads what runs pods of the release.
+func (d *Direct) workload(ctx context.Context, kind, name string) (*object, error) {
+	o := cleanup.Object{Kind: kind, Namespace: d.options.Namespace, Name: name}
+	read, err := d.get(ctx, o)
+	if err == nil && read == nil {
+		err = fmt.Errorf("%s is not there", o)
+	}
+	return read, err
+}

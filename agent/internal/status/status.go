@@ -1,0 +1,78 @@
+// Package status says how a release is: which nodes are armed, what is not as the values
+// ask for, and what it waits for. All of that follows from one look at the cluster.
+package status
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
+)
+
+// poll is how often the cluster is looked at while something is not as it should be.
+const poll = time.Second
+
+// Cluster is what the package needs of the API server.
+type Cluster interface {
+	// Look reads everything once.
+	Look(ctx context.Context) (Seen, error)
+}
+
+// Seen is what one look has found.
+type Seen struct {
+	// Controller tells that the present one is ready.
+	Controller bool
+	// Wanted is how many nodes are to have an agent, Updated how many have the present one.
+	Wanted, Updated int
+	// Agents are those that have a node and are not about to end.
+	Agents []Agent
+	// Data and Annotations are those of the clearance, nil where there is none.
+	Data, Annotations map[string]string
+	Nodes             []string            // all
+	Endpoints         []*v3.HostEndpoint  // everybody's
+	Policies          []*policyset.Policy // the release's
+}
+
+// Agent is one pod of the DaemonSet. Ready tells that it finds everything as it should be,
+// and Since since when it does or does not.
+type Agent struct {
+	Node, Pod string
+	Ready     bool
+	Since     time.Time
+}
+
+// Run looks at the release until it is as it should be, or the time to wait for that is
+// over, and prints what it saw last. The error says that this is not well, or why the last
+// look failed.
+func Run(ctx context.Context, cluster Cluster, told settings.Settings, out io.Writer) error {
+	over := time.Now().Add(told.Wait)
+	var last *report
+	for {
+		seen, err := cluster.Look(ctx)
+		if err == nil {
+			last = judge(told, seen, time.Now())
+		} else {
+			err = fmt.Errorf("cannot look at release %s: %w", told.Release, err)
+		}
+		left := time.Until(over)
+		switch {
+		case err == nil && last.Well:
+			return last.print(out)
+		case left <= 0 && last == nil:
+			return err
+		case left <= 0:
+			return errors.Join(last.print(out), fmt.Errorf("release %s is not as it should be", told.Release), err)
+		}
+		select {
+		case <-ctx.Done():
+			over = time.Now()
+		case <-time.After(min(poll, left)):
+		}
+	}
+}
