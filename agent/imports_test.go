@@ -87,6 +87,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/loop":       {},
 		"/internal/metrics":    {},
 		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint", "/internal/witness"},
+		"/internal/probe":      {"/internal/clearance", "/internal/trial"},
 		// The bench at scale: it is no part of the agent, but drives its packages.
 		"/internal/scalebench": {"/internal/calico", "/internal/endpoint", "/internal/keeper", "/internal/settings", "/internal/wiring"},
 		"/internal/settings":   {"/internal/endpoint"},

@@ -1,0 +1,125 @@
+package probe
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
+)
+
+// roundPatience is how long all probes of a round may take together: a round is made each
+// second.
+const roundPatience = time.Second
+
+// Target is something that the node has to reach.
+type Target struct {
+	// Name is that of the probe in its result.
+	Name string
+	// Any are addresses as net.Dial takes them, of which one that is reached is enough.
+	Any []string
+	// DNS tells that they are name servers, and are asked by UDP. It does not matter what
+	// they answer.
+	DNS bool
+}
+
+// DNS returns the first name server of a resolv.conf as a target. It has no address where the
+// file names none.
+func DNS(resolvConf string) Target {
+	target := Target{Name: "DNS", DNS: true}
+	file, err := os.Open(resolvConf)
+	if err != nil {
+		return target
+	}
+	defer file.Close()
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		if fields := strings.Fields(lines.Text()); len(fields) > 1 && fields[0] == "nameserver" {
+			target.Any = []string{net.JoinHostPort(fields[1], "53")}
+			break
+		}
+	}
+	return target
+}
+
+// Round probes all targets side by side, with new connections, for roundPatience at most. The
+// results are in the order of the targets. A problem has the same words each time.
+func Round(ctx context.Context, targets []Target) []trial.Result {
+	ctx, cancel := context.WithTimeout(ctx, roundPatience)
+	defer cancel()
+	results := make([]trial.Result, len(targets))
+	var probes sync.WaitGroup
+	for i, target := range targets {
+		probes.Go(func() {
+			results[i].Probe = target.Name
+			if err := target.reach(ctx); err != nil {
+				results[i].Problem = err.Error()
+			}
+		})
+	}
+	probes.Wait()
+	return results
+}
+
+// reach tries the addresses one after the other, each node in an order of its own: the first of
+// them would else get the connections of all nodes.
+func (t Target) reach(ctx context.Context) error {
+	problems := make([]string, len(t.Any))
+	deadline, _ := ctx.Deadline()
+	for tried, i := range rand.Perm(len(t.Any)) {
+		share := time.Until(deadline) / time.Duration(len(t.Any)-tried)
+		err := t.try(ctx, t.Any[i], share)
+		if err == nil {
+			return nil
+		}
+		problems[i] = err.Error()
+	}
+	if len(problems) == 0 {
+		return errors.New("no address of it is known")
+	}
+	return errors.New(strings.Join(problems, "; "))
+}
+
+func (t Target) try(ctx context.Context, address string, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if t.DNS {
+		return query(ctx, address)
+	}
+	connection, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	return connection.Close()
+}
+
+// question is a DNS query for the address of localhost, which name servers answer by
+// themselves (RFC 6761, 6.3), with recursion desired, as they get from everybody.
+const question = "\x00\x00\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + "\x09localhost\x00" + "\x00\x01\x00\x01"
+
+// query asks a name server.
+func query(ctx context.Context, server string) error {
+	connection, err := (&net.Dialer{}).DialContext(ctx, "udp", server)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	deadline, _ := ctx.Deadline()
+	if err = connection.SetDeadline(deadline); err == nil {
+		_, err = connection.Write([]byte(question))
+	}
+	if err == nil {
+		_, err = connection.Read(make([]byte, 512))
+	}
+	if operation := (*net.OpError)(nil); errors.As(err, &operation) {
+		// What it is of names our port, another one each time.
+		err = fmt.Errorf("ask udp %s: %w", server, operation.Err)
+	}
+	return err
+}
