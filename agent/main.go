@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
@@ -148,24 +149,13 @@ func (l loop) serve(ctx context.Context, s settings.Settings, log *slog.Logger) 
 	for _, part := range parts {
 		running.Go(func() error { return part(ctx) })
 	}
-	settle(ctx)
+	// The end of the context ends it, as the parts.
+	wait.Until(debug.FreeOSMemory, settleEvery, ctx.Done())
 	if err := running.Wait(); err != nil {
 		return err
 	}
 	log.Info("stopped, " + l.left)
 	return nil
-}
-
-// settle gives unused memory back again and again, until the context ends.
-func settle(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(settleEvery):
-			debug.FreeOSMemory()
-		}
-	}
 }
 
 // restConfig reads the kubeconfig, or else the service account of the pod.

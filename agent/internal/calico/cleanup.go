@@ -71,10 +71,9 @@ func (d *Direct) Annotations(ctx context.Context, o cleanup.Object) (annotations
 
 // Delete deletes an object. In the foreground it is there until what it owns is gone.
 func (d *Direct) Delete(ctx context.Context, o cleanup.Object, foreground bool) error {
-	options := metav1.DeleteOptions{TypeMeta: deleteOptions()}
+	var options metav1.DeleteOptions
 	if foreground {
-		policy := metav1.DeletePropagationForeground
-		options.PropagationPolicy = &policy
+		options.PropagationPolicy = new(metav1.DeletePropagationForeground)
 	}
 	return d.send(ctx, "delete", o, options, nil)
 }

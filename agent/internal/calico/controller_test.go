@@ -127,12 +127,12 @@ func TestControllerWritesWhatIsItsOwn(t *testing.T) {
 		{"PATCH " + inCRD + "/globalnetworksets/fw-node-n2", string(patch), func(ctx context.Context) error { return c.Patch(ctx, set, patch) }},
 		{
 			"DELETE " + inCRD + "/globalnetworksets/fw-node-n2",
-			`{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u2","resourceVersion":"8"}}`,
+			`{"preconditions":{"uid":"u2","resourceVersion":"8"}}`,
 			func(ctx context.Context) error { return c.Delete(ctx, set) },
 		},
 		{
 			"DELETE " + inCRD + "/globalnetworkpolicies/fw-drop-old",
-			`{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u3","resourceVersion":"9"}}`,
+			`{"preconditions":{"uid":"u3","resourceVersion":"9"}}`,
 			func(ctx context.Context) error { return c.Delete(ctx, policy) },
 		},
 		{

@@ -44,12 +44,8 @@ func (c *Cluster) remember(problem string) (news bool) {
 // is taken.
 func (c *Cluster) findGroup(ctx context.Context) (string, error) {
 	for _, group := range []string{GroupV3, GroupCRD} {
-		served, err := c.serves(ctx, group)
-		if err != nil {
-			return "", err
-		}
-		if served {
-			return group, nil
+		if served, err := c.serves(ctx, group); served || err != nil {
+			return group, err
 		}
 	}
 	return "", errors.New("the API server serves Calico's HostEndpoints neither in " + GroupV3 + " nor in " + GroupCRD + ": install Calico or its CRDs")

@@ -90,8 +90,8 @@ func TestObjectIsDeletedInTheForegroundOnlyWhereThatIsAsked(t *testing.T) {
 		require.NoError(t, c.Delete(t.Context(), what, false))
 		asked := server.asked("DELETE " + where)
 		require.Len(t, asked, 3)
-		assert.JSONEq(t, `{"kind":"DeleteOptions","apiVersion":"v1","propagationPolicy":"Foreground"}`, asked[1].body)
-		assert.JSONEq(t, `{"kind":"DeleteOptions","apiVersion":"v1"}`, asked[2].body)
+		assert.JSONEq(t, `{"propagationPolicy":"Foreground"}`, asked[1].body)
+		assert.JSONEq(t, `{}`, asked[2].body)
 		server.on("DELETE "+where, failure(403, metav1.StatusReasonForbidden))
 		assert.ErrorContains(t, c.Delete(t.Context(), what, false), "delete "+what.String()+": ")
 	}
@@ -142,7 +142,7 @@ func TestCommandReadsTheNewestAndDeletesWhatItHasReadInBothGroups(t *testing.T) 
 
 			server.on("DELETE /apis/"+name+"/hostendpoints/n1", object(200, metav1.Status{}))
 			require.NoError(t, group.DeleteObject(t.Context(), v3.KindHostEndpoint, endpoints[0]))
-			assert.JSONEq(t, `{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u1","resourceVersion":"5"}}`,
+			assert.JSONEq(t, `{"preconditions":{"uid":"u1","resourceVersion":"5"}}`,
 				server.asked("DELETE /apis/" + name + "/hostendpoints/n1")[0].body)
 
 			configurations, err := group.FelixConfigurations(t.Context())
@@ -160,7 +160,7 @@ func TestCommandReadsTheNewestAndDeletesWhatItHasReadInBothGroups(t *testing.T) 
 			assert.Empty(t, server.asked("GET " + where)[0].query, "no label selector here either")
 			server.on("DELETE "+where+"/n1", object(200, metav1.Status{}))
 			require.NoError(t, group.DeleteObject(t.Context(), v3.KindGlobalNetworkPolicy, policies[0]))
-			assert.JSONEq(t, `{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u1","resourceVersion":"5"}}`, server.asked("DELETE " + where + "/n1")[0].body)
+			assert.JSONEq(t, `{"preconditions":{"uid":"u1","resourceVersion":"5"}}`, server.asked("DELETE " + where + "/n1")[0].body)
 
 			server.on("PATCH /apis/"+name+"/hostendpoints/n1", object(200, endpoints[0]))
 			require.NoError(t, group.PatchObject(t.Context(), v3.KindHostEndpoint, "n1", []byte(`{"x":1}`)))

@@ -11,16 +11,16 @@ import (
 // told at once that something has changed, and not what; objects and version always belong
 // together.
 type store struct {
+	cache.Store
 	transform cache.TransformFunc
 	wake      func()
 
 	mu       sync.Mutex
 	complete bool // all objects were read once
-	objects  cache.Store
 }
 
 func newStore(transform cache.TransformFunc, wake func()) *store {
-	return &store{transform: transform, wake: wake, objects: cache.NewStore(keyOf, cache.WithTransformer(transform))}
+	return &store{transform: transform, wake: wake, Store: cache.NewStore(keyOf, cache.WithTransformer(transform))}
 }
 
 // keyOf tells objects apart. The name alone doesn't: Calico's own API server shows
@@ -35,21 +35,21 @@ func keyOf(object any) (string, error) {
 	return o.GetName() + "/" + string(o.GetUID()), nil
 }
 
-// Add and the next six are for the reflector.
-func (s *store) Add(object any) error { return s.change(object, s.objects.Add) }
+// Add and the next five are for the reflector.
+func (s *store) Add(object any) error { return s.change(object, s.Store.Add) }
 
 // Update puts an object in the place of an older one.
-func (s *store) Update(object any) error { return s.change(object, s.objects.Update) }
+func (s *store) Update(object any) error { return s.change(object, s.Store.Update) }
 
 // Delete drops an object.
-func (s *store) Delete(object any) error { return s.change(object, s.objects.Delete) }
+func (s *store) Delete(object any) error { return s.change(object, s.Store.Delete) }
 
 // change does what an event says of an object, whose version is the event's.
 func (s *store) change(object any, do func(any) error) error {
 	s.mu.Lock()
-	before, _, _ := s.objects.Get(object)
+	before, _, _ := s.Get(object)
 	err := do(object)
-	after, _, _ := s.objects.Get(object)
+	after, _, _ := s.Get(object)
 	s.mu.Unlock()
 	if err == nil && !isHeartbeat(before, after) {
 		s.wake()
@@ -60,7 +60,7 @@ func (s *store) change(object any, do func(any) error) error {
 // Replace puts all objects there are in the place of those that were.
 func (s *store) Replace(objects []any, version string) error {
 	s.mu.Lock()
-	err := s.objects.Replace(objects, version)
+	err := s.Store.Replace(objects, version)
 	s.complete = s.complete || err == nil
 	s.mu.Unlock()
 	s.wake()
@@ -68,10 +68,7 @@ func (s *store) Replace(objects []any, version string) error {
 }
 
 // Bookmark notes that up to this version nothing else has changed.
-func (s *store) Bookmark(version string) error { s.objects.Bookmark(version); return nil }
-
-// Resync has nothing to do.
-func (s *store) Resync() error { return nil }
+func (s *store) Bookmark(version string) error { s.Store.Bookmark(version); return nil }
 
 // Transformer is what each object goes through before it is kept.
 func (s *store) Transformer() cache.TransformFunc { return s.transform }
@@ -88,5 +85,5 @@ func (s *store) synced() bool {
 func (s *store) read() (objects []any, version string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.objects.List(), s.objects.LastStoreSyncResourceVersion()
+	return s.List(), s.LastStoreSyncResourceVersion()
 }

@@ -128,15 +128,14 @@ func (s *source) watchObjects(ctx context.Context, options metav1.ListOptions) (
 // ends this one's turn. Thousands of agents that start at once, each with one
 // request, are enough for an API server.
 func (s *source) takeTurn(ctx context.Context) (end func()) {
-	limit := time.NewTimer(turnLimit)
-	defer limit.Stop()
+	ctx, cancel := context.WithTimeout(ctx, turnLimit)
+	defer cancel()
 	select {
 	case s.cluster.turn <- struct{}{}:
 		return func() { <-s.cluster.turn }
-	case <-limit.C:
 	case <-ctx.Done():
+		return func() {}
 	}
-	return func() {}
 }
 
 // limited is a watch that ends when the API server should have ended it long ago:

@@ -101,13 +101,8 @@ func write[T any, P kind[T]](ctx context.Context, c *Cluster, verb, what, name s
 // delete deletes one of Calico's objects, in the very version that is given.
 func (c *Cluster) delete(ctx context.Context, kind string, object metav1.Object) error {
 	uid, version := object.GetUID(), object.GetResourceVersion()
-	options := metav1.DeleteOptions{TypeMeta: deleteOptions(), Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}}
+	options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}}
 	return c.send(ctx, "delete", cleanup.Object{Kind: kind, Name: object.GetName()}, options, nil)
-}
-
-// deleteOptions is the kind of the body of a deletion.
-func deleteOptions() metav1.TypeMeta {
-	return metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"}
 }
 
 // send makes one request, once: to obey an API server that says when to come again

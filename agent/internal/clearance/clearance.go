@@ -159,57 +159,41 @@ func (c Clearance) Data() map[string]string {
 
 // write returns the text of a field; empty: there is nothing in it.
 func write(field any) string {
+	value := reflect.ValueOf(field).Elem()
+	if value.IsZero() || value.Kind() == reflect.Map && value.Len() == 0 {
+		return ""
+	}
 	switch v := field.(type) {
-	case *string:
-		return *v
 	case *[]string:
 		return strings.Join(*v, " ")
-	case *bool:
-		if *v {
-			return "true"
-		}
-		return ""
 	case *time.Time:
-		if v.IsZero() {
-			return ""
-		}
 		return v.UTC().Format(time.RFC3339Nano)
-	case *time.Duration:
-		if *v == 0 {
-			return ""
-		}
-		return v.String()
-	default:
-		if reflect.ValueOf(v).Elem().Len() == 0 {
-			return ""
-		}
-		// Maps of texts can always be encoded, and come out in one order.
-		text, _ := json.Marshal(v)
-		return string(text)
+	case *string, *bool, *time.Duration:
+		return fmt.Sprint(value)
 	}
+	// Maps of texts can always be encoded, and come out in one order.
+	text, _ := json.Marshal(field)
+	return string(text)
 }
 
 // read reads a text into a field.
 func read(text string, field any) (err error) {
+	if text == "" {
+		return nil
+	}
 	switch v := field.(type) {
 	case *string:
 		*v = text
 	case *[]string:
 		*v = strings.Fields(text)
 	case *bool:
-		*v = text != ""
+		*v = true
 	case *time.Time:
-		if text != "" {
-			*v, err = time.Parse(time.RFC3339Nano, text)
-		}
+		*v, err = time.Parse(time.RFC3339Nano, text)
 	case *time.Duration:
-		if text != "" {
-			*v, err = time.ParseDuration(text)
-		}
+		*v, err = time.ParseDuration(text)
 	default:
-		if text != "" {
-			err = json.Unmarshal([]byte(text), v)
-		}
+		err = json.Unmarshal([]byte(text), v)
 	}
 	return err
 }
@@ -234,13 +218,11 @@ func Parse(data, annotations map[string]string) (c Clearance, err error) {
 // MayCreate says why the node may not be given an endpoint; empty: it may. created is
 // when the Node was.
 func (c Clearance) MayCreate(node string, created time.Time) (why string) {
-	switch hold, _ := c.Hold(node); {
-	case created.After(c.Nodes):
+	if created.After(c.Nodes) {
 		return "the controller has not looked at this Node yet"
-	case hold != "":
-		return hold
 	}
-	return ""
+	why, _ = c.Hold(node)
+	return why
 }
 
 // MayArm says why the node may not be armed with the set; empty: it may. version is that
@@ -269,26 +251,25 @@ func (c Clearance) ClearsAll(set string) bool {
 // Hold says why this very node may get no endpoint and not be armed; empty: nothing does.
 // conflict tells that somebody else's endpoint wins there.
 func (c Clearance) Hold(node string) (why string, conflict bool) {
-	for i, held := range []map[string][]string{c.Conflicts, c.Held} {
-		for _, reason := range slices.Sorted(maps.Keys(held)) {
-			if nodes := held[reason]; slices.Contains(nodes, node) || slices.Contains(nodes, AllNodes) {
-				return reason, i == 0
-			}
-		}
+	if why = reasonFor(node, c.Conflicts); why != "" {
+		return why, true
 	}
-	return "", false
+	return reasonFor(node, c.Held), false
 }
 
-// CutOff says how the node is not reached any more, while it tries a set; empty: nobody knows
-// of anything.
-func (c Clearance) CutOff(node string) string {
-	for _, reason := range slices.Sorted(maps.Keys(c.Cut)) {
-		if slices.Contains(c.Cut[reason], node) {
+// reasonFor returns the first reason that names the node, or all of them; empty: none does.
+func reasonFor(node string, named map[string][]string) string {
+	for _, reason := range slices.Sorted(maps.Keys(named)) {
+		if nodes := named[reason]; slices.Contains(nodes, node) || slices.Contains(nodes, AllNodes) {
 			return reason
 		}
 	}
 	return ""
 }
+
+// CutOff says how the node is not reached any more, while it tries a set; empty: nobody knows
+// of anything.
+func (c Clearance) CutOff(node string) string { return reasonFor(node, c.Cut) }
 
 // IsHeld tells whether there is a reason to hold this very node.
 func (c Clearance) IsHeld(node string) bool {

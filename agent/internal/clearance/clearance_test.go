@@ -61,11 +61,6 @@ func TestWhatTheControllerSaysIsWhatAgentsRead(t *testing.T) {
 			data := said.Data()
 			read, err := clearance.Parse(data, nil)
 			require.NoError(t, err)
-			for _, list := range []*[]string{&want.Present, &want.Leftovers} {
-				if *list == nil {
-					*list = []string{}
-				}
-			}
 			assert.Equal(t, want, read)
 			assert.Equal(t, data, read.Data(), "and says the same again")
 		})

@@ -38,8 +38,7 @@ func Says(node *corev1.Node) (addresses []string) {
 }
 
 // ParseAddress reads an address, or the address of a CIDR, and tells whether others can
-// know a node by it: Calico takes no zones, and an unspecified address, one of loopback or
-// one of many receivers is no node's.
+// know a node by it: Calico takes no zones.
 func ParseAddress(text string) (addr netip.Addr, ok bool) {
 	addr, err := netip.ParseAddr(text)
 	if err != nil {
@@ -50,7 +49,13 @@ func ParseAddress(text string) (addr netip.Addr, ok bool) {
 		addr = prefix.Addr()
 	}
 	addr = addr.Unmap()
-	return addr, addr.Zone() == "" && !addr.IsUnspecified() && !addr.IsLoopback() && !addr.IsMulticast()
+	return addr, addr.Zone() == "" && ofANode(addr)
+}
+
+// ofANode tells whether an address may be a node's: an unspecified one, one of loopback or
+// one of many receivers is not.
+func ofANode(addr netip.Addr) bool {
+	return addr.IsValid() && !addr.IsUnspecified() && !addr.IsLoopback() && !addr.IsMulticast()
 }
 
 // addressesOf returns the addresses that the endpoint of all interfaces of a node has:

@@ -122,11 +122,11 @@ func isBridgeOfContainers(link string) bool {
 }
 
 // usable returns addresses by which others can reach an interface, each once,
-// sorted. Loopback and link-local ones are no node's own.
+// sorted. Link-local ones are not among them.
 func usable(addresses []netip.Addr) (kept []netip.Addr) {
 	for _, addr := range addresses {
 		addr = addr.Unmap().WithZone("")
-		if addr.IsValid() && !addr.IsUnspecified() && !addr.IsLoopback() && !addr.IsLinkLocalUnicast() && !addr.IsMulticast() {
+		if ofANode(addr) && !addr.IsLinkLocalUnicast() {
 			kept = append(kept, addr)
 		}
 	}

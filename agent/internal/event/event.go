@@ -83,7 +83,7 @@ func (q Queue) Take(now time.Time, about corev1.ObjectReference) (due []*corev1.
 			next = v.due
 		}
 	}
-	slices.SortFunc(due, func(a, b *corev1.Event) int { return slices.Compare([]string{a.Reason}, []string{b.Reason}) })
+	slices.SortFunc(due, func(a, b *corev1.Event) int { return strings.Compare(a.Reason, b.Reason) })
 	return due, next
 }
 

@@ -5,7 +5,7 @@ package loop
 import (
 	"context"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,10 +15,8 @@ const stuckAfter = 3 * time.Minute
 
 // Loop makes passes. Its methods may be called from any goroutine.
 type Loop struct {
-	woken chan struct{} // holds what tells to look again
-
-	mu        sync.Mutex
-	busySince time.Time // zero between passes
+	woken     chan struct{}             // holds what tells to look again
+	busySince atomic.Pointer[time.Time] // nil between passes
 }
 
 // New returns a loop that does nothing before Run.
@@ -48,9 +46,10 @@ func (l *Loop) Run(ctx context.Context, quiet func() time.Duration, pass func(co
 			}
 		case <-timer.C:
 		}
-		l.setBusy(time.Now())
+		began := time.Now()
+		l.busySince.Store(&began)
 		again := pass(ctx)
-		l.setBusy(time.Time{})
+		l.busySince.Store(nil)
 		timer.Reset(again)
 	}
 }
@@ -71,16 +70,8 @@ func (l *Loop) rest(ctx context.Context, quiet time.Duration) bool {
 
 // Alive returns an error when the loop is stuck in a pass.
 func (l *Loop) Alive() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if busy := time.Since(l.busySince); !l.busySince.IsZero() && busy > stuckAfter {
-		return fmt.Errorf("stuck in one pass for %s", busy.Round(time.Second))
+	if since := l.busySince.Load(); since != nil && time.Since(*since) > stuckAfter {
+		return fmt.Errorf("stuck in one pass for %s", time.Since(*since).Round(time.Second))
 	}
 	return nil
-}
-
-func (l *Loop) setBusy(since time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.busySince = since
 }

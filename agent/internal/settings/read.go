@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -235,11 +236,8 @@ func readRange(text string) (ports []uint16, err error) {
 		last = first
 	}
 	from, err := readPort(first)
-	if err != nil {
-		return nil, err
-	}
-	to, err := readPort(last)
-	if err != nil {
+	to, problem := readPort(last)
+	if err = cmp.Or(err, problem); err != nil {
 		return nil, err
 	}
 	if to < from {
