@@ -80,11 +80,10 @@ func (d *Direct) Delete(ctx context.Context, o cleanup.Object, foreground bool) 
 
 // SetData merges data into that of a ConfigMap, which it may create.
 func (d *Direct) SetData(ctx context.Context, o cleanup.Object, data map[string]string, create bool) error {
-	fields := map[string]any{"data": data}
-	err := d.send(ctx, "patch", o, fields, nil)
+	err := d.send(ctx, "patch", o, map[string]any{"data": data}, nil)
 	if codeOf(err) != http.StatusNotFound || !create {
 		return err
 	}
-	object := &metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Name, Labels: map[string]string{endpoint.ReleaseLabel: d.options.Release}}
-	return d.send(ctx, "create", o, d.bodyOf(o.Kind, object, fields), nil)
+	labels := map[string]string{endpoint.ReleaseLabel: d.options.Release}
+	return d.send(ctx, "create", o, &configMap{ObjectMeta: metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Name, Labels: labels}, Data: data}, nil)
 }

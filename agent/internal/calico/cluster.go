@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -85,9 +86,9 @@ type Cluster struct {
 	policies, trustSets, information *source
 	felix                            [2]*source
 
+	problem   atomic.Value   // text: why nothing is followed yet
 	following sync.WaitGroup // the goroutines of all caches
 	mu        sync.Mutex
-	problem   string          // why nothing is followed yet
 	ctx       context.Context // nil: no cache may be started, not yet or not any more
 	started   []*source
 }
@@ -134,7 +135,8 @@ func open(config *rest.Config, options Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client for the API server: %w", err)
 	}
-	c := &Cluster{options: options, client: client, problem: firstRead, turn: make(chan struct{}, 1)}
+	c := &Cluster{options: options, client: client, turn: make(chan struct{}, 1)}
+	c.problem.Store(firstRead)
 	c.clearance = follow[configMap](c, cleanup.Object{Kind: "ConfigMap", Namespace: options.Namespace, Name: options.Release}, "")
 	c.felix[1] = follow[failsafe.Configuration](c, cleanup.Object{Kind: v3.KindFelixConfiguration, Name: failsafe.ForAll}, "")
 	return c, nil
@@ -153,8 +155,9 @@ func (c *Cluster) Run(ctx context.Context, wake func()) {
 	}
 	c.options.Log.Info("reaching Calico", "group", c.group)
 	c.mu.Lock()
-	c.problem, c.ctx = "", ctx
+	c.ctx = ctx
 	c.mu.Unlock()
+	c.problem.Store("")
 	for _, s := range c.always {
 		c.start(s)
 	}

@@ -79,16 +79,11 @@ func (c *Controller) ConfigMap() *corev1.ConfigMap {
 // Create creates a set of addresses, a witness or the ConfigMap of the clearance. An error
 // keeps the API server's reason, as those of the next two do.
 func (c *Controller) Create(ctx context.Context, object metav1.Object) error {
-	o, fields := targetOf(object), map[string]any{}
-	switch typed := object.(type) {
-	case *v3.GlobalNetworkSet:
-		fields["spec"] = map[string]any{"nets": typed.Spec.Nets}
-	case *witness.Policy:
-		fields["spec"] = typed.Spec
-	case *corev1.ConfigMap:
-		fields["data"] = typed.Data
+	var body any = object
+	if made, ok := object.(*witness.Policy); ok {
+		body = &policy{ObjectMeta: made.ObjectMeta, Spec: made.Spec}
 	}
-	return c.send(ctx, "create", o, c.bodyOf(o.Kind, object, fields), nil)
+	return c.send(ctx, "create", targetOf(object), body, nil)
 }
 
 // Patch applies a JSON merge patch to a set of addresses or the ConfigMap.

@@ -106,9 +106,11 @@ func TestControllerSeesTheWholeCluster(t *testing.T) {
 func TestControllerWritesWhatIsItsOwn(t *testing.T) {
 	s, c := runController(t, calico.GroupCRD)
 	set := &v3.GlobalNetworkSet{
-		ObjectMeta: metav1.ObjectMeta{Name: "fw-node-n2", UID: "u2", ResourceVersion: "8", Labels: map[string]string{"a": "b"}},
+		ObjectMeta: metav1.ObjectMeta{Name: "fw-node-n2", Labels: map[string]string{"a": "b"}},
 		Spec:       v3.GlobalNetworkSetSpec{Nets: []string{"192.0.2.2/32"}},
 	}
+	stored := set.DeepCopy()
+	stored.UID, stored.ResourceVersion = "u2", "8"
 	made := witness.NewPolicy("fw", "aaaa0001", 9)
 	spec, err := json.Marshal(made.Spec)
 	require.NoError(t, err)
@@ -124,11 +126,11 @@ func TestControllerWritesWhatIsItsOwn(t *testing.T) {
 			`{"apiVersion":"crd.projectcalico.org/v1","kind":"GlobalNetworkSet","metadata":{"name":"fw-node-n2","labels":{"a":"b"}},"spec":{"nets":["192.0.2.2/32"]}}`,
 			func(ctx context.Context) error { return c.Create(ctx, set) },
 		},
-		{"PATCH " + inCRD + "/globalnetworksets/fw-node-n2", string(patch), func(ctx context.Context) error { return c.Patch(ctx, set, patch) }},
+		{"PATCH " + inCRD + "/globalnetworksets/fw-node-n2", string(patch), func(ctx context.Context) error { return c.Patch(ctx, stored, patch) }},
 		{
 			"DELETE " + inCRD + "/globalnetworksets/fw-node-n2",
 			`{"preconditions":{"uid":"u2","resourceVersion":"8"}}`,
-			func(ctx context.Context) error { return c.Delete(ctx, set) },
+			func(ctx context.Context) error { return c.Delete(ctx, stored) },
 		},
 		{
 			"DELETE " + inCRD + "/globalnetworkpolicies/fw-drop-old",

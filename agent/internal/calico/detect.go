@@ -20,22 +20,13 @@ func (c *Cluster) awaitGroup(ctx context.Context) (group string) {
 			group = found
 			return true, nil
 		}
-		if problem := err.Error(); c.remember(problem) {
+		if problem := err.Error(); c.problem.Swap(problem) != problem {
 			c.options.Log.Warn("Calico's API not found, trying again", "problem", problem)
 			c.wake()
 		}
 		return false, nil
 	})
 	return group
-}
-
-// remember keeps what Problem answers and tells whether that is news.
-func (c *Cluster) remember(problem string) (news bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	news = c.problem != problem
-	c.problem = problem
-	return news
 }
 
 // findGroup asks once. Where both groups are served, GroupV3 is the one to

@@ -12,13 +12,10 @@ import (
 
 // Problem says why the caches are not complete; empty: they are.
 func (c *Cluster) Problem() string {
-	c.mu.Lock()
-	problem := c.problem
-	c.mu.Unlock()
-	if problem == "" {
-		problem = problemOf(c.always...)
+	if problem := c.problem.Load().(string); problem != "" {
+		return problem
 	}
-	return problem
+	return problemOf(c.always...)
 }
 
 // Trouble says what goes wrong with a complete cache, and since when; empty:

@@ -1,6 +1,7 @@
 package calico
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -39,7 +40,8 @@ var errSilent = errors.New("the watch went silent: it did not end when it should
 func problemOf(sources ...*source) string {
 	for _, s := range sources {
 		if !s.store.synced() {
-			return s.problem()
+			problem, _ := s.trouble()
+			return cmp.Or(problem, firstRead)
 		}
 	}
 	return ""
@@ -226,14 +228,6 @@ func (s *source) trouble() (problem string, since time.Time) {
 		}
 	}
 	return "", time.Time{}
-}
-
-// problem says why the cache is not complete.
-func (s *source) problem() string {
-	if problem, _ := s.trouble(); problem != "" {
-		return problem
-	}
-	return firstRead
 }
 
 // first returns the only object of a cache, or nothing.

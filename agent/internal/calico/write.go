@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
@@ -21,8 +22,7 @@ import (
 // the next ones keeps the API server's reason: apierrors.IsAlreadyExists and IsConflict tell
 // that the cache was behind.
 func (c *Cluster) CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) (*v3.HostEndpoint, error) {
-	body := c.bodyOf(v3.KindHostEndpoint, hep, map[string]any{"spec": hep.Spec})
-	return write(ctx, c, "create", v3.KindHostEndpoint, hep.Name, body, &v3.HostEndpoint{})
+	return write(ctx, c, "create", v3.KindHostEndpoint, hep.Name, hep, &v3.HostEndpoint{})
 }
 
 // PatchEndpoint applies a JSON merge patch to the endpoint with that name and
@@ -38,8 +38,7 @@ func (c *Cluster) DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) erro
 
 // CreateFelix creates a FelixConfiguration and returns it as it is stored.
 func (c *Cluster) CreateFelix(ctx context.Context, configuration *failsafe.Configuration) (*failsafe.Configuration, error) {
-	body := c.bodyOf(v3.KindFelixConfiguration, configuration, map[string]any{"spec": configuration.Spec})
-	return write(ctx, c, "create", v3.KindFelixConfiguration, configuration.Name, body, &failsafe.Configuration{})
+	return write(ctx, c, "create", v3.KindFelixConfiguration, configuration.Name, configuration, &failsafe.Configuration{})
 }
 
 // PatchFelix applies a JSON merge patch to the FelixConfiguration with that name and
@@ -53,39 +52,10 @@ func (c *Cluster) DeleteFelix(ctx context.Context, configuration *failsafe.Confi
 	return c.delete(ctx, v3.KindFelixConfiguration, configuration)
 }
 
-// CreateEvent creates an Event. Of its series, action and related object nothing is
-// sent.
+// CreateEvent creates an Event.
 func (c *Cluster) CreateEvent(ctx context.Context, event *corev1.Event) error {
-	about := event.InvolvedObject
-	body := c.bodyOf("Event", event, map[string]any{
-		"involvedObject":     map[string]any{"apiVersion": about.APIVersion, "kind": about.Kind, "namespace": about.Namespace, "name": about.Name, "uid": about.UID},
-		"reason":             event.Reason,
-		"message":            event.Message,
-		"source":             map[string]any{"component": event.Source.Component, "host": event.Source.Host},
-		"firstTimestamp":     event.FirstTimestamp,
-		"lastTimestamp":      event.LastTimestamp,
-		"count":              event.Count,
-		"type":               event.Type,
-		"reportingComponent": event.ReportingController,
-		"reportingInstance":  event.ReportingInstance,
-	})
 	// By its own name each of them would be another trouble.
-	return c.send(ctx, "create", cleanup.Object{Kind: "Event", Namespace: event.Namespace, Name: about.Name}, body, nil)
-}
-
-// bodyOf returns what is sent to create an object: of its metadata what the agent ever
-// gives one, and these fields. As the decoder, an encoder keeps what it knows of a type
-// for as long as the process lives, and all of ObjectMeta is much.
-func (c *Cluster) bodyOf(kind string, object metav1.Object, fields map[string]any) map[string]any {
-	fields["apiVersion"], fields["kind"] = c.groupOf(kind), kind
-	fields["metadata"] = struct {
-		Name            string                  `json:"name"`
-		Namespace       string                  `json:"namespace,omitempty"`
-		Labels          map[string]string       `json:"labels,omitempty"`
-		Annotations     map[string]string       `json:"annotations,omitempty"`
-		OwnerReferences []metav1.OwnerReference `json:"ownerReferences,omitempty"`
-	}{object.GetName(), object.GetNamespace(), object.GetLabels(), object.GetAnnotations(), object.GetOwnerReferences()}
-	return fields
+	return c.send(ctx, "create", cleanup.Object{Kind: "Event", Namespace: event.Namespace, Name: event.InvolvedObject.Name}, event, nil)
 }
 
 // write sends a change of one of Calico's objects and returns that as it is stored, without
@@ -106,8 +76,8 @@ func (c *Cluster) delete(ctx context.Context, kind string, object metav1.Object)
 }
 
 // send makes one request, once: to obey an API server that says when to come again
-// is the keeper's business, which has other things to do meanwhile. The object that
-// comes back is kept in stored, unless that is nil.
+// is the keeper's business, which has other things to do meanwhile. The body of "create" is
+// an object. The one that comes back is kept in stored, unless that is nil.
 func (c *Cluster) send(ctx context.Context, verb string, o cleanup.Object, body any, stored runtime.Object) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -115,6 +85,9 @@ func (c *Cluster) send(ctx context.Context, verb string, o cleanup.Object, body 
 	switch verb {
 	case "create":
 		where, method = path.Dir(where), http.MethodPost
+		object := body.(runtime.Object).DeepCopyObject()
+		object.GetObjectKind().SetGroupVersionKind(schema.FromAPIVersionAndKind(c.groupOf(o.Kind), o.Kind))
+		body = object
 	case "patch":
 		method, contentType = http.MethodPatch, string(types.MergePatchType)
 	}

@@ -72,9 +72,6 @@ func listen(what, address string, handler http.Handler) (*Server, error) {
 	}, nil
 }
 
-// Addr returns the address that the server listens on.
-func (s *Server) Addr() string { return s.listener.Addr().String() }
-
 // Serve answers until the context ends, then closes the port. The error
 // is nil unless serving broke by itself.
 func (s *Server) Serve(ctx context.Context) error {

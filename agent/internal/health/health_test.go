@@ -1,4 +1,4 @@
-package health_test
+package health
 
 import (
 	"context"
@@ -12,14 +12,12 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/host-firewall/host-firewall/agent/internal/health"
 )
 
 // start serves the probes for the length of the test and returns the address.
-func start(t *testing.T, alive func() error, report func() health.Report) string {
+func start(t *testing.T, alive func() error, report func() Report) string {
 	t.Helper()
-	server, err := health.Listen(0, alive, report)
+	server, err := Listen(0, alive, report)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -33,7 +31,7 @@ func start(t *testing.T, alive func() error, report func() health.Report) string
 			t.Error("server still serves 5 s after its context ended")
 		}
 	})
-	return server.Addr()
+	return server.listener.Addr().String()
 }
 
 // get returns status and body, with an own connection as the kubelet does.
@@ -57,17 +55,17 @@ func TestProbesSayHowTheNodeIs(t *testing.T) {
 	for name, test := range map[string]struct {
 		path   string
 		alive  error
-		report health.Report
+		report Report
 		status int
 		body   string
 	}{
-		"ready":     {"/readyz", nil, health.Report{State: "Armed", Ready: true, Reason: "5 policies", Since: since}, 200, armed},
-		"not ready": {"/readyz", nil, health.Report{State: "Waiting", Reason: "fw-ssh is missing", Since: since}, 503, waiting},
-		"alive":     {"/livez", nil, health.Report{}, 200, "ok"},
-		"stuck":     {"/livez", errors.New("stuck for 2m0s"), health.Report{Ready: true}, 503, "stuck for 2m0s"},
+		"ready":     {"/readyz", nil, Report{State: "Armed", Ready: true, Reason: "5 policies", Since: since}, 200, armed},
+		"not ready": {"/readyz", nil, Report{State: "Waiting", Reason: "fw-ssh is missing", Since: since}, 503, waiting},
+		"alive":     {"/livez", nil, Report{}, 200, "ok"},
+		"stuck":     {"/livez", errors.New("stuck for 2m0s"), Report{Ready: true}, 503, "stuck for 2m0s"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			address := start(t, func() error { return test.alive }, func() health.Report { return test.report })
+			address := start(t, func() error { return test.alive }, func() Report { return test.report })
 			status, body := get(t, http.MethodGet, "http://"+address+test.path)
 			assert.Equal(t, test.status, status)
 			assert.Equal(t, test.body, body)
@@ -76,7 +74,7 @@ func TestProbesSayHowTheNodeIs(t *testing.T) {
 }
 
 func TestProbesAreOnLoopbackAndNothingElseIsServed(t *testing.T) {
-	address := start(t, func() error { return nil }, func() health.Report { return health.Report{} })
+	address := start(t, func() error { return nil }, func() Report { return Report{} })
 	host, _, err := net.SplitHostPort(address)
 	require.NoError(t, err)
 	assert.Equal(t, "127.0.0.1", host)
@@ -91,6 +89,6 @@ func TestTakenPortIsReportedAtOnce(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer taken.Close()
-	_, err = health.Listen(taken.Addr().(*net.TCPAddr).Port, nil, nil)
+	_, err = Listen(taken.Addr().(*net.TCPAddr).Port, nil, nil)
 	assert.ErrorContains(t, err, "listen for health probes")
 }
