@@ -78,7 +78,7 @@ type victim struct {
 
 // victims are all of them.
 func victims(t *testing.T, chance *rand.Rand) []victim {
-	const soon, later = 2 * time.Second, 8 * time.Second
+	const soon, later = 2 * time.Second, 30 * time.Second
 	return []victim{
 		{"helm", soon, func(_ context.Context, upgrade *helmProcess) error { return upgrade.kill() }},
 		{"the controller", later, func(ctx context.Context, _ *helmProcess) error { return endPod(ctx, ofController, "") }},

@@ -181,10 +181,12 @@ func TestOpenConnectionsSurviveEveryChangeOfPolicies(t *testing.T) {
 	requireProtected(t, "with the stranger's old connections still open")
 	young := hold(t, scene.Protected)
 
-	nobody := map[string]any{"cidrs": []any{"203.0.113.77/32", "2001:db8:3::77/128"}}
+	// The old connections of the new ones show that these are not a slip.
+	others := map[string]any{"cidrs": nodes.StrangerCIDRs()}
+	want := func(c scene.Cell) bool { return scene.ProtectedFromAll(c) || strangersSSH(c) }
 	for _, s := range []situation{
-		{"the admin is none any more", "enforce", map[string]any{"ssh": nobody}, scene.ProtectedFromAll},
-		{"without preDNAT", "enforce", map[string]any{"ssh": nobody, "policies": withoutPreDNAT()}, scene.HostPorts(scene.ProtectedFromAll)},
+		{"the admin is none any more", "enforce", map[string]any{"ssh": others}, want},
+		{"without preDNAT", "enforce", map[string]any{"ssh": others, "policies": withoutPreDNAT()}, scene.HostPorts(want)},
 		{"off", "off", nil, scene.Everything},
 	} {
 		upgrade(t, r, s)

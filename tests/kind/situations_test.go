@@ -57,10 +57,10 @@ func TestWhatTheREADMEsSituationsAreAboutIsClosedAtTheDefaultsAndOpenWithItsRows
 	}
 	_, err = r.Upgrade(t.Context(), release.Values(readme.Merge(rows)))
 	require.NoError(t, err)
+	requireArmed(t)
 	for _, q := range questions {
 		eventually(t, q.what+" to be open", func(context.Context) error { return q.ask() })
 	}
-	requireArmed(t)
 	requireTable(t, scene.ProtectedButSSH, "with the rows of the README")
 }
 

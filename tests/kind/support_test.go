@@ -70,19 +70,20 @@ func shared(alone time.Duration) time.Duration {
 	return alone * time.Duration(parts)
 }
 
-// values of most tests: the admin's networks may reach SSH. Agents are replaced all at once, which is quicker.
+// values of most tests: the admin's networks may reach SSH. Agents are replaced all at once, and try nothing, which is quicker.
 func values() map[string]any { return atOnce(rolling()) }
 
-// rolling is values() with agents that are replaced as the chart has it: for tests of an upgrade.
+// rolling is values() with agents that are replaced, and try a set, as the chart has it: for tests of an upgrade.
 func rolling() map[string]any {
 	return release.Values(map[string]any{"ssh": map[string]any{"cidrs": nodes.AdminCIDRs()}})
 }
 
-// atOnce makes an upgrade replace all agents at once, unless the values say how.
+// atOnce makes an upgrade replace all agents at once, and nodes move without trying for ten seconds what worked before, unless the values say how.
 func atOnce(values map[string]any) map[string]any {
-	return chartutil.CoalesceTables(values, map[string]any{"agent": map[string]any{
-		"updateStrategy": map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": "100%"}},
-	}})
+	return chartutil.CoalesceTables(values, map[string]any{
+		"agent":   map[string]any{"updateStrategy": map[string]any{"rollingUpdate": map[string]any{"maxUnavailable": "100%"}}},
+		"rollout": map[string]any{"verify": false},
+	})
 }
 
 // missing are values with an image that no node has, which every Helm waits for in vain. Helm 3 is content as soon as all agents are new, whether
