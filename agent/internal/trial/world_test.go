@@ -83,7 +83,7 @@ func (w *world) until(then time.Time) {
 	for w.now.Before(then) {
 		w.wake()
 		next := then
-		if w.round != nil && w.round.done.Before(next) {
+		if !w.down && w.round != nil && w.round.done.Before(next) {
 			next = w.round.done
 		}
 		if when := w.last.When.Add(-w.clock); !w.down && when.After(w.now) && when.Before(next) {
