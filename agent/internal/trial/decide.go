@@ -251,7 +251,7 @@ func (s Status) leave(in Input) Decision {
 func (s Status) pause(in Input) Decision {
 	settled, next := s.Since.Add(Settle), s.Since.Add(Pause)
 	if s.Still == nil && in.fresh(settled) {
-		s.Still = slices.Concat([]string{}, in.lost(s.Baseline))
+		s.Still = append([]string{}, in.lost(s.Baseline)...)
 	}
 	d := Decision{Status: s, Carry: s.From, Reason: s.Went()}
 	switch {

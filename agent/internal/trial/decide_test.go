@@ -152,7 +152,7 @@ func TestShortOutageOfTheAPIServerUndoesNothing(t *testing.T) {
 
 func TestNodeGoesBackAsSoonAsTheAPIServerLetsIt(t *testing.T) {
 	w := newWorld(t, "A")
-	w.run(110, map[int]func(){20: func() { w.away = true }, 100: func() { w.away = false }})
+	w.run(110, map[int]func(){5: func() { w.away = true }, 100: func() { w.away = false }})
 	assert.Equal(t, "0:A 0:R 100:A", w.timeline(), "though all is well by then: nobody knows what it was")
 	assert.Equal(t, []string{"API server: connection refused"}, w.status.Cut)
 	w.run(long, nil)
@@ -163,7 +163,7 @@ func TestNodeGoesBackAsSoonAsTheAPIServerLetsIt(t *testing.T) {
 func TestAPIServerThatComesBackUnderTheSameRulesWasAwayForAll(t *testing.T) {
 	w := newWorld(t, "A")
 	w.run(110, map[int]func(){
-		20: func() { w.away = true },
+		5:  func() { w.away = true },
 		90: func() { w.away, w.refuses = false, true },
 		95: func() { w.refuses = false },
 	})
@@ -370,7 +370,7 @@ func TestAnotherSetIsAnotherTrial(t *testing.T) {
 func TestTrialIsFinishedBeforeAnotherSetIsTried(t *testing.T) {
 	for name, test := range map[string]struct{ cut, want string }{
 		"well": {"", "0:A 0:R 15:S"},
-		"cut":  {peers, "0:A 0:R 45:A 46:S"},
+		"cut":  {peers, "0:A 0:R 46:A 46:S"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "A").cuts(test.cut).run(5, nil)
