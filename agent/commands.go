@@ -34,7 +34,7 @@ func commands() map[string]command {
 		"cleanup": {"clean up", settings.Cleanup(), once(func(ctx context.Context, cluster *calico.Direct, s settings.Settings, stdout io.Writer) error {
 			return cleanup.Run(ctx, cluster, s, stdout)
 		})},
-		"status": {"prove the release", settings.Status(), once(func(ctx context.Context, cluster *calico.Direct, s settings.Settings, stdout io.Writer) error {
+		"status": {"look at the release", settings.Status(), once(func(ctx context.Context, cluster *calico.Direct, s settings.Settings, stdout io.Writer) error {
 			return status.Run(ctx, cluster, s, stdout)
 		})},
 	}

@@ -67,7 +67,7 @@ func TestStatusIsACommandOfItsOwn(t *testing.T) {
 	assert.Equal(t, exitOK, run(t.Context(), []string{"status", "--help"}, noEnv, &stdout, &stderr))
 	assert.Contains(t, stdout.String(), "HOST_FIREWALL_SET")
 	assert.Equal(t, exitUsage, run(t.Context(), []string{"status", "--wait=soon"}, noEnv, &stdout, &stderr))
-	for _, words := range []string{"can't prove the release", "--wait (HOST_FIREWALL_WAIT)", "--policies (HOST_FIREWALL_POLICIES)"} {
+	for _, words := range []string{"can't look at the release", "--wait (HOST_FIREWALL_WAIT)", "--policies (HOST_FIREWALL_POLICIES)"} {
 		assert.Contains(t, stderr.String(), words)
 	}
 }

@@ -91,7 +91,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		// The bench at scale: it is no part of the agent, but drives its packages.
 		"/internal/scalebench": {"/internal/calico", "/internal/endpoint", "/internal/keeper", "/internal/settings", "/internal/wiring"},
 		"/internal/settings":   {"/internal/endpoint"},
-		"/internal/status":     {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/policyset", "/internal/settings"},
+		"/internal/status":     {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/policyset", "/internal/settings", "/internal/trial"},
 		"/internal/transport":  {},
 		"/internal/trial":      {"/internal/clearance"},
 		"/internal/trust":      {"/internal/endpoint"},

@@ -28,6 +28,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
 	"github.com/host-firewall/host-firewall/agent/internal/links"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
+	"github.com/host-firewall/host-firewall/agent/internal/status"
 	"github.com/host-firewall/host-firewall/agent/internal/wiring"
 )
 
@@ -83,7 +84,7 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 	if err == nil {
 		err = c.do(ctx, config, s, log, stdout)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, status.ErrNotWell) {
 		log.Error("cannot "+c.verb, "error", err)
 	}
 	switch {

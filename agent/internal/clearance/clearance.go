@@ -27,6 +27,11 @@ const (
 	RetryAnnotation   = "host-firewall.io/retry"
 )
 
+// Annotate returns the command by which a person annotates the ConfigMap of a release.
+func Annotate(namespace, release, annotation, value string) string {
+	return fmt.Sprintf("kubectl -n %s annotate --overwrite configmap %s %s=%s", namespace, release, annotation, value)
+}
+
 // AllNodes stands for every Node in Clearance.Held.
 const AllNodes = "*"
 

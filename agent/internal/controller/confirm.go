@@ -60,5 +60,5 @@ func (c Config) expired(f facts, now clearance.Clearance, d *decision) string {
 
 // confirmBy says how to confirm the wanted set.
 func (c Config) confirmBy() string {
-	return fmt.Sprintf("kubectl -n %s annotate --overwrite configmap %s %s=%s", c.Namespace, c.Release, clearance.ConfirmAnnotation, c.Wanted.Revision)
+	return clearance.Annotate(c.Namespace, c.Release, clearance.ConfirmAnnotation, c.Wanted.Revision)
 }

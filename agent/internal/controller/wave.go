@@ -55,7 +55,7 @@ func (c Config) wentBack(m *memory, retry string) string {
 
 // retryBy says how to have nodes that went back try again.
 func (c Config) retryBy() string {
-	return fmt.Sprintf("kubectl -n %s annotate --overwrite configmap %s %s=\"$(date)\"", c.Namespace, c.Release, clearance.RetryAnnotation)
+	return clearance.Annotate(c.Namespace, c.Release, clearance.RetryAnnotation, `"$(date)"`)
 }
 
 // canary returns the one node that goes first with the wanted set; empty: a node is armed

@@ -61,7 +61,10 @@ func (r *report) summary() string {
 	for _, state := range slices.Sorted(maps.Keys(r.States)) {
 		states = append(states, fmt.Sprintf("%d %s", r.States[state], state))
 	}
-	fmt.Fprintf(&b, "Set %s: %s, %d held back. Nodes: %s.\n", r.Set, r.Clearance, r.Held, strings.Join(states, ", "))
+	if fmt.Fprintf(&b, "Set %s: %s. Nodes: %s", r.Set, r.Clearance, strings.Join(states, ", ")); r.Held > 0 {
+		fmt.Fprintf(&b, "; %d held back", r.Held)
+	}
+	b.WriteString(".\n")
 	if r.Confirm != "" {
 		fmt.Fprintf(&b, "Nodes leave it in %s, at %s, unless somebody confirms it:\n  %s\n", duration.HumanDuration(r.Deadline.Sub(r.seen)), r.Deadline.UTC().Format(time.RFC3339), r.Confirm)
 	}
@@ -76,7 +79,7 @@ func (r *report) table() string {
 	for _, n := range r.Nodes {
 		since := "-"
 		if !n.Since.IsZero() {
-			since = duration.HumanDuration(r.seen.Sub(n.Since)) + " ago"
+			since = duration.HumanDuration(r.seen.Sub(n.Since))
 		}
 		enforced, reason := n.Enforced[:strings.IndexAny(n.Enforced+",", ",:")], n.Reason
 		if n.Well && enforced != n.Enforced {

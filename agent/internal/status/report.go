@@ -13,6 +13,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
 // report is a look at the release, judged. As JSON it is for programs.
@@ -53,8 +54,10 @@ type node struct {
 	Since    time.Time `json:"since,omitzero"`
 	Enforced string    `json:"enforced,omitempty"`
 	Reason   string    `json:"reason,omitempty"`
-	Agent    string    `json:"agent,omitempty"` // its pod
-	Well     bool      `json:"well"`
+	// Trial is the last move of the node between sets, and what was cut.
+	Trial *trial.Status `json:"trial,omitempty"`
+	Agent string        `json:"agent,omitempty"` // its pod
+	Well  bool          `json:"well"`
 }
 
 // judge holds what was seen against what is wanted.
@@ -78,7 +81,6 @@ func judge(told settings.Settings, s Seen, now time.Time) *report {
 			well = append(well, n)
 			continue
 		}
-		n.Reason = lack
 		r.Nodes = append(r.Nodes, n)
 		r.problem(lack, name)
 	}
@@ -97,14 +99,16 @@ func (r *report) judgeRelease(s Seen, agents int) {
 	case s.Updated < s.Wanted:
 		r.problem(fmt.Sprintf("%d of %d agents are the present ones: the others are still to be replaced", s.Updated, s.Wanted))
 	}
-	if lack := policyset.Lack(r.Release, clearance.Set{Revision: r.Set, Policies: r.told.Policies}, s.Policies); lack != "" {
-		r.problem(lack)
-	}
-	if !s.Controller {
-		r.problem("the controller is not ready: its log says why")
-	}
 	said, err := clearance.Parse(s.Data, s.Annotations)
 	r.said, r.Clearance = said, "no node may be armed"
+	// What the controller says of the same is not told twice.
+	lack := policyset.Lack(r.Release, clearance.Set{Revision: r.Set, Policies: r.told.Policies}, s.Policies)
+	if lack != "" && said.Drift[r.Set] == "" {
+		r.problem(lack)
+	}
+	if !s.Controller && !said.Opened {
+		r.problem("the controller is not ready: its log says why")
+	}
 	switch {
 	case said.Opened:
 		r.problem(fmt.Sprintf("it is opened by the annotation %s of ConfigMap %s, so no node has an endpoint until that goes: %s",
@@ -117,7 +121,7 @@ func (r *report) judgeRelease(s Seen, agents int) {
 		r.problem(fmt.Sprintf("ConfigMap %s: %v", r.Release, err))
 	case said.Wanted.Revision != r.Set:
 		r.problem(fmt.Sprintf("the controller looks after set %s, and set %s is wanted", said.Wanted.Revision, r.Set))
-	case r.told.Off():
+	case r.told.Off(), lack != "" && said.Reason == lack:
 	case said.Reason != "":
 		r.problem(fmt.Sprintf("no node may be armed with set %s: %s", r.Set, said.Reason))
 	case said.Canary != "":
@@ -128,8 +132,8 @@ func (r *report) judgeRelease(s Seen, agents int) {
 	for _, set := range slices.Sorted(maps.Keys(said.Drift)) {
 		r.problem(fmt.Sprintf("set %s has been changed: %s", set, said.Drift[set]))
 	}
-	if r.Deadline = said.Deadline; !r.Deadline.IsZero() {
-		r.Confirm = fmt.Sprintf("kubectl -n %s annotate configmap %s %s=%s --overwrite", r.Namespace, r.Release, clearance.ConfirmAnnotation, r.Set)
+	if r.Deadline = said.Deadline; r.Deadline.After(r.seen) {
+		r.Confirm = clearance.Annotate(r.Namespace, r.Release, clearance.ConfirmAnnotation, r.Set)
 	}
 }
 
@@ -140,6 +144,9 @@ func (r *report) judgeNode(name string, agent Agent, endpoints []*v3.HostEndpoin
 	if len(endpoints) > 0 {
 		note := endpoint.NoteOf(endpoints[0])
 		n.State, n.Since, n.Reason, n.Enforced, n.Set = note.State, note.Since, note.Reason, note.Enforced, endpoint.SetOf(endpoints[0])
+		if moved := trial.Parse(endpoint.AnnotationsOf(endpoints[0])[trial.Annotation]); moved.Phase != "" {
+			n.Trial = &moved
+		}
 	}
 	if !agent.Ready && agent.Since.After(n.Since) {
 		n.Since = agent.Since
@@ -161,14 +168,18 @@ func (r *report) judgeNode(name string, agent Agent, endpoints []*v3.HostEndpoin
 		if !off {
 			lack = ""
 		}
+	case len(endpoints) == 0 && r.said.Opened:
+		n.Reason, lack = "open, as the release is", ""
 	case hold != "" && !off:
-		lack = hold
+		n.Reason, lack = hold, hold
 	case !agent.Ready && n.Reason != "":
-		lack = fmt.Sprintf("its agent is not ready, and noted %s: %s", n.State, n.Reason)
+		lack = fmt.Sprintf("%s, its agent not ready: %s", n.State, n.Reason)
 	case !agent.Ready:
-		lack = fmt.Sprintf("its agent is not ready: the log of pod %s says why", agent.Pod)
-	case lack == "" && len(endpoints) > 0 && n.State != wanted:
-		lack = fmt.Sprintf("is %s: %s", n.State, n.Reason)
+		n.Reason, lack = "see the log of "+agent.Pod, "its agent is not ready: its log says why"
+	case lack != "":
+		n.Reason = lack
+	case len(endpoints) > 0 && n.State != wanted:
+		lack = fmt.Sprintf("%s: %s", n.State, n.Reason)
 	}
 	n.Reason = cmp.Or(n.Reason, hold)
 	return n, lack

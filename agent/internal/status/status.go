@@ -3,6 +3,7 @@
 package status
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,9 @@ import (
 
 // poll is how often the cluster is looked at while something is not as it should be.
 const poll = time.Second
+
+// ErrNotWell says no more than what was printed.
+var ErrNotWell = errors.New("not all is well")
 
 // Cluster is what the package needs of the API server.
 type Cluster interface {
@@ -48,8 +52,7 @@ type Agent struct {
 }
 
 // Run looks at the release until it is as it should be, or the time to wait for that is
-// over, and prints what it saw last. The error says that this is not well, or why the last
-// look failed.
+// over, and prints what it saw last. The error is ErrNotWell, or says why the last look failed.
 func Run(ctx context.Context, cluster Cluster, told settings.Settings, out io.Writer) error {
 	over := time.Now().Add(told.Wait)
 	var last *report
@@ -67,7 +70,7 @@ func Run(ctx context.Context, cluster Cluster, told settings.Settings, out io.Wr
 		case left <= 0 && last == nil:
 			return err
 		case left <= 0:
-			return errors.Join(last.print(out), fmt.Errorf("release %s is not as it should be", told.Release), err)
+			return cmp.Or(errors.Join(last.print(out), err), ErrNotWell)
 		}
 		select {
 		case <-ctx.Done():
