@@ -57,6 +57,7 @@ type source struct {
 	store     *store
 	reflector *cache.Reflector
 	listed    atomic.Bool // since the last watch
+	late      *time.Timer // ends the watch; nil before the first one
 
 	mu       sync.Mutex
 	troubles map[string]trouble // by the verb that fails
@@ -113,7 +114,10 @@ func (s *source) watchObjects(ctx context.Context, options metav1.ListOptions) (
 		// is spared thousands of agents.
 		options.ResourceVersion = fromCache
 	}
-	stream, err := s.watchLimited(ctx, options)
+	stream, err := s.request(options).Watch(ctx)
+	if err == nil && options.TimeoutSeconds != nil {
+		s.endLate(ctx, stream, *options.TimeoutSeconds)
+	}
 	switch {
 	case streamsList && apierrors.IsInvalid(err):
 		// The API server is too old to list by watching. A plain list follows.
@@ -140,40 +144,21 @@ func (s *source) takeTurn(ctx context.Context) (end func()) {
 	}
 }
 
-// limited is a watch that ends when the API server should have ended it long ago:
-// whoever is in between may keep a connection that says nothing any more.
-type limited struct {
-	watch.Interface
-	cancel context.CancelFunc
-}
-
-// Stop ends the watch.
-func (l limited) Stop() {
-	l.cancel()
-	l.Interface.Stop()
-}
-
-// watchLimited makes the watch.
-func (s *source) watchLimited(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-	if options.TimeoutSeconds == nil {
-		return s.request(options).Watch(ctx)
-	}
-	bound, cancel := context.WithTimeout(ctx, time.Duration(*options.TimeoutSeconds)*time.Second+silence)
-	stream, err := s.request(options).Watch(bound)
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	context.AfterFunc(bound, func() {
-		if errors.Is(bound.Err(), context.DeadlineExceeded) {
-			s.note(ctx, "watch", errSilent)
-		}
+// endLate ends a watch when the API server should have ended it long ago: whoever is in
+// between may keep a connection that says nothing any more.
+func (s *source) endLate(ctx context.Context, stream watch.Interface, seconds int64) {
+	s.late = time.AfterFunc(time.Duration(seconds)*time.Second+silence, func() {
+		s.note(ctx, "watch", errSilent)
+		stream.Stop()
 	})
-	return limited{stream, cancel}, nil
 }
 
 // request is a GET of the selected objects.
 func (s *source) request(options metav1.ListOptions) *rest.Request {
+	if s.late != nil {
+		// A reflector asks again when the watch has ended.
+		s.late.Stop()
+	}
 	options.LabelSelector = s.labels
 	if s.of.Name != "" {
 		options.FieldSelector = byName(s.of.Name).FieldSelector
