@@ -16,6 +16,10 @@ import (
 // It stands once for each set, and once more each time that nodes are to try again before
 // anybody has confirmed.
 func (c Config) keepDeadline(was clearance.Clearance, now *clearance.Clearance) {
+	if c.Off {
+		// Who turns it on again arms anew.
+		return
+	}
 	if now.Retried = was.Retried; was.Retry != "" {
 		now.Retried = was.Retry
 	}
@@ -29,7 +33,7 @@ func (c Config) keepDeadline(was clearance.Clearance, now *clearance.Clearance) 
 
 // confirms tells whether a person has to confirm the wanted set, and has not.
 func (c Config) confirms(was clearance.Clearance) bool {
-	return c.Confirm > 0 && !c.Off && was.Confirmed != c.Wanted.Revision
+	return c.Confirm > 0 && was.Confirmed != c.Wanted.Revision
 }
 
 // setDeadline says until when a person has to confirm the wanted set as soon as one node may

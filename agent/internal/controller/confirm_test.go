@@ -48,6 +48,17 @@ func TestDeadlineStandsOncePublished(t *testing.T) {
 	assert.Zero(t, w.after(time.Minute).Deadline, "but where nobody has to confirm any more")
 }
 
+func TestWhoTurnsItOffAndOnHasToConfirmAnew(t *testing.T) {
+	w := confirming(t)
+	w.Off = true
+	w.restart("A")
+	assert.Zero(t, w.after(time.Hour).Deadline)
+	w.Off = false
+	w.restart("A")
+	cleared := w.now.Add(settle)
+	assert.Equal(t, cleared.Add(10*time.Minute), w.after(time.Minute).Deadline)
+}
+
 func TestWhoHasConfirmedInTimeIsHeard(t *testing.T) {
 	for name, at := range map[string]time.Duration{"soon": time.Minute, "in the last second": 10*time.Minute - time.Nanosecond} {
 		t.Run(name, func(t *testing.T) {
@@ -159,6 +170,24 @@ func TestNoDeadlineBegins(t *testing.T) {
 			assert.Zero(t, w.after(time.Minute).Deadline)
 		})
 	}
+}
+
+func TestEverySetToWhichADeadlineMaySendNodesBackStays(t *testing.T) {
+	w := newWorld(t, "n1", "n2")
+	w.Verify = true
+	w.roll("A", "n1", "n2")
+	w.install("B")
+	w.restart("B")
+	w.tries("n2", trial.Status{Set: "B", From: "A", Phase: trial.Armed, Since: w.now})
+	w.after(time.Minute)
+	w.install("C")
+	w.Confirm = time.Hour
+	w.restart("C")
+	w.tries("n1", trial.Status{Set: "C", From: "A", Phase: trial.Armed, Since: w.now})
+	w.tries("n2", trial.Status{Set: "C", From: "B", Phase: trial.Armed, Since: w.now})
+	assert.Equal(t, []string{"A", "B", "C"}, w.after(2*unusedFor).Present)
+	w.annotate(clearance.ConfirmAnnotation, "C")
+	assert.Equal(t, []string{"C"}, w.after(2*unusedFor).Present)
 }
 
 func TestSetsToWhichNodesMayGoBackStayAndWhatTheyTrust(t *testing.T) {

@@ -170,7 +170,8 @@ func (m *memory) remember(c Config, f facts) (was clearance.Clearance) {
 			// Clocks of nodes differ, but whoever comes later is newer.
 			m.started = was.Controller.Add(1)
 		}
-		if was.Wanted.Revision == c.Wanted.Revision && was.Reason == "" {
+		again := was.Wanted.Revision == c.Wanted.Revision
+		if m.cleared = again && !was.Cleared.IsZero(); again && was.Reason == "" {
 			m.cleared, m.canary, m.canarySince, m.verified = true, was.Canary, f.now, was.Canary == ""
 		}
 	}

@@ -557,6 +557,28 @@ func TestNodeWhoseAddressesCannotBeTrustedHoldsUpNobodyForEver(t *testing.T) {
 		held, _ = w.look().Hold("n2")
 		assert.Empty(t, held)
 	})
+	t.Run("also after a policy was lost, and the controller has restarted meanwhile", func(t *testing.T) {
+		for _, restarted := range []bool{false, true} {
+			w, newcomer := inForce(t)
+			w.remove("fw-drop-A")
+			w.after(settle)
+			if restarted {
+				w.restart("A")
+			}
+			w.install("A")
+			said := w.after(brokenFor + marksEvery)
+			assert.Empty(t, said.MayArm("n3", "A", newcomer.ResourceVersion))
+		}
+	})
+	t.Run("nor does the witness of another set wait for it", func(t *testing.T) {
+		w, _ := inForce(t)
+		w.install("B")
+		w.restart("B")
+		w.setReady("n2", corev1.ConditionUnknown)
+		w.agent("n1", "B", "A")
+		assert.NotContains(t, w.after(brokenFor-time.Second).Witnesses, "B")
+		assert.Contains(t, w.after(time.Second).Witnesses, "B")
+	})
 	t.Run("where nothing has failed, that it takes long is no reason", func(t *testing.T) {
 		w, newcomer := inForce(t)
 		w.failures, w.paused = nil, true

@@ -90,9 +90,9 @@ func (c Config) canary(f facts, m *memory, retry string, d *decision) (name, rea
 // trying returns the node that has begun to try the wanted set, and is not through with it;
 // empty: none. Whether it is Ready does not matter: it may not be for that very reason.
 func (c Config) trying(now time.Time, m *memory, retry string) (name string) {
-	for _, name := range append([]string{m.canary}, slices.Sorted(maps.Keys(m.nodes))...) {
+	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
 		n := m.nodes[name]
-		if n == nil || n.trial.Set != c.Wanted.Revision {
+		if n.trial.Set != c.Wanted.Revision {
 			continue
 		}
 		switch again := n.trial.Retried(retry); {

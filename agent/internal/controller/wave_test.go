@@ -67,6 +67,27 @@ func TestFirstNodeKeepsItsTurnWhileItTries(t *testing.T) {
 	}
 }
 
+func TestNobodyFollowsANodeThatDoesNotProveTheSet(t *testing.T) {
+	for name, test := range map[string]struct {
+		armed, tried string
+		ready        corev1.ConditionStatus
+		proves       bool
+	}{
+		"it does":                 {"A", "A", corev1.ConditionTrue, true},
+		"it is not Ready":         {"A", "A", corev1.ConditionUnknown, false},
+		"it has tried another":    {"A", "B", corev1.ConditionTrue, false},
+		"somebody took it off it": {"", "A", corev1.ConditionTrue, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := verifying(t)
+			hep := w.agent("n1", "A", test.armed)
+			hep.Annotations[trial.Annotation] = trial.Status{Set: test.tried, Phase: trial.Armed, Since: w.now}.Encode()
+			w.setReady("n1", test.ready)
+			assert.Equal(t, test.proves, w.after(settle).ClearsAll("A"))
+		})
+	}
+}
+
 func TestFirstNodeThatDoesNotBeginLosesItsTurn(t *testing.T) {
 	w := verifying(t)
 	w.tries("n1", trial.Status{Set: "of another time", Phase: trial.Trying, Since: w.now})
@@ -131,12 +152,26 @@ func TestNodesThatWentBackAreForgotten(t *testing.T) {
 			back := w.status(trial.RolledBack, 2, "DNS: timeout")
 			back.Retry = "first"
 			w.tries("n1", back)
-			require.NotEmpty(t, w.after(time.Minute).Reason)
+			require.NotEmpty(t, w.after(time.Hour).Reason)
 			test.by(w)
 			said := w.after(settle)
 			assert.Equal(t, test.may, said.Reason == "" && said.Canary != "", "one goes first again: %s %s", said.Canary, said.Reason)
 		})
 	}
+}
+
+func TestOneGoesFirstAgainWhenAllHadGoneBack(t *testing.T) {
+	w := verifying(t)
+	w.tries("n1", w.status(trial.Armed, 1))
+	require.True(t, w.look().ClearsAll("A"))
+	for _, node := range []string{"n1", "n2", "n3"} {
+		back := w.status(trial.RolledBack, 1, "nobody has confirmed it")
+		back.Unconfirmed = true
+		w.tries(node, back)
+	}
+	require.NotEmpty(t, w.after(time.Minute).Reason)
+	w.annotate(clearance.RetryAnnotation, "now I look")
+	assert.Equal(t, "n3", w.look().Canary)
 }
 
 func TestFirstNodeOfWhichNothingIsHeardIsFollowedByNobodyBeforeAPersonSaysSo(t *testing.T) {

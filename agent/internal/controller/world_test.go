@@ -155,7 +155,7 @@ func (w *world) restart(set string) {
 	w.Config.Wanted, w.Config.Started, w.memory = setOf(set), w.now, memory{}
 }
 
-// after lets time pass, and the controller look again and again meanwhile when it wants to.
+// after lets time pass, and the controller look at the beginning, and then when it wants to.
 func (w *world) after(d time.Duration) clearance.Clearance {
 	w.t.Helper()
 	for until := w.now.Add(d); ; {
@@ -166,10 +166,8 @@ func (w *world) after(d time.Duration) clearance.Clearance {
 			next = w.now.Add(dialFor)
 		}
 		if next.IsZero() || next.After(until) {
-			if w.now.Equal(until) {
-				return said
-			}
-			next = until
+			w.now = until
+			return said
 		}
 		require.True(w.t, next.After(w.now), "the controller does not look again and again at the same moment")
 		w.now = next
