@@ -82,7 +82,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/event":      {},
 		"/internal/failsafe":   {"/internal/endpoint"},
 		"/internal/health":     {},
-		"/internal/keeper":     {"/internal/agenda", "/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop"},
+		"/internal/keeper":     {"/internal/agenda", "/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/probe", "/internal/trial"},
 		"/internal/links":      {"/internal/endpoint"},
 		"/internal/loop":       {},
 		"/internal/metrics":    {},
@@ -95,7 +95,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/transport":  {},
 		"/internal/trial":      {"/internal/clearance"},
 		"/internal/trust":      {"/internal/endpoint"},
-		"/internal/wiring":     {"/internal/calico", "/internal/clearance", "/internal/controller", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/settings"},
+		"/internal/wiring":     {"/internal/calico", "/internal/clearance", "/internal/controller", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/probe", "/internal/settings", "/internal/trial"},
 		"/internal/witness":    {"/internal/clearance", "/internal/endpoint", "/internal/trust"},
 	}
 	got := map[string][]string{}

@@ -114,7 +114,11 @@ func keep(ctx context.Context, config *rest.Config, s settings.Settings, log *sl
 	if err != nil {
 		return err
 	}
-	keep := keeper.New(wiring.Keeper(s, meter), cluster, log)
+	kept := wiring.Keeper(s, meter)
+	if kept.Self, err = wiring.Self(config.Host); err != nil {
+		return err
+	}
+	keep := keeper.New(kept, cluster, log)
 	return loop{
 		alive: keep.Alive,
 		report: func() health.Report {

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
 // facts are what one pass knows of the world.
@@ -22,6 +24,11 @@ type facts struct {
 	// said is what the controller says; nil: it is not known, for the reason in unsaid.
 	said   *clearance.Clearance
 	unsaid string
+	// proof and results are what was seen of the node itself, these in a round that began when
+	// taken says.
+	proof   proof
+	results []trial.Result
+	taken   time.Time
 	// early tells that many nodes are armed, and that this one's moment is still to come.
 	early bool
 	// interfaces are those that want an endpoint, and lack says why not all of them
@@ -40,6 +47,8 @@ type memory struct {
 	// set is what the endpoints were last armed with, as far as this process has seen; empty:
 	// they were not.
 	set string
+	// trial is how far it is; nil: as the endpoints say.
+	trial *trial.Status
 	// ours are the endpoints that were last seen to be the release's, by name: one that was
 	// there before may come back at once.
 	ours map[string]types.UID
@@ -55,6 +64,11 @@ type decision struct {
 	// change tells that endpoints of ours may be changed, create that those that are missing
 	// may be created or taken over, and remove that all of ours are to go.
 	change, create, remove bool
+	// trial is how far it is; nil: as it was. probe tells that a round of probes is wanted, and again when to
+	// decide again without an event; zero: never.
+	trial *trial.Status
+	probe bool
+	again time.Time
 	// urgent tells that the controller has to see at once what this agent waits for.
 	urgent bool
 }
@@ -86,7 +100,7 @@ func (c Config) decide(f facts, m memory) (decision, memory) {
 	case len(f.interfaces) == 0:
 		return decision{state: Waiting, reason: f.lack, set: s.carried, change: true}, m
 	}
-	d := c.arm(f, s)
+	d := c.arm(f, m, s)
 	d.change = true
 	if s.missing {
 		d = c.mayCreate(f, m, d)
@@ -101,14 +115,16 @@ func (c Config) decide(f facts, m memory) (decision, memory) {
 type sorted struct {
 	taken   string // why one that is wanted is somebody else's
 	missing bool
-	carried string // the set that ours are armed with, or were before they went
-	version string // of the newest of ours
+	carried string       // the set that ours are armed with, or were before they went
+	version string       // of the newest of ours
+	trial   trial.Status // as ours tell it
 }
 
 // sort looks through the endpoints, and remembers which are ours.
 func (c Config) sort(f facts, m *memory) (s sorted) {
 	ours := map[string]types.UID{}
 	maps.Copy(ours, m.ours)
+	var trials []string
 	for _, iface := range f.interfaces {
 		switch hep := f.endpoints[endpoint.Name(c.Node, iface.Name)]; {
 		case hep == nil:
@@ -118,6 +134,7 @@ func (c Config) sort(f facts, m *memory) (s sorted) {
 			if set := endpoint.SetOf(hep); s.carried == "" || set == c.Set {
 				s.carried = set
 			}
+			trials = append(trials, endpoint.AnnotationsOf(hep)[trial.Annotation])
 			if s.version == "" || clearance.Newer(hep.ResourceVersion, s.version) {
 				s.version = hep.ResourceVersion
 			}
@@ -127,7 +144,7 @@ func (c Config) sort(f facts, m *memory) (s sorted) {
 			s.taken = fmt.Sprintf("HostEndpoint %s is %s: %s", hep.Name, endpoint.Owner(hep), remedy(hep))
 		}
 	}
-	m.ours = ours
+	m.ours, s.trial = ours, trial.Parse(trials...)
 	for _, hep := range f.endpoints {
 		// One that has to go covers what is to come until that is there.
 		if s.carried == "" && c.shape().Owns(hep) && hep.Spec.Node == c.Node {
@@ -157,48 +174,76 @@ func (c Config) open(f facts) decision {
 }
 
 // arm says which set the endpoints are to carry, and how the node is then.
-func (c Config) arm(f facts, s sorted) decision {
-	stays := func(reason string) decision {
-		// A controller that could clear this node is told at once that it waits.
-		d := decision{state: Waiting, reason: reason, set: s.carried, urgent: f.said != nil && f.said.Wanted.Revision == c.Set}
-		if s.carried != "" && s.carried != c.Set {
-			d.reason = fmt.Sprintf("stays armed with set %s, not with %s: %s", s.carried, c.Set, reason)
-		}
-		return d
-	}
-	switch {
-	case c.Off:
+func (c Config) arm(f facts, m memory, s sorted) decision {
+	if c.Off {
 		return decision{state: Off, ready: true, reason: "mode is off, no endpoint is armed"}
-	case f.said == nil && s.carried == c.Set:
-		return c.armed("")
-	case f.said == nil:
-		return stays(f.unsaid)
-	case s.carried != "" && f.said.IsGone(s.carried):
+	}
+	blocked := c.blocked(f, s)
+	if f.said != nil && s.carried != "" && f.said.IsGone(s.carried) {
 		// Nothing is enforced any more. What comes back is armed when it is complete.
-		lost := s.carried
-		s.carried = ""
-		return stays(fmt.Sprintf("no policy of set %s is left in the cluster", lost))
-	case s.carried == c.Set:
-		return c.stillArmed(f)
-	case s.missing && s.version == "" && s.carried == "":
-		// The controller sees it before it is armed.
-		return stays("the endpoint has to be there before it is armed")
+		blocked, s.carried = fmt.Sprintf("no policy of set %s is left in the cluster", s.carried), ""
 	}
-	why := f.said.MayArm(c.Node, c.Set, s.version)
-	if why == "" {
-		why = c.judged(f)
+	in := trial.Input{Now: f.now, Set: c.Set, Carried: s.carried, Blocked: blocked, Results: f.results, Taken: f.taken, Verify: c.Verify && !c.Audit}
+	if f.said != nil {
+		if in.Held, _ = f.said.Hold(c.Node); in.Held == "" {
+			in.Held = f.said.Drift[c.Set]
+		}
+		in.Cut, in.Deadline, in.Retry = f.said.CutOff(c.Node), f.said.Deadline, f.said.Retry
+		in.Confirmed = f.said.Confirmed == c.Set
 	}
-	if why == "" && f.early {
-		why = "armed in a moment, as many others are"
+	status := s.trial
+	if m.trial != nil {
+		status = *m.trial
 	}
-	if why != "" {
-		d := stays(why)
-		if _, conflict := f.said.Hold(c.Node); conflict {
+	t := trial.Decide(status, in)
+	d := decision{state: Waiting, reason: t.Reason, set: t.Carry, trial: &t.Status, probe: t.Probe, again: t.When}
+	switch phase := t.Status.Phase; {
+	case t.Status.Set == c.Set && phase == trial.Armed && t.Carry == c.Set:
+		return c.stillArmed(f, d)
+	case t.Status.Set == c.Set && phase == trial.Trying:
+		d.state = Trying
+	case t.Status.Set == c.Set && phase == trial.RolledBack:
+		d.state = RolledBack
+	default:
+		// A controller that could clear this node is told at once that it waits.
+		d.urgent = f.said != nil && f.said.Wanted.Revision == c.Set
+		if _, conflict := c.hold(f); conflict {
 			d.state = Conflict
 		}
-		return d
+		if d.set != "" && d.set != c.Set {
+			d.reason = fmt.Sprintf("stays armed with set %s, not with %s: %s", d.set, c.Set, d.reason)
+		}
 	}
-	return c.armed("")
+	return d
+}
+
+// hold is what the clearance says of the node, as far as it is known.
+func (c Config) hold(f facts) (why string, conflict bool) {
+	if f.said == nil {
+		return "", false
+	}
+	return f.said.Hold(c.Node)
+}
+
+// blocked says why the node may not move to the agent's set now; empty: it may.
+func (c Config) blocked(f facts, s sorted) (why string) {
+	switch {
+	case f.said == nil:
+		return cmp.Or(f.unsaid, "the clearance is not known")
+	case s.missing && s.version == "" && s.carried == "":
+		// The controller sees it before it is armed.
+		return "the endpoint has to be there before it is armed"
+	}
+	if why = f.said.MayArm(c.Node, c.Set, s.version); why == "" {
+		why = c.judged(f)
+	}
+	switch {
+	case why != "":
+		return why
+	case f.early:
+		return "armed in a moment, as many others are"
+	}
+	return f.proof.lack
 }
 
 // judged says why the clearance is not about this agent's values, or not about its Node yet;
@@ -210,27 +255,26 @@ func (c Config) judged(f facts) string {
 	return f.said.MayCreate(c.Node, f.node.CreationTimestamp.Time)
 }
 
-// stillArmed is an armed node, with what the controller has seen since.
-func (c Config) stillArmed(f facts) decision {
-	hold, conflict := f.said.Hold(c.Node)
-	if hold == "" || f.said.Rollout != c.Rollout {
-		// What new values hold against the node is for the agent that comes with them: if old
-		// agents were not ready for it, all would be replaced at once.
-		return c.armed(f.said.Drift[c.Set])
-	}
-	d := c.armed(hold)
-	if conflict {
-		d.state = Conflict
-	}
-	return d
-}
-
-// armed is a node that is armed with the agent's own set. A firewall does not open because
+// stillArmed is an armed node, with what was seen since. A firewall does not open because
 // something is wrong with it.
-func (c Config) armed(wrong string) decision {
-	d := decision{state: Armed, ready: wrong == "", reason: "armed with policy set " + c.Set, set: c.Set}
-	switch {
-	case wrong != "":
+func (c Config) stillArmed(f facts, d decision) decision {
+	wrong := f.proof.lost
+	d.state, d.reason = Armed, "armed with policy set "+c.Set
+	if f.said != nil {
+		hold, conflict := f.said.Hold(c.Node)
+		switch {
+		case hold != "" && f.said.Rollout == c.Rollout:
+			// What new values hold against the node is for the agent that comes with them: if old
+			// agents were not ready for it, all would be replaced at once.
+			if wrong = hold; conflict {
+				d.state = Conflict
+			}
+		case wrong == "":
+			wrong = f.said.Drift[c.Set]
+		}
+	}
+	switch d.ready = wrong == ""; {
+	case !d.ready:
 		d.reason = "stays armed, but " + wrong
 	case c.Audit:
 		d.reason = "mode is audit, nothing is dropped: " + d.reason

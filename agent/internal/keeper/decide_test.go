@@ -41,7 +41,7 @@ func sayings() map[string]*clearance.Clearance {
 
 // Whatever is known and remembered, a node is newly armed only where the controller allows it.
 func TestNothingIsArmedWithoutClearanceWhateverElseHolds(t *testing.T) {
-	allow := map[string]bool{"cleared": true, "canary": true, "another node is held": true, "gone": true, "drift": true}
+	allow := map[string]bool{"cleared": true, "canary": true, "another node is held": true, "gone": true}
 	foreign := testEndpoint("")
 	delete(foreign.Labels, endpoint.ReleaseLabel)
 	foreign.Annotations = nil

@@ -3,13 +3,19 @@ package keeper
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/event"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/probe"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
 const (
@@ -24,7 +30,13 @@ const (
 	// narrowed: Felix restarts for that, and thousands of them shall not at once.
 	narrowWithin = 5 * time.Second
 
+	// felixSettles is how long Felix has to be ready before its configuration is written: to
+	// write it while Felix starts can hang it (projectcalico/calico#13175). askAgain is how soon
+	// it is looked again whether the failsafe may be narrowed.
+	felixSettles, askAgain = 3 * time.Second, 5 * time.Second
+
 	narrowWork = "narrow"
+	askWork    = "ask"
 )
 
 var errNarrows = errors.New("it is narrowed in a moment")
@@ -49,7 +61,9 @@ func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *St
 	}
 	var err error
 	switch narrow := k.config.narrows() && !d.remove; {
-	case narrow && d.set == k.config.Set && status.Set == k.config.Set:
+	case narrow && d.state == Trying:
+		_ = k.askFelix(ctx, f.now)
+	case narrow && d.trial != nil && d.trial.Phase == trial.Armed && d.set == k.config.Set && status.Set == k.config.Set:
 		k.felixClean = false
 		err = k.narrowFelix(ctx, f)
 	case !narrow && !k.felixClean && (d.remove || d.set == "" || d.set == k.config.Set):
@@ -98,6 +112,12 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
 			// What was begun is brought to its end, or the note would be lost.
 			return nil
 		}
+		if round == 0 {
+			k.agenda.Set(askWork, f.now.Add(askAgain))
+			if err := errors.Join(k.askFelix(ctx, f.now), k.askSessions(want)); err != nil {
+				return err
+			}
+		}
 		stored, err := k.changeFelix(ctx, f, own, change)
 		if stored != nil {
 			k.felixWrote.of = of
@@ -108,6 +128,46 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
 		own = stored
 	}
 	return nil
+}
+
+// askFelix says why the node's Felix is not to be disturbed now. One that says nothing may have
+// nobody to say it to.
+func (k *Keeper) askFelix(ctx context.Context, now time.Time) error {
+	readiness, err := k.config.Self.FelixReady(ctx)
+	switch {
+	case readiness == probe.NotReady:
+		k.felixReady = time.Time{}
+		return fmt.Errorf("it is narrowed when Felix is ready: %w", err)
+	case k.felixReady.IsZero():
+		k.felixReady = now
+	}
+	if settled := k.felixReady.Add(felixSettles); now.Before(settled) {
+		k.agenda.NotAfter(askWork, settled)
+		return errors.New("it is narrowed when Felix has been ready for a while")
+	}
+	return nil
+}
+
+// askSessions says who would be shut out: an administrator who is logged in from elsewhere
+// only has forgotten the own network.
+func (k *Keeper) askSessions(want *failsafe.Want) error {
+	peers, err := k.config.Self.Sessions(want.Ports)
+	if err != nil {
+		return fmt.Errorf("cannot see who is connected by SSH: %w", err)
+	}
+	var from []string
+	for _, peer := range peers {
+		if slices.ContainsFunc(want.CIDRs, func(cidr netip.Prefix) bool { return cidr.Contains(peer.Addr()) }) {
+			return nil
+		}
+		from = append(from, peer.Addr().String())
+	}
+	if len(from) == 0 {
+		return nil
+	}
+	slices.Sort(from)
+	return fmt.Errorf("whoever is connected by SSH now comes from outside of ssh.cidrs, and would be shut out: %s. List their networks there; it is narrowed when one of them comes from there, or none is left",
+		event.Some(slices.Compact(from)))
 }
 
 // widenFelix looks once whether anything of ours is left, and takes that back.

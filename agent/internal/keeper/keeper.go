@@ -25,6 +25,8 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/event"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/loop"
+	"github.com/host-firewall/host-firewall/agent/internal/probe"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
 const (
@@ -112,6 +114,10 @@ type Config struct {
 	// Untracked tells whether the node has connections whose packets Calico drops as invalid
 	// once there is an endpoint. Nil: nobody asks.
 	Untracked func() bool
+	// Verify makes the node try a set before it counts as armed with it, as package trial says.
+	Verify bool
+	// Self looks at the node; nil: nobody does, and everything is taken to be well.
+	Self Node
 	// Labels are what an armed endpoint carries for policies of the user's own, NodeLabels
 	// which of the Node's labels each has.
 	Labels     map[string]string
@@ -164,7 +170,12 @@ type Keeper struct {
 	fresh      map[string]*v3.HostEndpoint // as they came back and the cache has not shown yet
 	found      map[string]*v3.HostEndpoint // were in the way, and no cache shows them
 	felixWrote felixWrote
-	felixClean bool   // nothing of ours is in the failsafe, and nothing shall be
+	felixClean bool      // nothing of ours is in the failsafe, and nothing shall be
+	felixReady time.Time // since when Felix is; zero: it was not when last asked
+	proofs     probe.Prober[probe.Enforcement]
+	provenAt   time.Time // when the proof began that was last counted
+	missed     int       // proofs in a row
+	rounds     probe.Prober[[]trial.Result]
 	contested  string // field of the last fight
 	untracked  bool   // that was told
 	told       map[string]string
@@ -187,6 +198,9 @@ type links struct {
 func New(config Config, api API, log *slog.Logger) *Keeper {
 	if config.Meter == nil {
 		config.Meter = nobody{}
+	}
+	if config.Self == nil {
+		config.Self = nowhere{}
 	}
 	return &Keeper{
 		Loop:   loop.New(),
@@ -230,10 +244,16 @@ func (k *Keeper) pass(ctx context.Context) {
 	f := k.look(ctx)
 	d, m := k.config.decide(f, k.memory)
 	k.memory = m
-	status := Status{State: d.state, Ready: d.ready, Reason: d.reason}
+	status := Status{State: d.state, Ready: d.ready, Reason: d.reason, Enforced: f.proof.says}
 	if f.problem != "" {
 		k.tell(f.now, status)
 		return
+	}
+	if k.agenda.Set(trialWork, d.again); d.probe {
+		k.probe(ctx, f)
+	}
+	if d.trial != nil {
+		k.memory.trial = d.trial
 	}
 	if err := k.writeEndpoints(ctx, f, d, &status); err == nil {
 		k.memory.set = d.set
@@ -282,6 +302,8 @@ func (k *Keeper) look(ctx context.Context) facts {
 		k.agenda.Set("found", f.now.Add(foundFor))
 	}
 	f.early = k.isEarly(f)
+	f.proof = k.prove(ctx, f)
+	f.results, f.taken = k.rounds.Last()
 	k.lookForLeftovers(ctx, f)
 	f.endpoints = k.endpoints()
 	return f
@@ -355,6 +377,7 @@ func (k *Keeper) readLinks(now time.Time) {
 		return
 	}
 	k.agenda.Done("links")
+	k.lookAgain(now)
 	k.agenda.Set("links", now.Add(k.config.Resync))
 	selected, invalid := endpoint.Select(k.config.Patterns, all)
 	k.tellOnce("interfaces left out, Calico does not take their names", invalid)
@@ -370,6 +393,16 @@ type nobody struct{}
 func (nobody) Passed(time.Duration) {}
 func (nobody) Repaired(string)      {}
 func (nobody) Contested()           {}
+
+// nowhere is a Node on which all is well.
+type nowhere struct{}
+
+func (nowhere) Witness(context.Context, clearance.Witness) probe.Enforcement {
+	return probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Enforced}
+}
+func (nowhere) Round(context.Context, []probe.Target) []trial.Result { return nil }
+func (nowhere) Sessions([]uint16) ([]netip.AddrPort, error)          { return nil, nil }
+func (nowhere) FelixReady(context.Context) (probe.Readiness, error)  { return probe.Silent, nil }
 
 // spread returns a random part of a time, so that thousands of agents don't do one thing
 // in one moment.

@@ -7,6 +7,7 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
 // write is one endpoint that has to be written.
@@ -43,8 +44,11 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 		if keep {
 			maps.DeleteFunc(desired.Labels, func(key, _ string) bool { return !endpoint.IsOwn(key) })
 		}
-		note := endpoint.Note{State: string(d.state), Reason: d.reason, Since: f.now, Wanted: c.Set}
+		note := endpoint.Note{State: string(d.state), Reason: d.reason, Since: f.now, Wanted: c.Set, Enforced: f.proof.says}
 		endpoint.SetNote(desired, current, note, keep)
+		if d.trial != nil && d.trial.Phase != "" {
+			desired.Annotations[trial.Annotation] = d.trial.Encode()
+		}
 		urgent := d.urgent && current != nil && endpoint.NoteOf(current).Wanted != c.Set
 		writes = append(writes, write{current, desired, urgent})
 	}

@@ -16,8 +16,14 @@ type State string
 const (
 	// Waiting means that something has to come first; no endpoint is armed.
 	Waiting State = "Waiting"
+	// Trying means that the node was armed with its set a moment ago, and what worked before is
+	// tried again.
+	Trying State = "Trying"
 	// Armed means that the policies apply to the node.
 	Armed State = "Armed"
+	// RolledBack means that something did not work any more with the set, and the node is as it
+	// was before.
+	RolledBack State = "RolledBack"
 	// Conflict means that somebody else's endpoint would win or fight. Nothing is
 	// armed then that was not before.
 	Conflict State = "Conflict"
@@ -26,7 +32,7 @@ const (
 )
 
 // States returns all of them.
-func States() []State { return []State{Waiting, Armed, Conflict, Off} }
+func States() []State { return []State{Waiting, Trying, Armed, RolledBack, Conflict, Off} }
 
 // Status is the state of the node for people, probes and metrics.
 type Status struct {
@@ -36,6 +42,9 @@ type Status struct {
 	Reason string
 	// Since is when State or Ready last changed.
 	Since time.Time
+	// Enforced says by which families of addresses packets were seen to meet the rules, or why
+	// that is not known.
+	Enforced string
 	// Set is what the node is armed with, empty when it is not; Endpoints is how many
 	// endpoints there are.
 	Set       string
@@ -69,11 +78,15 @@ func (k *Keeper) tell(now time.Time, status Status) {
 		return
 	}
 	level := slog.LevelInfo
-	if before.Ready && !status.Ready || status.State == Conflict {
+	if before.Ready && !status.Ready || status.State == Conflict || status.State == RolledBack {
 		level = slog.LevelWarn
 	}
 	k.log.Log(context.Background(), level, "node is "+string(status.State), "ready", status.Ready, "reason", status.Reason)
 	switch {
+	case status.State == RolledBack && before.State != RolledBack:
+		k.events.Add(now, eventRolledBack, status.Reason)
+	case status.State == Armed && before.State == Trying:
+		k.events.Add(now, eventArmed, status.Reason)
 	case status.State == Conflict && before.State != Conflict:
 		k.events.Add(now, eventConflict, status.Reason)
 	case before.Ready && !status.Ready:
@@ -96,13 +109,14 @@ func (k *Keeper) tellUntracked(now time.Time, status Status) {
 
 // The kinds of Events.
 var (
-	eventArmed     = event.Kind{Reason: "Armed"}
-	eventRepaired  = event.Kind{Reason: "Repaired"}
-	eventDisarmed  = event.Kind{Reason: "Disarmed"}
-	eventConflict  = event.Kind{Reason: "Conflict", Warning: true}
-	eventContested = event.Kind{Reason: "Contested", Warning: true}
-	eventNotReady  = event.Kind{Reason: "NotReady", Warning: true}
-	eventUntracked = event.Kind{Reason: "UntrackedIPVS", Warning: true}
+	eventArmed      = event.Kind{Reason: "Armed"}
+	eventRolledBack = event.Kind{Reason: "RolledBack", Warning: true}
+	eventRepaired   = event.Kind{Reason: "Repaired"}
+	eventDisarmed   = event.Kind{Reason: "Disarmed"}
+	eventConflict   = event.Kind{Reason: "Conflict", Warning: true}
+	eventContested  = event.Kind{Reason: "Contested", Warning: true}
+	eventNotReady   = event.Kind{Reason: "NotReady", Warning: true}
+	eventUntracked  = event.Kind{Reason: "UntrackedIPVS", Warning: true}
 )
 
 // sendEvents says on the Node what is due. It is no harm if that fails.

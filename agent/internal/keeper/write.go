@@ -127,6 +127,7 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, d decision
 	k.fresh[name] = stored
 	k.agenda.WasSet(f.now, fields)
 	if len(fields) > 0 {
+		k.lookAgain(f.now)
 		k.log.Info("endpoint changed", "set", d.set, "fields", fields)
 	}
 	k.tellChange(f.now, w, d, status, len(fields) > 0)
@@ -166,7 +167,7 @@ func (k *Keeper) tellChange(now time.Time, w write, d decision, status *Status, 
 		was = endpoint.SetOf(w.current)
 	}
 	switch {
-	case was != d.set && d.set != "" && k.memory.set != d.set:
+	case was != d.set && d.set != "" && k.memory.set != d.set && d.state == Armed:
 		k.events.Add(now, eventArmed, "HostEndpoint "+name+": "+status.Reason)
 	case was != "" && d.set == "":
 		k.events.Add(now, eventDisarmed, "HostEndpoint "+name+" is not armed any more: "+status.Reason)

@@ -3,6 +3,13 @@
 package wiring
 
 import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
 	"time"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
@@ -12,7 +19,9 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
 	"github.com/host-firewall/host-firewall/agent/internal/links"
+	"github.com/host-firewall/host-firewall/agent/internal/probe"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
 // Options is what the settings say to the package that talks to the API server. Who
@@ -33,6 +42,7 @@ func Keeper(s settings.Settings, meter keeper.Meter) keeper.Config {
 		Patterns:   s.Interfaces,
 		Links:      links.List,
 		Untracked:  links.UntrackedIPVS,
+		Verify:     s.Verify,
 		Labels:     s.EndpointLabels,
 		NodeLabels: s.NodeLabels,
 		Adopt:      s.Adopt,
@@ -44,6 +54,31 @@ func Keeper(s settings.Settings, meter keeper.Meter) keeper.Config {
 	}
 	return config
 }
+
+// self is the node that the agent runs on.
+type self struct{ always []probe.Target }
+
+// Self is the node that the agent runs on, from which the API server is reached at the URL.
+func Self(apiServer string) (keeper.Node, error) {
+	at, err := url.Parse(apiServer)
+	if err != nil {
+		return nil, fmt.Errorf("read address of the API server: %w", err)
+	}
+	port := cmp.Or(at.Port(), map[string]string{"http": "80"}[at.Scheme], "443")
+	return self{[]probe.Target{{Name: "API server", Any: []string{net.JoinHostPort(at.Hostname(), port)}}, probe.DNS("/etc/resolv.conf")}}, nil
+}
+
+func (self) Witness(ctx context.Context, w clearance.Witness) probe.Enforcement {
+	return probe.Witness(ctx, w)
+}
+
+func (s self) Round(ctx context.Context, targets []probe.Target) []trial.Result {
+	return probe.Round(ctx, slices.Concat(s.always, targets))
+}
+
+func (self) Sessions(ports []uint16) ([]netip.AddrPort, error) { return probe.Sessions(ports) }
+
+func (self) FelixReady(ctx context.Context) (probe.Readiness, error) { return probe.FelixReady(ctx) }
 
 // Controller is what the settings say to the controller.
 func Controller(s settings.Settings) controller.Config {

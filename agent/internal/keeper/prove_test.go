@@ -1,0 +1,318 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/probe"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
+)
+
+// self is a node whose packets meet what a test says.
+type self struct {
+	mu       sync.Mutex
+	seen     probe.Enforcement
+	broken   map[string]string // problems by probes
+	sessions []netip.AddrPort
+	felix    probe.Readiness
+	rounds   int
+}
+
+func newSelf() *self {
+	return &self{seen: probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Enforced}, broken: map[string]string{}, felix: probe.Ready}
+}
+
+func (n *self) change(alter func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	alter()
+}
+
+func (n *self) Witness(context.Context, clearance.Witness) (seen probe.Enforcement) {
+	n.change(func() { seen = n.seen })
+	return seen
+}
+
+func (n *self) Round(_ context.Context, targets []probe.Target) (results []trial.Result) {
+	time.Sleep(time.Millisecond) // the bubble's time, which passes no other way
+	n.change(func() {
+		n.rounds++
+		for _, target := range append(targets, probe.Target{Name: "API server"}) {
+			results = append(results, trial.Result{Probe: target.Name, Problem: n.broken[target.Name]})
+		}
+	})
+	return results
+}
+
+func (n *self) Sessions([]uint16) (all []netip.AddrPort, _ error) {
+	n.change(func() { all = n.sessions })
+	return all, nil
+}
+
+func (n *self) FelixReady(context.Context) (readiness probe.Readiness, err error) {
+	n.change(func() { readiness = n.felix })
+	if readiness != probe.Ready {
+		err = errors.New("503")
+	}
+	return readiness, err
+}
+
+// trying is a node that is armed with r1, and may try r2.
+func trying(t *testing.T, test func(s *scene, n *self)) {
+	t.Helper()
+	tryingOn(t, newSelf(), test)
+}
+
+func tryingOn(t *testing.T, n *self, test func(s *scene, n *self)) {
+	t.Helper()
+	config := testConfig()
+	config.Verify, config.Self = true, n
+	playWith(t, config, func(c *cluster) {
+		withClearance(c)
+		c.said.Peers = map[string]netip.AddrPort{"n1": netip.MustParseAddrPort("192.0.2.1:10250"), "n2": netip.MustParseAddrPort("192.0.2.2:10250")}
+		c.node.Status.DaemonEndpoints.KubeletEndpoint.Port = 10250
+		c.put(testEndpoint("r1"))
+	}, func(s *scene) { test(s, n) })
+}
+
+// set returns the set that the node is armed with.
+func (s *scene) set() string {
+	return read(s.cluster, func() string { return endpoint.SetOf(s.stored["n1"]) })
+}
+
+func TestNodeMovesOnlyWhenItSeesThatFelixHasTheSet(t *testing.T) {
+	open := newSelf()
+	open.seen.IPv4 = probe.Open
+	tryingOn(t, open, func(s *scene, n *self) {
+		s.pass(time.Hour)
+		assert.Equal(t, "r1", s.set())
+		n.change(func() { n.seen.IPv4 = probe.Enforced })
+		s.pass(2 * proveSoon)
+		assert.Equal(t, "r2", s.set())
+	})
+	n, config := newSelf(), testConfig()
+	config.Self, n.seen.IPv4 = n, probe.Open
+	playWith(t, config, withClearance, func(s *scene) {
+		s.pass(time.Hour)
+		assert.False(t, s.isArmed())
+		assert.Contains(t, s.keeper.Status().Reason, "Felix on this node has not got all policies yet")
+		n.change(func() { n.seen.IPv4 = probe.Unknown })
+		s.pass(time.Minute)
+		assert.False(t, s.isArmed())
+		n.change(func() { n.seen.IPv4 = probe.Enforced })
+		s.pass(proveSoon)
+		assert.True(t, s.isArmed())
+		assert.Equal(t, "IPv4 and IPv6", endpoint.NoteOf(s.stored["n1"]).Enforced)
+	})
+	playWith(t, config, func(c *cluster) { withClearance(c); c.said.Witnesses = nil }, func(s *scene) {
+		s.pass(time.Hour)
+		assert.False(t, s.isArmed(), "the controller has not written a witness")
+	})
+}
+
+func TestArmedNodeWhoseRulesVanishSaysSoAndStaysArmed(t *testing.T) {
+	n, config := newSelf(), testConfig()
+	config.Self = n
+	playWith(t, config, withArmed, func(s *scene) {
+		s.pass(time.Minute)
+		require.True(t, s.keeper.Status().Ready)
+		n.change(func() { n.seen.IPv4 = probe.Open })
+		s.pass(2 * time.Minute)
+		status := s.keeper.Status()
+		assert.Equal(t, Armed, status.State)
+		assert.False(t, status.Ready)
+		assert.Contains(t, status.Reason, "packets do not meet its rules any more")
+		assert.Equal(t, "not enforced", status.Enforced)
+		assert.True(t, s.isArmed())
+		assert.Contains(t, s.kinds(), "NotReady")
+		n.change(func() { n.seen.IPv4 = probe.Enforced })
+		s.pass(proveSoon)
+		assert.True(t, s.keeper.Status().Ready)
+		n.change(func() { n.seen.IPv6 = probe.Open })
+		s.pass(proveEvery)
+		assert.True(t, s.keeper.Status().Ready, "Felix may be told to leave IPv6 alone")
+		assert.Equal(t, "IPv4, and IPv6 is not protected", s.keeper.Status().Enforced)
+	})
+}
+
+func TestNodeThatCanNotSeeAWitnessWaitsAMomentAndSaysSo(t *testing.T) {
+	for name, alter := range map[string]func(c *Config, said *clearance.Clearance){
+		"eBPF":              func(_ *Config, said *clearance.Clearance) { said.Unproven = "Felix runs with eBPF" },
+		"single interfaces": func(c *Config, _ *clearance.Clearance) { c.Patterns = []string{"eth*"} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, config, said := newSelf(), testConfig(), cleared()
+			n.seen.IPv4 = probe.Open
+			config.Self = n
+			config.Links = func() ([]endpoint.Link, error) { return []endpoint.Link{{Name: "eth0"}}, nil }
+			alter(&config, said)
+			said.Reason = "not complete"
+			playWith(t, config, func(c *cluster) { c.said = said }, func(s *scene) {
+				s.pass(time.Hour)
+				s.say(func(c *clearance.Clearance) { c.Reason = "" })
+				s.pass(moment - 1)
+				assert.Empty(t, s.keeper.Status().Set)
+				s.pass(1)
+				assert.Equal(t, "r2", s.keeper.Status().Set)
+				assert.Contains(t, s.keeper.Status().Enforced, "unproven: ")
+			})
+		})
+	}
+}
+
+func TestNodeTriesASetBeforeItCountsAsArmed(t *testing.T) {
+	trying(t, func(s *scene, n *self) {
+		s.pass(time.Second)
+		assert.Equal(t, "r2", s.set())
+		assert.Equal(t, Trying, s.keeper.Status().State)
+		assert.False(t, s.keeper.Status().Ready, "a rolling update goes on when it is proven")
+		assert.Equal(t, []string{"patch armed"}, s.take(), "by one patch")
+		s.pass(trial.Settle + 2*trial.Every)
+		assert.Equal(t, Armed, s.keeper.Status().State)
+		assert.True(t, s.keeper.Status().Ready)
+		rounds := n.rounds
+		s.pass(time.Hour)
+		assert.Equal(t, rounds, n.rounds, "an armed node asks nobody any more")
+		assert.Contains(t, s.kinds(), "Armed")
+	})
+}
+
+func TestNodeGoesBackByItselfFromWhatCutsIt(t *testing.T) {
+	for _, cut := range []string{"API server", "kubelet of this node", "kubelets of other nodes", "loopback"} {
+		t.Run(cut, func(t *testing.T) {
+			trying(t, func(s *scene, n *self) {
+				s.pass(time.Second)
+				require.Equal(t, "r2", s.set())
+				n.change(func() { n.broken[cut] = "timeout" })
+				s.pass(trial.GiveUp + 2*trial.Every)
+				assert.Equal(t, "r1", s.set())
+				n.change(func() { n.broken = map[string]string{} })
+				status := s.keeper.Status()
+				assert.Equal(t, RolledBack, status.State)
+				assert.False(t, status.Ready)
+				assert.Contains(t, status.Reason, cut+": timeout")
+				s.pass(5 * time.Second)
+				assert.Contains(t, s.kinds(), "RolledBack")
+
+				s.pass(trial.Pause)
+				require.Equal(t, "r2", s.set(), "once more")
+				n.change(func() { n.broken[cut] = "timeout" })
+				s.pass(trial.GiveUp + 2*trial.Every)
+				require.Equal(t, "r1", s.set())
+				n.change(func() { n.broken = map[string]string{} })
+				s.pass(time.Minute)
+				s.take()
+				s.pass(24 * time.Hour)
+				assert.Empty(t, s.take(), "and then silence")
+				assert.Equal(t, "r1", s.set())
+
+				s.say(func(c *clearance.Clearance) { c.Retry = "mended" })
+				s.pass(trial.Settle + 5*time.Second)
+				assert.Equal(t, Armed, s.keeper.Status().State)
+				assert.Equal(t, "r2", s.set())
+			})
+		})
+	}
+}
+
+func TestAgentThatRestartsGoesOnWhereItWas(t *testing.T) {
+	var left map[string]string
+	trying(t, func(s *scene, _ *self) {
+		s.pass(5 * time.Second)
+		require.Equal(t, Trying, s.keeper.Status().State)
+		left = maps.Clone(s.stored["n1"].Annotations)
+	})
+	n, config := newSelf(), testConfig()
+	config.Verify, config.Self = true, n
+	n.broken["API server"] = "timeout"
+	playWith(t, config, func(c *cluster) {
+		withClearance(c)
+		hep := testEndpoint("r2")
+		hep.Annotations = left
+		c.put(hep)
+	}, func(s *scene) {
+		assert.Equal(t, Trying, s.keeper.Status().State)
+		s.pass(trial.GiveUp + 2*trial.Every)
+		assert.Equal(t, "r1", s.set())
+		assert.Equal(t, RolledBack, s.keeper.Status().State)
+	})
+}
+
+func TestNodeGoesBackWhereNobodyConfirmsOrTheControllerDoesNotReachIt(t *testing.T) {
+	trying(t, func(s *scene, _ *self) {
+		deadline := time.Now().Add(10 * time.Minute)
+		s.say(func(c *clearance.Clearance) { c.Deadline = deadline })
+		s.pass(time.Until(deadline))
+		assert.Equal(t, "r2", s.set())
+		s.pass(trial.Skew + time.Second)
+		assert.Equal(t, "r1", s.set())
+		assert.Contains(t, s.keeper.Status().Reason, "was not confirmed")
+	})
+	trying(t, func(s *scene, _ *self) {
+		s.say(func(c *clearance.Clearance) { c.Deadline, c.Confirmed = time.Now().Add(10*time.Minute), "r2" })
+		s.pass(time.Hour)
+		assert.Equal(t, "r2", s.set())
+	})
+	trying(t, func(s *scene, _ *self) {
+		s.pass(time.Second)
+		s.say(func(c *clearance.Clearance) { c.Cut = map[string][]string{"the kubelet does not answer": {"n1"}} })
+		s.pass(trial.GiveUp + 2*trial.Every)
+		assert.Equal(t, "r1", s.set())
+		assert.Contains(t, s.keeper.Status().Reason, "the kubelet does not answer")
+	})
+}
+
+func TestFailsafeStaysAsItIsWhileThatCouldShutSomebodyOutOrHangFelix(t *testing.T) {
+	stranger, admin := netip.MustParseAddrPort("198.51.100.9:40000"), netip.MustParseAddrPort("203.0.113.9:40000")
+	for name, test := range map[string]struct {
+		alter func(n *self)
+		says  string
+		mend  func(n *self)
+	}{
+		"everybody who is logged in comes from elsewhere": {
+			func(n *self) { n.sessions = []netip.AddrPort{stranger} }, "198.51.100.9", func(n *self) { n.sessions = append(n.sessions, admin) },
+		},
+		"Felix is not ready": {func(n *self) { n.felix = probe.NotReady }, "when Felix is ready", func(n *self) { n.felix = probe.Ready }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, config := newSelf(), testConfig()
+			config.Self, config.Failsafe = n, sshOnly()
+			test.alter(n)
+			playWith(t, config, withArmed, func(s *scene) {
+				s.pass(time.Hour)
+				assert.Empty(t, s.take())
+				status := s.keeper.Status()
+				assert.Equal(t, Armed, status.State)
+				assert.False(t, status.Ready)
+				assert.Contains(t, status.Reason, test.says)
+				n.change(func() { test.mend(n) })
+				s.pass(2 * askAgain)
+				assert.Equal(t, []string{"create felix"}, s.take())
+			})
+		})
+	}
+}
+
+func TestFailsafeIsNotNarrowedWhileTheNodeTries(t *testing.T) {
+	n, config := newSelf(), testConfig()
+	config.Verify, config.Self, config.Failsafe = true, n, sshOnly()
+	playWith(t, config, withClearance, func(s *scene) {
+		s.pass(trial.Settle)
+		require.Equal(t, Trying, s.keeper.Status().State)
+		assert.NotContains(t, s.take(), "create felix")
+		s.pass(trial.Settle)
+		assert.Equal(t, []*failsafe.Configuration{s.felix["node.n1"]}, []*failsafe.Configuration{s.felixNow["node.n1"]})
+		assert.Contains(t, s.take(), "create felix")
+	})
+}
