@@ -84,22 +84,6 @@ type record struct {
 // ForAll is the name of the FelixConfiguration for all nodes.
 const ForAll = "default"
 
-// Ports returns the TCP ports to which Felix's failsafe on a node lets somebody in. own and
-// def are as for Plan.
-func Ports(own, def *Configuration) (ports []uint16, err error) {
-	before, err := listOf(own)
-	if err != nil {
-		return nil, err
-	}
-	list, err := effective(own, def, before)
-	for _, entry := range list {
-		if protocol(entry) == tcp {
-			ports = append(ports, entry.Port)
-		}
-	}
-	return ports, err
-}
-
 // Name returns the name of the FelixConfiguration of a node.
 func Name(node string) string { return "node." + node }
 

@@ -41,7 +41,14 @@ func Listen(port int, alive func() error, report func() Report) (*Server, error)
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { report().answer(w) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		told := report()
+		w.Header().Set("Content-Type", "application/json")
+		if !told.Ready {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_ = json.NewEncoder(w).Encode(told) // the kubelet may be gone
+	})
 	return listen("health probes", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), mux)
 }
 
@@ -81,12 +88,4 @@ func (s *Server) Serve(ctx context.Context) error {
 		return fmt.Errorf("serve %s: %w", s.what, err)
 	}
 	return nil
-}
-
-func (r Report) answer(w http.ResponseWriter) {
-	w.Header().Set("Content-Type", "application/json")
-	if !r.Ready {
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}
-	_ = json.NewEncoder(w).Encode(r) // the kubelet may be gone
 }

@@ -93,12 +93,8 @@ func subscribe() (*nl.NetlinkSocket, error) {
 // receive calls wake for what comes, until the socket fails or the context ends.
 // It closes the socket.
 func receive(ctx context.Context, socket *nl.NetlinkSocket, wake func()) {
-	stop := context.AfterFunc(ctx, socket.Close)
-	defer func() {
-		if stop() {
-			socket.Close()
-		}
-	}()
+	defer socket.Close()
+	defer context.AfterFunc(ctx, socket.Close)()
 	for {
 		if _, _, err := socket.Receive(); err != nil {
 			return

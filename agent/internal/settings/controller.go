@@ -1,5 +1,9 @@
 package settings
 
+import "k8s.io/apimachinery/pkg/util/validation"
+
+// This file is what only the controller asks for.
+
 // Controller is the controller of a release.
 func Controller() Command {
 	return Command{
@@ -22,4 +26,27 @@ Usage:
 		// An agent may be on the same node.
 		healthPort: "9095",
 	}
+}
+
+// clearing says when nodes are cleared, and of what.
+func (c Command) clearing(s *Settings) []option {
+	return []option{
+		{"confirm", "", "time in which a person has to confirm a set, or all nodes leave it again; empty: nobody has to",
+			into(&s.Confirm, optional(readTime("15m")))},
+		{"trust-nodes", "true", "let every node in to every other one, by one network set for each",
+			into(&s.TrustNodes, readBool)},
+		{"cluster-cidrs", "", "networks that the policies let in anyway, comma separated; without --trust-nodes they have to hold all nodes",
+			into(&s.ClusterCIDRs, list(readCIDR))},
+		{"api-server-ports", "", "TCP ports open to everybody; an API server of the node has to be on one, or on a failsafe port; empty: anywhere",
+			into(&s.APIServerPorts, optional(readPorts))},
+		{"accept-policies", "", "GlobalNetworkPolicies of others that may apply to the node, comma separated; * accepts all",
+			into(&s.AcceptPolicies, names("policy", checkAccepted))},
+	}
+}
+
+func checkAccepted(name string) []string {
+	if name == "*" {
+		return nil
+	}
+	return validation.IsDNS1123Subdomain(name)
 }

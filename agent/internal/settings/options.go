@@ -37,7 +37,7 @@ func (o option) variable() string {
 
 // options are the command's, in the order of the help text. They read into s.
 func (c Command) options(s *Settings) (chosen []option) {
-	all := slices.Concat(c.subjects(s), c.rules(s), c.running(s))
+	all := slices.Concat(c.subjects(s), c.rules(s), c.clearing(s), c.running(s))
 	for _, g := range c.groups {
 		for _, name := range g.names {
 			chosen = append(chosen, all[slices.IndexFunc(all, func(o option) bool { return o.name == name })])
@@ -77,8 +77,6 @@ func (c Command) rules(s *Settings) []option {
 			into(&s.Rollout, optional(valid("such a hash", validation.IsValidLabelValue)))},
 		{"verify", "true", "let a node try a set for a while, and leave it again by itself where what worked before does not any more",
 			into(&s.Verify, readBool)},
-		{"confirm", "", "time in which a person has to confirm a set, or all nodes leave it again; empty: nobody has to",
-			into(&s.Confirm, optional(readTime("15m")))},
 		{"policies", required, "name=digest of each GlobalNetworkPolicy of the set, comma separated",
 			into(&s.Policies, readDigests)},
 		{"interfaces", "*", "interfaces that get an endpoint: * for all in one, names, globs (eth*), comma separated",
@@ -89,14 +87,6 @@ func (c Command) rules(s *Settings) []option {
 			into(&s.Adopt, readBool)},
 		{"endpoint-labels", "", "labels that an armed endpoint carries for policies of your own, key=value, comma separated",
 			into(&s.EndpointLabels, readLabels)},
-		{"trust-nodes", "true", "let every node in to every other one, by one network set for each",
-			into(&s.TrustNodes, readBool)},
-		{"cluster-cidrs", "", "networks that the policies let in anyway, comma separated; without --trust-nodes they have to hold all nodes",
-			into(&s.ClusterCIDRs, list(readCIDR))},
-		{"api-server-ports", "", "TCP ports open to everybody; an API server of the node has to be on one, or on a failsafe port; empty: anywhere",
-			into(&s.APIServerPorts, optional(readPorts))},
-		{"accept-policies", "", "GlobalNetworkPolicies of others that may apply to the node, comma separated; * accepts all",
-			into(&s.AcceptPolicies, names("policy", checkAccepted))},
 		{"ssh-cidrs", "", "networks of the administrators, comma separated; only --narrow-failsafe reads it",
 			into(&s.SSHCIDRs, list(readCIDR))},
 		{"ssh-ports", "22", "TCP ports of SSH, or ranges (2200:2299), comma separated; only --narrow-failsafe reads it",

@@ -163,13 +163,6 @@ func checkLabel(key string) []string {
 	return validation.IsQualifiedName(strings.TrimRight(prefix, "-_."))
 }
 
-func checkAccepted(name string) []string {
-	if name == "*" {
-		return nil
-	}
-	return validation.IsDNS1123Subdomain(name)
-}
-
 // pairs reads a list of key=value, of which check says what is wrong.
 func pairs(text string, check func(pair, key, value string, twice bool) error) (map[string]string, error) {
 	read := map[string]string{}
