@@ -60,9 +60,9 @@ type Clearance struct {
 	Rollout string
 	// Present are the revisions of all sets of which any policy is in the cluster, sorted.
 	Present []string
-	// Reason says why no node may be armed with the wanted set; empty: they may.
+	// Reason says why no node but Canary may be armed with the wanted set; empty: they may.
 	Reason string
-	// Canary is the one node that may, until it is seen to be well; empty: all may.
+	// Canary is the one node that may, until it is seen to be well; empty: all may, or none.
 	Canary string
 	// Drift says how the policies of a set that nodes are armed with differ from what the
 	// chart has rendered, by the set's revision.
@@ -207,7 +207,7 @@ func (c Clearance) MayArm(node, set, version string) (why string) {
 		return hold
 	case c.Wanted.Revision != set:
 		return fmt.Sprintf("the controller looks after set %s, and this agent was rolled out with set %s", c.Wanted.Revision, set)
-	case c.Reason != "":
+	case c.Reason != "" && c.Canary != node:
 		return c.Reason
 	case c.Canary != "" && c.Canary != node:
 		return fmt.Sprintf("node %s goes first with set %s", c.Canary, set)

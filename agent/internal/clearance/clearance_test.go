@@ -215,6 +215,8 @@ func TestNodeIsArmedOnlyWithTheSetThatIsCleared(t *testing.T) {
 		"a controller of another":       {func(c *clearance.Clearance) { c.Wanted.Revision = "c2" }, "b1", "99", "the controller looks after set c2, and this agent was rolled out with set b1"},
 		"the set before":                {func(c *clearance.Clearance) { c.Before.Revision = "a0" }, "a0", "99", "the controller looks after set b1, and this agent was rolled out with set a0"},
 		"not cleared":                   {func(c *clearance.Clearance) { c.Reason = "policies are missing" }, "b1", "99", "policies are missing"},
+		"not cleared for others":        {func(c *clearance.Clearance) { c.Reason, c.Canary = "n1 is silent", "n1" }, "b1", "99", ""},
+		"not cleared for this one":      {func(c *clearance.Clearance) { c.Reason, c.Canary = "n2 is silent", "n2" }, "b1", "99", "n2 is silent"},
 		"it goes first":                 {func(c *clearance.Clearance) { c.Canary = "n1" }, "b1", "99", ""},
 		"another goes first":            {func(c *clearance.Clearance) { c.Canary = "n2" }, "b1", "99", "node n2 goes first with set b1"},
 		"held":                          {func(c *clearance.Clearance) { c.Held = map[string][]string{"x": {"n0", "n1"}} }, "b1", "99", "x"},

@@ -14,8 +14,9 @@ import (
 
 const (
 	// canaryTakes is how long the first node has to begin, before it is the next one's
-	// turn, and wellFor how long it has to be well then where nothing is verified.
-	canaryTakes, wellFor = 5 * time.Second, 3 * time.Second
+	// turn: five seconds for Felix where nobody can see it, two to look what works, and three to
+	// hear of it all. wellFor is how long it has to be well then where nothing is verified.
+	canaryTakes, wellFor = 10 * time.Second, 3 * time.Second
 	// silentFor is how long a node that tries the set may be in one phase: the longest takes
 	// 45 seconds and says so, and the clock that says since when may be a minute off.
 	silentFor = 2 * time.Minute
@@ -107,13 +108,13 @@ func (c Config) trying(now time.Time, m *memory, retry string) (name string) {
 func (n *node) silent(now time.Time) bool { return !now.Before(n.trial.Since.Add(silentFor)) }
 
 // waitFor gives a node that tries the set its time. One of which nothing is heard then may
-// have been cut off by it, so nobody follows.
+// have been cut off by it, so nobody follows. But it may go on itself, should it come back.
 func (c Config) waitFor(now time.Time, name string, since time.Time, d *decision) (canary, reason string) {
 	if over := since.Add(silentFor); now.Before(over) {
 		d.at(over)
 		return name, ""
 	}
-	return "", fmt.Sprintf("node %s went first with set %s, and its agent has said nothing since %s, so no other node moves to it. Look at that node; if the set is not the reason, go on with %s",
+	return name, fmt.Sprintf("node %s went first with set %s, and its agent has said nothing since %s, so no other node moves to it. Look at that node; if the set is not the reason, go on with %s",
 		name, c.Wanted.Revision, since.UTC().Format(time.RFC3339), c.retryBy())
 }
 

@@ -181,8 +181,8 @@ func TestFirstNodeOfWhichNothingIsHeardIsFollowedByNobodyBeforeAPersonSaysSo(t *
 	w.setReady("n1", corev1.ConditionUnknown)
 	require.Equal(t, "n1", w.after(silentFor-time.Second).Canary)
 	said := w.after(time.Second)
-	assert.Empty(t, said.Canary)
-	assert.Contains(t, said.Reason, "node n1 went first with set A, and its agent has said nothing since "+since)
+	assert.Equal(t, Waiting, w.last.status.State)
+	assert.Contains(t, said.MayArm("n2", "A", "1"), "node n1 went first with set A, and its agent has said nothing since "+since)
 	w.dials()
 	assert.Equal(t, said.Reason, w.after(time.Hour).Reason)
 	assert.Empty(t, w.dials(), "nor is it dialed for ever")
@@ -200,4 +200,11 @@ func TestFirstNodeThatIsHeardOfAgainGoesOn(t *testing.T) {
 	said := w.look()
 	assert.Equal(t, "n1", said.Canary, "it tries once more")
 	assert.Empty(t, said.Reason)
+	for range 2 {
+		said = w.after(time.Hour)
+		assert.NotEmpty(t, said.Reason, "while it waits for something to work again")
+		assert.True(t, mayArm(said, "n1", "A"), "it may go on when that does")
+		assert.False(t, mayArm(said, "n2", "A"))
+		w.restart("A")
+	}
 }
