@@ -28,26 +28,14 @@ func (d *Direct) Groups() (groups []cleanup.Group) {
 // Name returns the name and version of the group.
 func (d *Direct) Name() string { return d.group }
 
-// FelixConfigurations returns all of them, none where they are not served.
+// FelixConfigurations returns all of them.
 func (d *Direct) FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error) {
-	return whereServed(list[failsafe.Configuration](ctx, d.Cluster, v3.KindFelixConfiguration, "", metav1.ListOptions{}))
+	return list[failsafe.Configuration](ctx, d.Cluster, v3.KindFelixConfiguration, "", metav1.ListOptions{})
 }
 
-// Objects returns all objects of a kind. Where they are not served there are none, but for
-// HostEndpoints, which may be there nevertheless.
+// Objects returns all objects of a kind.
 func (d *Direct) Objects(ctx context.Context, kind string) ([]*metav1.PartialObjectMetadata, error) {
-	all, err := list[metav1.PartialObjectMetadata](ctx, d.Cluster, kind, "", metav1.ListOptions{})
-	if kind == v3.KindHostEndpoint {
-		return all, err
-	}
-	return whereServed(all, err)
-}
-
-func whereServed[T any](all []*T, err error) ([]*T, error) {
-	if codeOf(err) == http.StatusNotFound {
-		return nil, nil
-	}
-	return all, err
+	return list[metav1.PartialObjectMetadata](ctx, d.Cluster, kind, "", metav1.ListOptions{})
 }
 
 // PatchObject applies a JSON merge patch to the object with that name.
@@ -66,7 +54,7 @@ func (d *Direct) Annotations(ctx context.Context, o cleanup.Object) (annotations
 	if read == nil {
 		return nil, false, err
 	}
-	return read.Metadata.Annotations, true, nil
+	return read.Annotations, true, nil
 }
 
 // Delete deletes an object. In the foreground it is there until what it owns is gone.

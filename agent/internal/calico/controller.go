@@ -69,7 +69,7 @@ func (c *Controller) FelixForAll() *failsafe.Configuration {
 
 // ConfigMap returns that of the clearance, nil when there is none.
 func (c *Controller) ConfigMap() *corev1.ConfigMap {
-	read := first[*configMap](c.clearance)
+	read := first[*saying](c.clearance)
 	if read == nil {
 		return nil
 	}

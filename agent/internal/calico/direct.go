@@ -3,7 +3,6 @@ package calico
 import (
 	"context"
 
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -36,33 +35,23 @@ func (d *Direct) Find(ctx context.Context) (err error) {
 	return err
 }
 
-// Endpoints returns all HostEndpoints, whosever they are, as the API server has
-// them now.
-func (d *Direct) Endpoints(ctx context.Context) ([]*v3.HostEndpoint, error) {
-	return list[v3.HostEndpoint](ctx, d.Cluster, v3.KindHostEndpoint, "", metav1.ListOptions{})
-}
-
 // object is what the commands look at of what is in a namespace. The whole types are a
 // large part of Kubernetes' API.
-type object struct {
-	Metadata metav1.ObjectMeta `json:"metadata"`
-	Spec     struct {
-		NodeName string               `json:"nodeName"`
-		Selector metav1.LabelSelector `json:"selector"`
-	} `json:"spec"`
-	Status struct {
-		Conditions             []corev1.PodCondition `json:"conditions"`
-		ObservedGeneration     int64                 `json:"observedGeneration"`
-		DesiredNumberScheduled int                   `json:"desiredNumberScheduled"`
-		UpdatedNumberScheduled int                   `json:"updatedNumberScheduled"`
-		Replicas               int                   `json:"replicas"`
-		ReadyReplicas          int                   `json:"readyReplicas"`
-		UpdatedReplicas        int                   `json:"updatedReplicas"`
-	} `json:"status"`
-}
+type object = partial[struct {
+	NodeName string               `json:"nodeName"`
+	Selector metav1.LabelSelector `json:"selector"`
+}, struct {
+	Conditions             []corev1.PodCondition `json:"conditions"`
+	ObservedGeneration     int64                 `json:"observedGeneration"`
+	DesiredNumberScheduled int                   `json:"desiredNumberScheduled"`
+	UpdatedNumberScheduled int                   `json:"updatedNumberScheduled"`
+	Replicas               int                   `json:"replicas"`
+	ReadyReplicas          int                   `json:"readyReplicas"`
+	UpdatedReplicas        int                   `json:"updatedReplicas"`
+}]
 
 // observed tells whether the status is of the object as it was last written.
-func (o *object) observed() bool { return o.Status.ObservedGeneration >= o.Metadata.Generation }
+func observed(o *object) bool { return o.Status.ObservedGeneration >= o.Generation }
 
 // get reads an object, nil where there is none.
 func (d *Direct) get(ctx context.Context, o cleanup.Object) (*object, error) {

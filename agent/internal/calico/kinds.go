@@ -22,24 +22,18 @@ import (
 // for as long as the process lives, and the whole types of Node and
 // GlobalNetworkPolicy are large.
 
-// node is what is read of a Node.
-type node struct {
+// partial is an object of which this is read, beside its metadata.
+type partial[S, T any] struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec struct {
-		PodCIDRs []string `json:"podCIDRs,omitempty"`
-	} `json:"spec,omitempty"`
-	Status struct {
-		Conditions []corev1.NodeCondition `json:"conditions,omitempty"`
-		Addresses  []corev1.NodeAddress   `json:"addresses,omitempty"`
-
-		DaemonEndpoints corev1.NodeDaemonEndpoints `json:"daemonEndpoints,omitempty"`
-	} `json:"status,omitempty"`
+	Spec   S                 `json:"spec,omitzero"`
+	Status T                 `json:"status,omitzero"`
+	Data   map[string]string `json:"data,omitempty"`
 }
 
-// DeepCopyObject is for the client, as are those of the other kinds.
-func (n *node) DeepCopyObject() runtime.Object { return copied(n) }
+// DeepCopyObject is for the client, as is that of lists.
+func (p *partial[S, T]) DeepCopyObject() runtime.Object { return copied(p) }
 
 // copied returns a copy. The client asks for none of what it has read.
 func copied[T any](object *T) *T {
@@ -49,8 +43,17 @@ func copied[T any](object *T) *T {
 	return into
 }
 
-// whole returns the Node, of which nothing else is known: its heartbeat is left out.
-func (n *node) whole() *corev1.Node {
+// node is what is read of a Node.
+type node = partial[struct {
+	PodCIDRs []string `json:"podCIDRs"`
+}, struct {
+	Conditions      []corev1.NodeCondition     `json:"conditions"`
+	Addresses       []corev1.NodeAddress       `json:"addresses"`
+	DaemonEndpoints corev1.NodeDaemonEndpoints `json:"daemonEndpoints"`
+}]
+
+// wholeNode returns the Node, of which nothing else is known: its heartbeat is left out.
+func wholeNode(n *node) *corev1.Node {
 	for i, condition := range n.Status.Conditions {
 		n.Status.Conditions[i] = corev1.NodeCondition{Type: condition.Type, Status: condition.Status}
 	}
@@ -72,35 +75,21 @@ func isHeartbeat(before, after any) bool {
 }
 
 // policy is what is read of a GlobalNetworkPolicy.
-type policy struct {
-	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+type policy = partial[map[string]any, struct{}]
 
-	Spec map[string]any `json:"spec,omitempty"`
-}
+// configMap is what is read of a ConfigMap.
+type configMap = partial[struct{}, struct{}]
 
-// DeepCopyObject is for the client.
-func (p *policy) DeepCopyObject() runtime.Object { return copied(p) }
-
-// whole returns what is kept of the policy.
-func (p *policy) whole() *policyset.Policy { return policyset.Of(p.ObjectMeta, p.Spec) }
-
-// configMap is what is read of a ConfigMap: the clearance of a release.
-type configMap struct {
-	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
-
-	Data map[string]string `json:"data,omitempty"`
-
+// saying is the ConfigMap of a release's clearance. That may be long, and is looked at more
+// often than it changes.
+type saying struct {
+	*configMap
 	said clearance.Clearance
 	err  error // why it can't be read
 }
 
-// DeepCopyObject is for the client.
-func (m *configMap) DeepCopyObject() runtime.Object { return copied(m) }
-
 // readClearance returns what a ConfigMap says, or why there is nothing to be acted on.
-func readClearance(m *configMap, options Options) (said *clearance.Clearance, problem string) {
+func readClearance(m *saying, options Options) (said *clearance.Clearance, problem string) {
 	switch where := options.Namespace + "/" + options.Release; {
 	case m == nil:
 		return nil, fmt.Sprintf("the controller has not said anything yet: there is no ConfigMap %s (kubectl -n %s get deployments %s-controller)", where, options.Namespace, options.Release)
@@ -118,7 +107,7 @@ type listOf[T any] struct {
 	Items []T `json:"items"`
 }
 
-// DeepCopyObject is for the client.
+// DeepCopyObject is as that of partial.
 func (l *listOf[T]) DeepCopyObject() runtime.Object { return copied(l) }
 
 // kind is what T is as an object of Kubernetes.
@@ -158,13 +147,13 @@ func add[T any, P kind[T]](scheme *runtime.Scheme, group, kind string) {
 func kept(group string, read any) any {
 	switch o := read.(type) {
 	case *node:
-		read = o.whole()
+		read = wholeNode(o)
 	case *policy:
 		trim(group, o)
-		read = o.whole()
+		read = policyset.Of(o.ObjectMeta, o.Spec)
 	case *configMap:
-		// That may be long, and is looked at more often than it changes.
-		o.said, o.err = clearance.Parse(o.Data, o.Annotations)
+		said, err := clearance.Parse(o.Data, o.Annotations)
+		read = &saying{o, said, err}
 	}
 	if o, ok := read.(metav1.Object); ok {
 		trim(group, o)

@@ -46,16 +46,14 @@ func one[T any](all []*T, err error) (*T, error) {
 }
 
 // list lists the selected objects of a kind, as the client of the watches decodes them.
-func list[T any](ctx context.Context, c *Cluster, kind, namespace string, selection metav1.ListOptions) ([]*T, error) {
+func list[T any, P kind[T]](ctx context.Context, c *Cluster, kind, namespace string, selection metav1.ListOptions) ([]*T, error) {
 	var read struct {
 		Items []*T `json:"items"`
 	}
 	resource := resourceOf(kind)
 	err := c.ask(ctx, "list", resource, resource, c.pathOf(cleanup.Object{Kind: kind, Namespace: namespace}), &selection, &read)
 	for _, item := range read.Items {
-		if object, whole := any(item).(metav1.Object); whole {
-			trim(c.group, object)
-		}
+		trim(c.group, P(item))
 	}
 	return read.Items, err
 }

@@ -37,7 +37,7 @@ func (c *Cluster) Node() *corev1.Node { return first[*corev1.Node](c.node) }
 
 // Clearance returns from the cache what the controller says, or why that is not known.
 func (c *Cluster) Clearance() (said *clearance.Clearance, problem string) {
-	return readClearance(first[*configMap](c.clearance), c.options)
+	return readClearance(first[*saying](c.clearance), c.options)
 }
 
 // KnownEndpoints returns from the cache the endpoint with the name of the Node,

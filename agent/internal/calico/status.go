@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
+	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 	"github.com/host-firewall/host-firewall/agent/internal/status"
 )
 
@@ -37,7 +38,10 @@ func (d *Direct) Look(ctx context.Context) (s status.Seen, err error) {
 		all, err = list[metav1.PartialObjectMetadata](ctx, d.Cluster, "Node", "", metav1.ListOptions{})
 		return err
 	})
-	reading.Go(func() (err error) { s.Endpoints, err = d.Endpoints(ctx); return err })
+	reading.Go(func() (err error) {
+		s.Endpoints, err = list[v3.HostEndpoint](ctx, d.Cluster, v3.KindHostEndpoint, "", metav1.ListOptions{})
+		return err
+	})
 	reading.Go(func() (err error) {
 		policies, err = list[policy](ctx, d.Cluster, v3.KindGlobalNetworkPolicy, "", metav1.ListOptions{LabelSelector: d.ofRelease()})
 		return err
@@ -45,7 +49,7 @@ func (d *Direct) Look(ctx context.Context) (s status.Seen, err error) {
 	if err = reading.Wait(); err != nil {
 		return s, err
 	}
-	s.Controller = controller.observed() && controller.Status.UpdatedReplicas > 0 && controller.Status.ReadyReplicas >= controller.Status.Replicas
+	s.Controller = observed(controller) && controller.Status.UpdatedReplicas > 0 && controller.Status.ReadyReplicas >= controller.Status.Replicas
 	if said != nil {
 		s.Data, s.Annotations = said.Data, said.Annotations
 	}
@@ -53,7 +57,7 @@ func (d *Direct) Look(ctx context.Context) (s status.Seen, err error) {
 		s.Nodes = append(s.Nodes, node.Name)
 	}
 	for _, p := range policies {
-		s.Policies = append(s.Policies, p.whole())
+		s.Policies = append(s.Policies, policyset.Of(p.ObjectMeta, p.Spec))
 	}
 	return s, nil
 }
@@ -65,19 +69,19 @@ func (d *Direct) lookAtAgents(ctx context.Context, s *status.Seen) error {
 		return err
 	}
 	s.Wanted = agents.Status.DesiredNumberScheduled
-	if agents.observed() {
+	if observed(agents) {
 		s.Updated = agents.Status.UpdatedNumberScheduled
 	}
 	selected := metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(&agents.Spec.Selector)}
 	pods, err := list[object](ctx, d.Cluster, "Pod", d.options.Namespace, selected)
 	for _, p := range pods {
-		agent := status.Agent{Node: p.Spec.NodeName, Pod: p.Metadata.Name}
+		agent := status.Agent{Node: p.Spec.NodeName, Pod: p.Name}
 		for _, c := range p.Status.Conditions {
 			if c.Type == corev1.PodReady {
 				agent.Ready, agent.Since = c.Status == corev1.ConditionTrue, c.LastTransitionTime.Time
 			}
 		}
-		if p.Metadata.DeletionTimestamp == nil && agent.Node != "" {
+		if p.DeletionTimestamp == nil && agent.Node != "" {
 			s.Agents = append(s.Agents, agent)
 		}
 	}

@@ -68,9 +68,8 @@ type Cluster interface {
 type Group interface {
 	// Name is the name and version of the group.
 	Name() string
-	// FelixConfigurations and Objects return all objects of a kind, whosever they are;
-	// where the group has no such kind there are none, but that it has no HostEndpoints is
-	// an error: they may be there and not be seen.
+	// FelixConfigurations and Objects return all objects of a kind, whosever they are. Where
+	// the group has no such kind, they fail with apierrors.IsNotFound.
 	FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error)
 	Objects(ctx context.Context, kind string) ([]*metav1.PartialObjectMetadata, error)
 	// PatchObject applies a JSON merge patch.
@@ -210,7 +209,7 @@ func (c *cleaner) shows(ctx context.Context, group Group) (shows bool, err error
 	configurations, err := group.FelixConfigurations(ctx)
 	return shows || slices.ContainsFunc(configurations, func(f *failsafe.Configuration) bool {
 		return failsafe.WrittenBy(f) == c.told.Release
-	}), err
+	}), ignoreNotFound(err)
 }
 
 // inEach does something in every group that was reached. One that is away by now keeps
@@ -330,9 +329,13 @@ func (c *cleaner) removeEach(ctx context.Context, group Group, kind string, obje
 	})
 }
 
-// objects returns those of a kind that are the release's.
+// objects returns those of a kind that are the release's. Where the group has no such kind
+// there are none, but for HostEndpoints, which may be there and not be seen.
 func (c *cleaner) objects(ctx context.Context, group Group, kind string) ([]*metav1.PartialObjectMetadata, error) {
 	all, err := group.Objects(ctx, kind)
+	if kind != v3.KindHostEndpoint {
+		err = ignoreNotFound(err)
+	}
 	return slices.DeleteFunc(all, func(object *metav1.PartialObjectMetadata) bool { return endpoint.ReleaseOf(object) != c.told.Release }), err
 }
 
@@ -340,7 +343,7 @@ func (c *cleaner) objects(ctx context.Context, group Group, kind string) ([]*met
 // FelixConfigurations.
 func (c *cleaner) restoreFailsafes(ctx context.Context, group Group) error {
 	all, err := group.FelixConfigurations(ctx)
-	if err != nil {
+	if ignoreNotFound(err) != nil {
 		return err
 	}
 	plan := func(f *failsafe.Configuration) (failsafe.Change, error) {

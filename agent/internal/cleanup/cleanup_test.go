@@ -363,6 +363,20 @@ func TestEverythingOfTheReleaseGoesAndNothingElse(t *testing.T) {
 		"no HostEndpoint, no failsafe ports, no policy and no trusted address of release fw are left\n", said)
 }
 
+func TestGroupThatHasHostEndpointsAloneIsCleanedUp(t *testing.T) {
+	f := newFake()
+	f.hep("n1", "fw", armed)
+	f.before = func(call string) error {
+		if what, lists := strings.CutPrefix(call, "list "); lists && what != "HostEndpoint" {
+			return apierrors.NewNotFound(schema.GroupResource{Resource: what}, "")
+		}
+		return nil
+	}
+	said, err := f.run(t)
+	require.NoError(t, err, said)
+	assert.Empty(t, f.endpoints)
+}
+
 func TestThePodOfHelmTestKeepsNobodyFromBeingOpened(t *testing.T) {
 	f := newFake()
 	f.hep("n1", "fw", armed)
