@@ -35,7 +35,7 @@ type partial[S, T any] struct {
 // DeepCopyObject is for the client, as is that of lists.
 func (p *partial[S, T]) DeepCopyObject() runtime.Object { return copied(p) }
 
-// copied returns a copy. The client asks for none of what it has read.
+// copied returns a copy, by way of JSON: the client asks for none of what it reads.
 func copied[T any](object *T) *T {
 	into := new(T)
 	data, _ := json.Marshal(object) // what was decoded can be encoded
