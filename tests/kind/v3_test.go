@@ -82,6 +82,7 @@ func TestPromisesHoldThroughCalicosAPIServer(t *testing.T) {
 		{"repair", TestEndpointComesBackAsItWas},
 		{"failsafe", TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff},
 		{"foreign policy", TestPolicyOfSomebodyElseThatWouldCutNodesKeepsThemWaiting},
+		{"the witness", TestWitnessIsSeenOnEveryNodeArmedOrNotAndGoesWithTheRelease},
 		{"the way out", TestEveryNodeOpensAndClosesByOneAnnotation},
 		{"lost and edited policies", TestAPolicyThatIsLostOrEditedIsToldAndOpensNothing},
 		{"nodes that join and leave", TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsTrustAway},

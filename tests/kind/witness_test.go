@@ -161,23 +161,19 @@ func TestControllersTokenCreatesWitnessesAndNoOtherPolicy(t *testing.T) {
 		return err
 	}
 	const only, label = "of policies the controller only creates witnesses", "names and labels a witness"
+	type rule = map[string]any
+	to := func(first rule) rule { return first["destination"].(rule) }
 	for what, test := range map[string]struct {
-		change func(o *unstructured.Unstructured, rule map[string]any)
+		change func(o *unstructured.Unstructured, first rule)
 		words  string
 	}{
-		"it allows": {func(_ *unstructured.Unstructured, rule map[string]any) { rule["action"] = "Allow" }, only},
-		"another port": {func(_ *unstructured.Unstructured, rule map[string]any) {
-			rule["destination"].(map[string]any)["ports"] = []any{int64(10250)}
-		}, only},
-		"every address": {func(_ *unstructured.Unstructured, rule map[string]any) {
-			delete(rule["destination"].(map[string]any), "nets")
-		}, only},
-		"a drop at last": {func(o *unstructured.Unstructured, _ map[string]any) {
-			delete(o.Object["spec"].(map[string]any), "preDNAT")
-		}, only},
-		"another policy":  {func(o *unstructured.Unstructured, _ map[string]any) { o.SetName(name + "-allow-more-" + set) }, label},
-		"one of the set":  {func(o *unstructured.Unstructured, _ map[string]any) { o.SetLabels(is.GetLabels()) }, label},
-		"another release": {func(o *unstructured.Unstructured, _ map[string]any) { o.SetName("other-witness-00000000") }, label},
+		"it allows":       {func(_ *unstructured.Unstructured, first rule) { first["action"] = "Allow" }, only},
+		"another port":    {func(_ *unstructured.Unstructured, first rule) { to(first)["ports"] = []any{int64(10250)} }, only},
+		"every address":   {func(_ *unstructured.Unstructured, first rule) { delete(to(first), "nets") }, only},
+		"a drop at last":  {func(o *unstructured.Unstructured, _ rule) { delete(o.Object["spec"].(rule), "preDNAT") }, only},
+		"another policy":  {func(o *unstructured.Unstructured, _ rule) { o.SetName(name + "-allow-more-" + set) }, label},
+		"one of the set":  {func(o *unstructured.Unstructured, _ rule) { o.SetLabels(is.GetLabels()) }, label},
+		"another release": {func(o *unstructured.Unstructured, _ rule) { o.SetName("other-witness-00000000") }, label},
 	} {
 		assertRefusedBy(t, name+"-controller", create(test.change), test.words, what)
 	}
