@@ -123,7 +123,7 @@ func keep(ctx context.Context, config *rest.Config, s settings.Settings, log *sl
 		alive: keep.Alive,
 		report: func() health.Report {
 			status := keep.Status()
-			return health.Report{State: string(status.State), Ready: status.Ready, Reason: status.Reason, Since: status.Since}
+			return health.Report{State: string(status.State), Ready: status.Ready, Reason: status.Reason, Since: status.Since, Enforced: status.Enforced}
 		},
 		metrics: meter.handler(keep.Status),
 		parts: []func(context.Context) error{

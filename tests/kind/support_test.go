@@ -258,6 +258,8 @@ type report struct {
 	State  string `json:"state"`
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason"`
+	// Enforced says by which families of addresses packets meet the rules.
+	Enforced string `json:"enforced"`
 }
 
 // agentOn asks the agent on a node how it is.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/host"
 )
 
@@ -140,6 +142,53 @@ func TestOffHasNoWitness(t *testing.T) {
 	require.NoError(t, err)
 	requireArmed(t)
 	requireWitness(t, setInForce(t), true, nodeNames()...)
+}
+
+// Somebody flushes rules, with whichever program, while Felix is stuck and does not put them back.
+func TestNodeWhoseRulesAreFlushedSaysWhichAndStaysArmed(t *testing.T) {
+	local(t, "stop Felix")
+	install(t)
+	node := worker(t, 1)
+	h, set := hostOf(t, node), setInForce(t)
+	requireEnforced(t, node, "IPv4 and IPv6")
+	stay := stayArmed(t, set)
+	require.NoError(t, h.Signal(cluster.Felix, unix.SIGSTOP))
+	t.Cleanup(func() { require.NoError(t, h.Signal(cluster.Felix, unix.SIGCONT)) })
+
+	on(t, node, "sh", "-c", "ip6tables-nft --table mangle --flush cali-from-host-endpoint || nft flush chain ip6 calico mangle-cali-from-host-endpoint")
+	requireEnforced(t, node, "IPv4, and IPv6 is not protected")
+	flushed := time.Now()
+	_, flush, _ := strings.Cut(waysBack(t)[emptyRules], "\n") // without the line that freezes programs
+	on(t, node, "sh", "-c", flush+"true")
+	require.NoError(t, cluster.Poll(t.Context(), shared(2*time.Minute), "the agent on "+node+" not to be ready", func(ctx context.Context) error {
+		got, err := agentOn(ctx, node)
+		if err == nil && (got.State != "Armed" || got.Ready || !strings.Contains(got.Reason, "packets do not meet its rules any more")) {
+			err = fmt.Errorf("it is %+v", got)
+		}
+		return err
+	}))
+	t.Logf("told %s after the rules were flushed", time.Since(flushed).Round(time.Second))
+	requireEvent(t, "Node", node, "packets do not meet its rules any more")
+	requireEnforced(t, node, "not enforced")
+
+	require.NoError(t, h.Signal(cluster.Felix, unix.SIGCONT))
+	crash(t, node, cluster.Felix) // that it writes all of them again
+	requireAgent(t, node, report{State: "Armed", Ready: true})
+	requireEnforced(t, node, "IPv4 and IPv6")
+	stay()
+	requireProtected(t, "with the rules again")
+}
+
+// requireEnforced waits until a node says by which families of addresses its set is enforced. It looks every 45 seconds.
+func requireEnforced(t *testing.T, node, want string) {
+	t.Helper()
+	require.NoError(t, cluster.Poll(t.Context(), 2*soon, "the agent on "+node+" to say "+want, func(ctx context.Context) error {
+		got, err := agentOn(ctx, node)
+		if err == nil && got.Enforced != want {
+			err = fmt.Errorf("it says %+v", got)
+		}
+		return err
+	}))
 }
 
 // Whoever has the controller's token creates what denies one connection over loopback, and no policy that lets anybody in or closes anything.

@@ -20,6 +20,8 @@ type Report struct {
 	Ready  bool      `json:"ready"`
 	Reason string    `json:"reason"`
 	Since  time.Time `json:"since"`
+	// Enforced is an agent's: by which families of addresses packets meet the rules.
+	Enforced string `json:"enforced,omitempty"`
 }
 
 // Server answers requests on one address.
