@@ -40,12 +40,12 @@ func TestSetThatIsConfirmedStays(t *testing.T) {
 func TestSetThatIsConfirmedInTheLastSecondStaysByEveryClock(t *testing.T) {
 	for _, clock := range []time.Duration{-time.Minute, 0, 59 * time.Second} {
 		w := confirming(t)
-		w.clock = clock
+		w.clock, w.began = clock, clock
 		w.run(2000, map[int]func(){600: func() { w.in.Confirmed = true }, 602: w.confirm})
 		assert.Equal(t, "0:A 0:R", w.timeline(), "a clock that is %s ahead", clock)
 
 		w = confirming(t)
-		w.clock = clock
+		w.clock, w.began = clock, clock
 		w.run(721, nil)
 		assert.Equal(t, "A", w.carried, "and without it none stays")
 	}

@@ -46,8 +46,8 @@ const (
 	// the documentation, to undo what was confirmed in time could not be made up for.
 	Skew = time.Minute
 
-	// rounds is how many have to be well in a row. They are counted, so that no jump of a
-	// clock makes time of what was none.
+	// rounds is how many have to be well in a row. They are counted: an agent that got no
+	// time to make any has seen nothing.
 	rounds = int(Settle/Every) + 1
 )
 
@@ -59,7 +59,7 @@ const again = " (worked again under the same policies, which did not cut it then
 // Decide says what the endpoints are to carry, from what is written on them and known. To
 // ask again with what it returned, and nothing new, changes nothing.
 //
-// Three things are decided here that can be seen in another way:
+// Four things are decided here that can be seen in another way:
 //   - A node that has to go back does so, even if everything is well again before it can, as
 //     after the API server was away: nobody knows what it was that cut and what has
 //     cured it, but what the node came from is known to have worked. The second attempt is for
@@ -71,6 +71,8 @@ const again = " (worked again under the same policies, which did not cut it then
 //     move the node for ever. Blocked alone doesn't: it is about moving, and the node has moved.
 //   - A person who takes the label off while it is Trying has seen something, or somebody fights
 //     with us: that counts as an attempt that failed.
+//   - A node that went back moves nowhere before it has found out what came of that, whoever
+//     wants it to: what still meets the rules it has left would be missing in its baseline.
 func Decide(s Status, in Input) Decision {
 	s = s.now(in)
 	switch {
@@ -80,7 +82,7 @@ func Decide(s Status, in Input) Decision {
 		return s.leave(in)
 	case in.Carried == in.Set:
 		return s.stay(in)
-	case s.attempted(in):
+	case s.Phase == RolledBack:
 		return s.pause(in)
 	}
 	return s.begin(in)
@@ -103,6 +105,9 @@ func (s Status) now(in Input) Status {
 	if s.Since.After(in.Now) {
 		s.Since = in.Now
 	}
+	if s.seen.since.IsZero() {
+		s.seen.since = in.Now
+	}
 	return s
 }
 
@@ -116,41 +121,36 @@ func (s Status) begin(in Input) Decision {
 	if s.Phase == Armed && s.Set != in.Carried {
 		s = Status{}
 	}
-	d := Decision{Status: s, Carry: in.Carried, Reason: cmp.Or(in.Blocked, in.Held)}
-	next := Status{Set: in.Set, Phase: Armed, Since: in.Now, Attempt: 1, Retry: in.Retry}
-	var needed []string
+	next := Status{Set: in.Set, From: in.Carried, Phase: Armed, Since: in.Now, Attempt: 1, Retry: in.Retry}
+	var missing []string
 	if s.attempted(in) {
-		d.Carry = s.From
-		next.Attempt, next.Cut, next.Retry = s.Attempt+1, s.Cut, s.Retry
-		needed = s.returned()
+		next.From, next.Attempt, next.Cut, next.Retry = s.From, s.Attempt+1, s.Cut, s.Retry
+		missing = in.lost(s.returned())
 	}
-	next.From = d.Carry
-	works := in.works()
-	switch missing := without(needed, works); {
-	case d.Reason != "":
-		return d
+	d := Decision{Status: s, Carry: next.From, When: in.Taken.Add(Fresh)}
+	works, fails := in.told()
+	switch why := cmp.Or(in.Blocked, in.Held); {
+	case why != "":
+		d.Reason, d.When = why, time.Time{}
 	case in.expired(0):
-		d.Reason = in.deadline() + ": a new text of the annotation " + clearance.RetryAnnotation + " of the ConfigMap sets a new deadline"
-		return d
+		d.Reason, d.When = in.deadline()+": a new text of the annotation "+clearance.RetryAnnotation+" of the ConfigMap sets a new deadline", time.Time{}
 	case !in.Verify:
 		next.Cut = nil
-		d.Status, d.Carry, d.Reason = next, in.Set, "armed with policy set "+in.Set+", which was not tried"
-		return d
-	case !in.fresh(s.Since) || in.Now.Sub(in.Taken) > Fresh:
+		return Decision{Status: next, Carry: in.Set, Reason: "armed with policy set " + in.Set + ", which was not tried"}
+	case !in.Now.Before(d.When):
 		d.Reason = "tries what works, before it moves to set " + in.Set
 		return d.ask(in, in.Now)
 	case len(missing) > 0:
 		// It has worked since the node went back. A baseline without it would make the second
 		// attempt blind for just what the first one may have cut.
-		d.Reason = "moves to set " + in.Set + " when this works again: " + strings.Join(missing, ", ")
+		d.Reason = "moves to set " + in.Set + " when this works again: " + strings.Join(missing, "; ")
 	case len(works) == 0:
-		d.Reason = "moves to set " + in.Set + " when anything works that can be tried again afterwards, but nothing does: " + strings.Join(failed(in.Results), "; ")
+		d.Reason = "moves to set " + in.Set + " when anything works that can be tried again afterwards, but nothing does: " + strings.Join(fails, "; ")
 	default:
 		next.Phase, next.Baseline = Trying, works
 		next.seen.before = &s
 		return Decision{Status: next, Carry: in.Set, When: in.Now.Add(Every), Reason: next.tries(nil)}
 	}
-	d.When = in.Taken.Add(Fresh + 1)
 	return d
 }
 
@@ -172,7 +172,7 @@ func (s Status) try(in Input) Decision {
 	}
 	lost := s.count(in)
 	// Who was there since the move has no more than GiveUp.
-	late, caught := !in.Now.Before(s.Since.Add(GiveUp)), !in.Now.Before(s.seen.moved.Add(Catch))
+	late, caught := !in.Now.Before(s.Since.Add(GiveUp)), !in.Now.Before(s.seen.since.Add(Catch))
 	switch {
 	case !in.Verify || s.seen.well >= rounds:
 		s.Phase, s.Since, s.Cut, s.seen = Armed, in.Now, nil, seen{}
@@ -183,16 +183,13 @@ func (s Status) try(in Input) Decision {
 		}
 		return Decide(s.back(in.Now, false, s.seen.lost...), in)
 	}
-	return Decision{Status: s, Carry: s.Set, Reason: s.tries(lost)}.ask(in, s.seen.moved)
+	return Decision{Status: s, Carry: s.Set, Reason: s.tries(lost)}.ask(in, s.seen.since)
 }
 
 // count takes a round into account that began after the move, and returns what of the
 // baseline does not work; none where no round has told.
 func (s *Status) count(in Input) (lost []string) {
-	if s.seen.moved.IsZero() || s.seen.moved.After(in.Now) {
-		s.seen = seen{moved: in.Now}
-	}
-	fresh := in.fresh(s.seen.moved)
+	fresh := in.Taken.After(s.seen.since)
 	if fresh {
 		lost = in.lost(s.Baseline)
 	}
@@ -225,17 +222,14 @@ func (s Status) tries(lost []string) string {
 func (s Status) back(now time.Time, unconfirmed bool, cut ...string) Status {
 	before := s
 	s.Phase, s.Since, s.Cut, s.Still, s.Unconfirmed = RolledBack, now, cut, nil, unconfirmed
-	s.seen = seen{before: &before, moved: now}
+	s.seen = seen{before: &before}
 	return s
 }
 
 // leave takes the node back, for as long as it can't be written.
 func (s Status) leave(in Input) Decision {
-	if s.seen.moved.IsZero() || s.seen.moved.After(in.Now) {
-		s.seen.moved = in.Now
-	}
-	if in.fresh(s.seen.moved) {
-		works := in.works()
+	if in.Taken.After(s.seen.since) {
+		works, _ := in.told()
 		s.Cut = slices.Clone(s.Cut)
 		for i, cut := range s.Cut {
 			if probe, _, _ := strings.Cut(cut, ": "); slices.Contains(works, probe) && !strings.HasSuffix(cut, again) {
@@ -244,14 +238,14 @@ func (s Status) leave(in Input) Decision {
 		}
 	}
 	s.Since = in.Now
-	return Decision{Status: s, Carry: s.From, Reason: s.Went()}.ask(in, s.seen.moved)
+	return Decision{Status: s, Carry: s.From, Reason: s.Went()}.ask(in, s.seen.since)
 }
 
 // pause is a node that went back: it finds out what came of that, and moves again once.
 func (s Status) pause(in Input) Decision {
 	settled, next := s.Since.Add(Settle), s.Since.Add(Pause)
-	if s.Still == nil && in.fresh(settled) {
-		s.Still = append([]string{}, in.lost(s.Baseline)...)
+	if s.Still == nil && in.Taken.After(settled) {
+		s.Still = append([]string{}, in.lost(s.Baseline)...) // not nil, though it may be empty
 	}
 	d := Decision{Status: s, Carry: s.From, Reason: s.Went()}
 	switch {
@@ -259,8 +253,8 @@ func (s Status) pause(in Input) Decision {
 		d.When = settled
 	case s.Still == nil:
 		return d.ask(in, settled)
-	case s.Final():
-	case in.Now.Before(next):
+	case s.attempted(in) && s.Final():
+	case s.attempted(in) && in.Now.Before(next):
 		d.When = next
 	default:
 		return s.begin(in)
@@ -284,20 +278,20 @@ func (s Status) stay(in Input) Decision {
 		s = Status{Set: in.Set, From: in.Set, Phase: Armed, Since: in.Now, Retry: in.Retry}
 	}
 	d := Decision{Status: s, Carry: in.Set, Reason: "armed with policy set " + in.Set}
-	if s.From == s.Set || in.Deadline.IsZero() || in.Confirmed {
+	switch {
+	case s.From == s.Set || in.Deadline.IsZero() || in.Confirmed:
 		return d
-	}
-	if in.expired(Skew) {
+	case in.expired(Skew):
 		return Decide(s.back(in.Now, true, in.deadline()), in)
 	}
-	d.When = in.Deadline.Add(Skew + 1)
+	d.When = in.Deadline.Add(Skew)
 	return d
 }
 
 // ask wants a round of probes each Every that began after a moment.
 func (d Decision) ask(in Input, after time.Time) Decision {
 	d.When = in.Now.Add(Every)
-	if next := in.Taken.Add(Every); in.fresh(after) && next.After(in.Now) {
+	if next := in.Taken.Add(Every); in.Taken.After(after) && next.After(in.Now) {
 		d.When = next
 	} else {
 		d.Probe = true
@@ -305,59 +299,35 @@ func (d Decision) ask(in Input, after time.Time) Decision {
 	return d
 }
 
-// fresh tells whether the last round began after a moment. One that began in the future was
-// begun by another clock.
-func (in Input) fresh(after time.Time) bool {
-	return in.Taken.After(after) && !in.Taken.After(in.Now)
-}
-
-// works returns the probes of the last round that worked.
-func (in Input) works() (probes []string) {
+// told returns the probes of the last round that worked, and of the others why they did not.
+func (in Input) told() (works, fails []string) {
 	for _, result := range in.Results {
 		if result.Problem == "" {
-			probes = append(probes, result.Probe)
+			works = append(works, result.Probe)
+		} else {
+			fails = append(fails, result.Probe+": "+result.Problem)
 		}
 	}
-	return probes
+	return works, fails
 }
 
-// lost returns the probes that did not work in the last round, of some that did before.
+// lost returns which of some probes did not work in the last round, and why.
 func (in Input) lost(before []string) (lost []string) {
-	for _, probe := range without(before, in.works()) {
-		text := probe + ": it could not be tried"
-		for _, result := range in.Results {
-			if result.Probe == probe {
-				text = probe + ": " + result.Problem
-			}
+	for _, probe := range before {
+		problem := "it could not be tried"
+		if i := slices.IndexFunc(in.Results, func(r Result) bool { return r.Probe == probe }); i >= 0 {
+			problem = in.Results[i].Problem
 		}
-		lost = append(lost, text)
+		if problem != "" {
+			lost = append(lost, probe+": "+problem)
+		}
 	}
 	return lost
 }
 
-// failed returns what did not work of some results, and why.
-func failed(results []Result) (texts []string) {
-	for _, result := range results {
-		if result.Problem != "" {
-			texts = append(texts, result.Probe+": "+result.Problem)
-		}
-	}
-	return texts
-}
-
-// without returns those of all that others does not have.
-func without(all, others []string) (rest []string) {
-	for _, one := range all {
-		if !slices.Contains(others, one) {
-			rest = append(rest, one)
-		}
-	}
-	return rest
-}
-
 // expired tells whether the deadline has passed by so much, and nobody has confirmed.
 func (in Input) expired(by time.Duration) bool {
-	return !in.Deadline.IsZero() && !in.Confirmed && in.Now.After(in.Deadline.Add(by))
+	return !in.Deadline.IsZero() && !in.Confirmed && !in.Now.Before(in.Deadline.Add(by))
 }
 
 // deadline says that the set was not confirmed.

@@ -62,8 +62,8 @@ type seen struct {
 	// before is the status that comes into force again when the endpoints turn out not to
 	// have got what was decided.
 	before *Status
-	// moved is when the endpoints were first seen to carry the set, or to have to go back.
-	moved time.Time
+	// since is when this process first saw the phase on the endpoints, or had to go back.
+	since time.Time
 	// well counts the rounds in a row that found the whole baseline well, and last is when
 	// the last of them began. lost is what a round found last that was not.
 	last time.Time

@@ -2,6 +2,7 @@ package trial_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -34,8 +35,9 @@ type world struct {
 	now   time.Time // the true time
 	// in holds what the world tells beside times, results and what is carried.
 	in trial.Input
-	// clock is how far the node's is ahead.
-	clock time.Duration
+	// clock is how far the node's is ahead now, and began how far it was when the agent was
+	// started: a process measures time from there on, whatever the clock does.
+	clock, began time.Duration
 	// carried and text are what is stored of the endpoint.
 	carried, text string
 	// away tells that the API server is, refuses that it takes no writes, down that the agent is.
@@ -47,6 +49,8 @@ type world struct {
 	last   trial.Decision
 	round  *round
 	moves  []string // what was carried, and since which second
+	// writes is told each status that is stored, and what was carried before; nil: nobody is.
+	writes func(status trial.Status, from string)
 }
 
 // newWorld is a node that carries a set, and an agent that wants set R.
@@ -63,18 +67,19 @@ func (w *world) moved() {
 // restart starts the agent anew, with what is stored.
 func (w *world) restart() {
 	w.down, w.status, w.round, w.last = false, trial.Parse(w.text), nil, trial.Decision{}
+	w.began = w.clock
 	w.in.Results, w.in.Taken = nil, time.Time{}
 }
 
-// run lets seconds pass; what happens in which of them comes before the agent knows.
+// run lets seconds pass; what happens in which of them comes before the agent knows, and wakes
+// it. Nothing else does but what it waits for.
 func (w *world) run(seconds int, events map[int]func()) *world {
 	from := w.now
-	for second := range seconds {
-		if happens := events[second]; happens != nil {
-			happens()
-		}
-		w.until(from.Add(time.Duration(second+1) * time.Second))
+	for _, second := range slices.Sorted(maps.Keys(events)) {
+		w.until(from.Add(time.Duration(second) * time.Second))
+		events[second]()
 	}
+	w.until(from.Add(time.Duration(seconds) * time.Second))
 	return w
 }
 
@@ -86,7 +91,7 @@ func (w *world) until(then time.Time) {
 		if !w.down && w.round != nil && w.round.done.Before(next) {
 			next = w.round.done
 		}
-		if when := w.last.When.Add(-w.clock); !w.down && when.After(w.now) && when.Before(next) {
+		if when := w.last.When.Add(-w.began); !w.down && when.After(w.now) && when.Before(next) {
 			next = when
 		}
 		w.now = next
@@ -102,15 +107,22 @@ func (w *world) wake() {
 		w.in.Results, w.in.Taken, w.round = w.round.results, w.round.begun, nil
 	}
 	for written := true; written; {
-		w.in.Now, w.in.Carried = w.now.Add(w.clock), w.carried
-		w.last = trial.Decide(w.status, w.in)
-		again := trial.Decide(w.last.Status, w.in)
-		require.Equal(w.t, w.last.Carry, again.Carry, "decided twice on %+v with %+v", w.status, w.in)
-		require.Equal(w.t, w.last.Status.Encode(), again.Status.Encode(), "decided twice on %+v with %+v", w.status, w.in)
-		require.NotEmpty(w.t, w.last.Reason)
-		require.True(w.t, w.last.When.IsZero() || w.last.When.After(w.in.Now), "when to decide again lies ahead")
-		w.status = w.last.Status
-		written = w.write()
+		in := w.in
+		in.Now, in.Carried = w.now.Add(w.began), w.carried
+		if !in.Deadline.IsZero() {
+			// It is compared with the clock, and not with the time that the process measures.
+			in.Deadline = in.Deadline.Add(w.began - w.clock)
+		}
+		w.last = trial.Decide(w.status, in)
+		again, text := trial.Decide(w.last.Status, in), w.last.Status.Encode()
+		if again.Carry != w.last.Carry || again.Status.Encode() != text || again.Reason != w.last.Reason {
+			require.Fail(w.t, "it decides in another way when asked again", "%+v\nwith %+v:\n%+v\nand then\n%+v", w.status, in, w.last, again)
+		}
+		if w.last.Reason == "" || !w.last.When.IsZero() && !w.last.When.After(in.Now) {
+			require.Fail(w.t, "there is no reason, or when to decide again does not lie ahead", "%+v", w.last)
+		}
+		w.in.Now, w.in.Carried, w.status = in.Now, in.Carried, w.last.Status
+		written = w.write(text)
 	}
 	if w.last.Probe && w.round == nil {
 		w.probe()
@@ -118,12 +130,15 @@ func (w *world) wake() {
 }
 
 // write stores what was decided, label and annotation in one, and tells whether that is new.
-func (w *world) write() bool {
+func (w *world) write(text string) bool {
 	d := w.last
-	if w.away || w.refuses || d.Carry == w.carried && d.Status.Encode() == w.text {
+	if w.away || w.refuses || d.Carry == w.carried && text == w.text {
 		return false
 	}
-	w.text = d.Status.Encode()
+	if w.writes != nil {
+		w.writes(d.Status, w.carried)
+	}
+	w.text = text
 	if d.Carry != w.carried {
 		w.carried = d.Carry
 		w.moved()
