@@ -71,8 +71,8 @@ func TestAgentImportsNoMoreOfClientGoThanItNeeds(t *testing.T) {
 
 func TestDependenciesPointOneWay(t *testing.T) {
 	want := map[string][]string{
-		"": {"/internal/calico", "/internal/cleanup", "/internal/controller", "/internal/health",
-			"/internal/keeper", "/internal/links", "/internal/metrics", "/internal/settings", "/internal/status", "/internal/wiring"},
+		"": {"/internal/calico", "/internal/cleanup", "/internal/controller", "/internal/endpoint", "/internal/health",
+			"/internal/keeper", "/internal/links", "/internal/settings", "/internal/status", "/internal/wiring"},
 		"/internal/agenda":     {},
 		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/status", "/internal/transport", "/internal/witness"},
 		"/internal/cleanup":    {"/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/settings"},
@@ -85,7 +85,6 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/keeper":     {"/internal/agenda", "/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/probe", "/internal/trial"},
 		"/internal/links":      {"/internal/endpoint"},
 		"/internal/loop":       {},
-		"/internal/metrics":    {},
 		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint", "/internal/witness"},
 		"/internal/probe":      {"/internal/clearance", "/internal/trial"},
 		// The bench at scale: it is no part of the agent, but drives its packages.
@@ -136,7 +135,7 @@ func TestOnlyTheCalicoPackageMakesRequests(t *testing.T) {
 }
 
 func TestBinaryKeepsToItsBudget(t *testing.T) {
-	const budget = 16_000_000
+	const budget = 18_000_000
 	dockerfile, err := os.ReadFile("../Dockerfile")
 	require.NoError(t, err)
 	build := regexp.MustCompile(`(?s)go build .* -o /host-firewall-agent \./agent\n`).FindString(string(dockerfile))

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -100,32 +99,37 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 type loop struct {
 	alive   func() error
 	report  func() health.Report
-	metrics http.Handler
+	metrics *metrics
 	parts   []func(context.Context) error
 	left    string // what stays when it stops, for the log
 }
 
 // keep is the agent of a node: it wires its parts together, and runs them.
 func keep(ctx context.Context, config *rest.Config, s settings.Settings, log *slog.Logger, _ io.Writer) error {
-	meter := newMeter(buildVersion(), s.Mode, s.Set)
+	metrics, count := newMetrics(s)
 	options := wiring.Options(s)
-	options.UserAgent, options.Count, options.Log = program+"/"+buildVersion(), meter.request, log
+	options.UserAgent, options.Count, options.Log = program+"/"+buildVersion(), count, log
 	cluster, err := calico.New(config, options)
 	if err != nil {
 		return err
 	}
-	kept := wiring.Keeper(s, meter)
+	var keep *keeper.Keeper
+	kept := wiring.Keeper(s)
 	if kept.Self, err = wiring.Self(config.Host); err != nil {
 		return err
 	}
-	keep := keeper.New(kept, cluster, log)
+	if metrics != nil {
+		kept.Meter = newMeter(metrics)
+		metrics.MustRegister(ofNode(s, func() keeper.Status { return keep.Status() }))
+	}
+	keep = keeper.New(kept, cluster, log)
 	return loop{
 		alive: keep.Alive,
 		report: func() health.Report {
 			status := keep.Status()
 			return health.Report{State: string(status.State), Ready: status.Ready, Reason: status.Reason, Since: status.Since, Enforced: status.Enforced}
 		},
-		metrics: meter.handler(keep.Status),
+		metrics: metrics,
 		parts: []func(context.Context) error{
 			func(ctx context.Context) error { cluster.Run(ctx, keep.Wake); return nil },
 			func(ctx context.Context) error { keep.Run(ctx); return nil },
@@ -143,8 +147,8 @@ func (l loop) serve(ctx context.Context, s settings.Settings, log *slog.Logger) 
 		return err
 	}
 	parts := append(l.parts, probes.Serve)
-	if s.MetricsAddress != "" {
-		metrics, err := health.ListenMetrics(s.MetricsAddress, l.metrics)
+	if l.metrics != nil {
+		metrics, err := health.ListenMetrics(s.MetricsAddress, l.metrics.handler())
 		if err != nil {
 			return err
 		}

@@ -1,85 +1,69 @@
 package main
 
 import (
-	"net/http"
-	"runtime"
-	"strconv"
+	"cmp"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
-	"github.com/host-firewall/host-firewall/agent/internal/metrics"
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
 
-// meter is what the agent measures of itself. docs/metrics.md lists it.
+// meter is what the keeper of a node counts.
 type meter struct {
-	registry *metrics.Registry
-	wanted   string
-
-	state, ready, armed, endpoints, since, success, set *metrics.Metric
-	repairs, contested, requests, reconcile             *metrics.Metric
+	reconcile prometheus.Histogram
+	repairs   *prometheus.CounterVec
+	contested prometheus.Counter
 }
 
-func newMeter(version, mode, set string) *meter {
-	r := &metrics.Registry{}
-	m := &meter{
-		registry:  r,
-		wanted:    set,
-		state:     r.Gauge("host_firewall_state", "State of the node: 1 for the one that it is in.", "state"),
-		ready:     r.Gauge("host_firewall_ready", "1 when the node is as the settings ask for, as /readyz tells."),
-		armed:     r.Gauge("host_firewall_armed", "1 when an endpoint of the node is armed: the policies apply."),
-		endpoints: r.Gauge("host_firewall_endpoints", "HostEndpoints of this release on the node."),
-		since:     r.Gauge("host_firewall_state_since_timestamp_seconds", "Time since when the node is in its state and ready or not."),
-		success:   r.Gauge("host_firewall_last_success_timestamp_seconds", "Time of the last pass that left the node ready; 0 before the first."),
-		set:       r.Gauge("host_firewall_set_info", "Policy set that the agent was rolled out with, and the one that the node is armed with; armed is empty when it is not.", "wanted", "armed"),
-		repairs:   r.Counter("host_firewall_repairs_total", "Endpoints set right, by what was wrong: deleted or changed.", "reason"),
-		contested: r.Counter("host_firewall_contested_total", "Fields that somebody else keeps changing, so that they are set back more seldom."),
-		requests:  r.Counter("host_firewall_api_requests_total", "Requests to the API server, by verb and HTTP status; 0 where there was no answer.", "verb", "code"),
-		reconcile: r.Histogram("host_firewall_reconcile_duration_seconds", "Time of a pass that compares and writes.", .001, .005, .025, .1, .5, 2.5, 10),
+func newMeter(m *metrics) meter {
+	factory := promauto.With(m)
+	meter := meter{
+		reconcile: factory.NewHistogram(prometheus.HistogramOpts{
+			Name: "host_firewall_reconcile_duration_seconds", Help: "Time of a pass that compares and writes.",
+			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10},
+		}),
+		repairs: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "host_firewall_repairs_total", Help: "Endpoints set right, by what was wrong: deleted or changed.",
+		}, []string{"reason"}),
+		contested: factory.NewCounter(prometheus.CounterOpts{
+			Name: "host_firewall_contested_total", Help: "Fields that somebody else keeps changing, so that they are set back more seldom.",
+		}),
 	}
 	for _, reason := range []string{"deleted", "changed"} {
-		m.repairs.Add(0, reason)
+		meter.repairs.WithLabelValues(reason) // so that they begin at zero
 	}
-	r.Gauge("host_firewall_mode_info", "What the agent is told to do: enforce, audit or off.", "mode").Set(1, mode)
-	r.Gauge("host_firewall_build_info", "Version of the agent.", "version", "goversion").Set(1, version, runtime.Version())
-	return m
+	return meter
 }
 
 // Passed is for the keeper, as are the next two.
-func (m *meter) Passed(d time.Duration) { m.reconcile.Observe(d.Seconds()) }
+func (m meter) Passed(d time.Duration) { m.reconcile.Observe(d.Seconds()) }
 
 // Repaired counts an endpoint that was set right.
-func (m *meter) Repaired(reason string) { m.repairs.Add(1, reason) }
+func (m meter) Repaired(reason string) { m.repairs.WithLabelValues(reason).Inc() }
 
 // Contested counts a field that is fought over.
-func (m *meter) Contested() { m.contested.Add(1) }
+func (m meter) Contested() { m.contested.Inc() }
 
-// request counts an answer of the API server.
-func (m *meter) request(verb string, code int) { m.requests.Add(1, verb, strconv.Itoa(code)) }
-
-// handler serves what was counted, and what the status is at that moment.
-func (m *meter) handler(status func() keeper.Status) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := status()
-		for _, state := range keeper.States() {
-			m.state.Set(number(state == s.State), string(state))
-		}
-		m.ready.Set(number(s.Ready))
-		m.armed.Set(number(s.Set != ""))
-		m.endpoints.Set(float64(s.Endpoints))
-		m.since.Set(float64(s.Since.Unix()))
-		m.success.Set(0)
-		if !s.Success.IsZero() {
-			m.success.Set(float64(s.Success.Unix()))
-		}
-		m.set.Forget()
-		m.set.Set(1, m.wanted, s.Set)
-		m.registry.ServeHTTP(w, r)
-	})
-}
-
-func number(yes bool) float64 {
-	if yes {
-		return 1
-	}
-	return 0
+// ofNode are the agent's gauges.
+func ofNode(told settings.Settings, status func() keeper.Status) prometheus.Collector {
+	type s = keeper.Status
+	return gauges[s]{status, []gauge[s]{
+		{desc("host_firewall_state", "State of the node: 1 for the one that it is in.", "state"), func(s s, is is) {
+			for _, state := range keeper.States() {
+				is(number(state == s.State), string(state))
+			}
+		}},
+		{desc("host_firewall_ready", "1 when the node is as the settings ask for, as /readyz tells."), func(s s, is is) { is(number(s.Ready)) }},
+		{desc("host_firewall_armed", "1 when an endpoint of the node is armed: the policies apply."), func(s s, is is) { is(number(s.Set != "")) }},
+		{desc("host_firewall_enforced_info", "By which families of addresses packets are seen to meet the rules.", "enforced"), func(s s, is is) { is(1, cmp.Or(endpoint.Proof(s.Enforced), "unknown")) }},
+		{desc("host_firewall_endpoints", "HostEndpoints of this release on the node."), func(s s, is is) { is(float64(s.Endpoints)) }},
+		{desc("host_firewall_state_since_timestamp_seconds", "Time since when the node is in its state and ready or not."), func(s s, is is) { is(seconds(s.Since)) }},
+		{desc("host_firewall_last_success_timestamp_seconds", "Time of the last pass that left the node ready; 0 before the first."), func(s s, is is) { is(seconds(s.Success)) }},
+		{desc("host_firewall_set_info", "Policy set that the agent was rolled out with, and the one that the node is armed with; armed is empty when it is not.", "wanted", "armed"), func(s s, is is) { is(1, told.Set, s.Set) }},
+		{desc("host_firewall_mode_info", "What the agent is told to do: enforce, audit or off.", "mode"), func(_ s, is is) { is(1, told.Mode) }},
+	}}
 }

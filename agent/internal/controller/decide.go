@@ -139,6 +139,7 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	c.publish(f, m, was, now, &d)
 	c.conclude(was, now, &d)
 	d.status.Untrusted, d.status.Sets = len(m.late), len(present)
+	d.status.count(m.nodes)
 	return d
 }
 

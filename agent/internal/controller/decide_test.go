@@ -71,7 +71,25 @@ func TestNodeWhoseAgentWroteLastGoesFirstAndAllFollowWhenItIsWell(t *testing.T) 
 	said = w.after(time.Millisecond)
 	assert.True(t, mayArm(said, "n2", "A"))
 	assert.True(t, mayArm(said, "n3", "A"))
-	assert.Equal(t, Status{State: Cleared, Ready: true, Reason: "nodes may be armed with set A", TrustSets: 3, Sets: 1}, w.last.status)
+	assert.Equal(t, Status{
+		State: Cleared, Ready: true, Reason: "nodes may be armed with set A", TrustSets: 3, Sets: 1,
+		Nodes: map[string]int{"Waiting": 3}, Proven: map[string]int{NotNoted: 1},
+	}, w.last.status)
+}
+
+func TestNodesAreCountedByWhatTheirAgentsHaveNoted(t *testing.T) {
+	w := newWorld(t, "n1", "n2", "n3", "n4")
+	for name, note := range map[string]endpoint.Note{
+		"n1": {State: "Armed", Enforced: "IPv4, and IPv6 is not protected"},
+		"n2": {State: "Armed", Enforced: "unproven: eBPF is on"},
+		"n3": {State: "Conflict", Enforced: "IPv4"},
+	} {
+		armed := map[string]string{"Armed": "A"}[note.State]
+		endpoint.SetNote(w.agent(name, "A", armed), nil, note, false)
+	}
+	w.after(time.Second)
+	assert.Equal(t, map[string]int{"Armed": 2, "Conflict": 1, NotNoted: 1}, w.last.status.Nodes)
+	assert.Equal(t, map[string]int{"IPv4": 1, "unproven": 1}, w.last.status.Proven, "nothing is enforced on a node that is not armed")
 }
 
 func TestSickFirstNodeHoldsUpNobodyForLong(t *testing.T) {

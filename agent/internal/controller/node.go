@@ -34,6 +34,7 @@ type node struct {
 	leftovers      bool           // the release has endpoints there that are not called as the Node
 	kubelet        netip.AddrPort // not valid: nobody knows
 	trial          trial.Status
+	note           endpoint.Note
 	rivals         []string
 	variants       []variant
 	foreign        []string // policies of others that would select one of the variants
@@ -117,7 +118,8 @@ func (c Config) newNode(object *corev1.Node, heps []*v3.HostEndpoint, before *no
 			trials = append(trials, endpoint.AnnotationsOf(hep)[trial.Annotation])
 			n.has, n.armed = true, n.armed || set != ""
 			n.leftovers = n.leftovers || hep.Name != object.Name
-			n.wants = n.wants || endpoint.NoteOf(hep).Wanted == c.Wanted.Revision
+			n.note = endpoint.NoteOf(hep)
+			n.wants = n.wants || n.note.Wanted == c.Wanted.Revision
 			n.carries = n.carries && set == c.Wanted.Revision
 		case c.Adopt && release == "":
 			v.now = endpoint.LabelsOf(hep)

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/event"
 )
 
@@ -40,10 +42,26 @@ type Status struct {
 	// Held is how many nodes are held back, Untrusted how many have addresses that are not
 	// trusted yet, TrustSets and Sets are how many sets of addresses and policies there are.
 	Held, Untrusted, TrustSets, Sets int
+	// Nodes counts the nodes by the states that their agents have noted, Proven those that are
+	// armed by endpoint.Proof. What nobody has noted is NotNoted.
+	Nodes, Proven map[string]int
 	// Drift are the sets in force that are not as the chart has rendered them.
 	Drift []string
 	// Deadline is until when a person has to confirm the set; zero: nobody has to.
 	Deadline time.Time
+}
+
+// NotNoted is what is counted where no agent has noted anything.
+const NotNoted = "unknown"
+
+// count counts the nodes.
+func (s *Status) count(nodes map[string]*node) {
+	s.Nodes, s.Proven = map[string]int{}, map[string]int{}
+	for _, n := range nodes {
+		if s.Nodes[cmp.Or(n.note.State, NotNoted)]++; n.armed {
+			s.Proven[cmp.Or(endpoint.Proof(n.note.Enforced), NotNoted)]++
+		}
+	}
 }
 
 // Status returns how the release is. It may be called from any goroutine.

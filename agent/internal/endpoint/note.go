@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -25,6 +26,11 @@ type Note struct {
 	Wanted string `json:"wanted,omitempty"`
 	// Labels are the keys of labels that come and go with the settings.
 	Labels []string `json:"labels,omitempty"`
+}
+
+// Proof is Note.Enforced without the details.
+func Proof(enforced string) string {
+	return enforced[:strings.IndexAny(enforced+",", ",:")]
 }
 
 // NoteOf reads the note of an endpoint. Where there is none, or one that can't be

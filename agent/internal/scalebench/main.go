@@ -140,7 +140,7 @@ func (f *fleet) newMember(node string, args []string) (*member, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the agent's arguments: %w", err)
 	}
-	if wiring.Keeper(s, nil).Named() {
+	if wiring.Keeper(s).Named() {
 		return nil, errors.New("this machine's interfaces are not those of so many nodes: leave hostEndpoint.interfaces as it is by default")
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
@@ -159,7 +159,7 @@ func (f *fleet) newMember(node string, args []string) (*member, error) {
 	if err != nil {
 		return nil, err
 	}
-	keep := wiring.Keeper(s, nil)
+	keep := wiring.Keeper(s)
 	// This machine's interfaces are not those of the nodes.
 	keep.Links = func() ([]endpoint.Link, error) { return nil, nil }
 	return &member{node: node, cluster: cluster, keeper: keeper.New(keep, cluster, log)}, nil

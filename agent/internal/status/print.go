@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/duration"
 
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/event"
 )
 
@@ -81,7 +82,7 @@ func (r *report) table() string {
 		if !n.Since.IsZero() {
 			since = duration.HumanDuration(r.seen.Sub(n.Since))
 		}
-		enforced, reason := n.Enforced[:strings.IndexAny(n.Enforced+",", ",:")], n.Reason
+		enforced, reason := endpoint.Proof(n.Enforced), n.Reason
 		if n.Well && enforced != n.Enforced {
 			reason = n.Enforced
 		}

@@ -27,11 +27,11 @@ import (
 // Options is what the settings say to the package that talks to the API server. Who
 // the agent is, and who counts and logs, is left to be said.
 func Options(s settings.Settings) calico.Options {
-	return calico.Options{Node: s.NodeName, Release: s.Release, Namespace: s.Namespace, APIGroup: s.APIGroup, ByLabel: Keeper(s, nil).Named()}
+	return calico.Options{Node: s.NodeName, Release: s.Release, Namespace: s.Namespace, APIGroup: s.APIGroup, ByLabel: Keeper(s).Named()}
 }
 
-// Keeper is what the settings say to the keeper. The meter may be nil.
-func Keeper(s settings.Settings, meter keeper.Meter) keeper.Config {
+// Keeper is what the settings say to the keeper.
+func Keeper(s settings.Settings) keeper.Config {
 	config := keeper.Config{
 		Node:       s.NodeName,
 		Release:    s.Release,
@@ -47,7 +47,6 @@ func Keeper(s settings.Settings, meter keeper.Meter) keeper.Config {
 		NodeLabels: s.NodeLabels,
 		Adopt:      s.Adopt,
 		Resync:     s.Resync,
-		Meter:      meter,
 	}
 	if s.NarrowFailsafe && len(s.SSHCIDRs) > 0 {
 		config.Failsafe = &failsafe.Want{Ports: s.SSHPorts, CIDRs: s.SSHCIDRs}
