@@ -155,7 +155,7 @@ func TestNamesCanBeOverridden(t *testing.T) {
 	require.Equal(t, "123-drop-other-"+set, r.policy(t, "drop-other").Name)
 	require.Equal(t, "123-controller", r.deployment(t).Name)
 	require.Equal(t, "007", r.daemonSet(t).Spec.Selector.MatchLabels["app.kubernetes.io/name"])
-	require.Equal(t, "host-firewall.io/release == '123' && host-firewall.io/set == '"+set+"'", r.policies[0].Spec.Selector)
+	require.Equal(t, "host-firewall.io/release == '123' && host-firewall.io/set contains '"+set+"'", r.policies[0].Spec.Selector)
 
 	require.Equal(t, "edge-hf", render(t, setting{release: "edge", values: `nameOverride: hf`}).daemonSet(t).Name)
 }

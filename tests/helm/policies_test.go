@@ -135,7 +135,7 @@ func (r *rendered) specs() []namedSpec {
 	for _, policy := range r.policies {
 		set := policy.Labels[setLabel]
 		spec := *policy.Spec.DeepCopy()
-		spec.Selector = strings.TrimSuffix(spec.Selector, " && host-firewall.io/set == '"+set+"'")
+		spec.Selector = strings.TrimSuffix(spec.Selector, " && host-firewall.io/set contains '"+set+"'")
 		specs = append(specs, namedSpec{strings.TrimSuffix(strings.TrimPrefix(policy.Name, "host-firewall-"), "-"+set), spec})
 	}
 	return specs
@@ -153,7 +153,7 @@ func TestDefaultPoliciesAreWholeObjectsInBothGroups(t *testing.T) {
 				{"allow-outbound", outboundSpec()},
 				{"drop-other", dropSpec()},
 			} {
-				policy.spec.Selector += " && host-firewall.io/set == '" + set + "'"
+				policy.spec.Selector += " && host-firewall.io/set contains '" + set + "'"
 				labels := objectLabels("host-firewall", "host-firewall")
 				labels[setLabel] = set
 				want = append(want, projectcalico.GlobalNetworkPolicy{

@@ -91,6 +91,9 @@ func (e expected) brokenPolicy(policy projectcalico.GlobalNetworkPolicy) []strin
 	unless(spec.NamespaceSelector == "" && spec.ServiceAccountSelector == "", "selectors of namespaces and accounts exclude host endpoints")
 	unless(!spec.DoNotTrack, "doNotTrack does not work on all interfaces")
 	unless(asksForAll(spec.Selector, map[string]string{releaseLabel: e.release, setLabel: e.set}), "selector %q does not select exactly the armed endpoints of the release", spec.Selector)
+	for _, moving := range []string{e.set + ".00000000", "00000000." + e.set} {
+		unless(asksForAll(spec.Selector, map[string]string{releaseLabel: e.release, setLabel: moving}), "selector %q leaves out a node that moves between two sets", spec.Selector)
+	}
 
 	switch {
 	case slices.Equal(spec.Types, []projectcalico.PolicyType{projectcalico.PolicyTypeIngress}):
@@ -126,12 +129,12 @@ func asksForAll(text string, labels map[string]string) bool {
 	if err != nil || !parsed.Evaluate(labels) {
 		return false
 	}
-	for key, value := range labels {
+	for key := range labels {
 		other, without := map[string]string{}, map[string]string{}
 		for k, v := range labels {
 			other[k], without[k] = v, v
 		}
-		other[key] = value + "-other"
+		other[key] = "other"
 		delete(without, key)
 		if parsed.Evaluate(other) || parsed.Evaluate(without) {
 			return false
@@ -335,8 +338,9 @@ func TestNoBrokenPolicyGoesUnnoticed(t *testing.T) {
 		"pods only":                       {"allow-ssh", func(p *policy) { p.Spec.NamespaceSelector = "all()" }, "exclude host endpoints"},
 		"every node":                      {"drop-other", func(p *policy) { p.Spec.Selector = "all()" }, "exactly the armed"},
 		"any release":                     {"drop-other", func(p *policy) { p.Spec.Selector = "has(host-firewall.io/set)" }, "exactly the armed"},
+		"none that moves":                 {"drop-other", func(p *policy) { p.Spec.Selector = releaseOnly + " && host-firewall.io/set == '" + e.set + "'" }, "moves between two sets"},
 		"not armed yet":                   {"drop-other", func(p *policy) { p.Spec.Selector = releaseOnly }, "exactly the armed"},
-		"one or the other":                {"drop-other", func(p *policy) { p.Spec.Selector = releaseOnly + " || host-firewall.io/set == '" + e.set + "'" }, "exactly the armed"},
+		"one or the other":                {"drop-other", func(p *policy) { p.Spec.Selector = releaseOnly + " || host-firewall.io/set contains '" + e.set + "'" }, "exactly the armed"},
 		"no selector":                     {"drop-other", func(p *policy) { p.Spec.Selector = "host-firewall.io/release =" }, "exactly the armed"},
 		"a drop before the rest":          {"drop-other", func(p *policy) { p.Spec.Order = pointer(10.0) }, "drop comes before"},
 		"an allow behind the translation": {"allow-ssh", func(p *policy) { p.Spec.PreDNAT = false }, "drop comes before"},

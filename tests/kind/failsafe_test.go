@@ -65,7 +65,7 @@ func TestAPIServerStaysOpenWhateverTheFailsafeSays(t *testing.T) {
 	}
 	hep, err := endpointOf(t.Context(), t, control)
 	require.NoError(t, err)
-	require.Equal(t, old, hep.Labels[release.SetLabel])
+	require.Equal(t, old, release.CarriedBy(hep))
 	_, err = r.Upgrade(t.Context(), values())
 	require.NoError(t, err)
 	requireArmed(t)

@@ -120,7 +120,7 @@ func requireEachAt(t *testing.T, sets ...string) {
 		eventually(t, "the endpoint of "+node, func(ctx context.Context) error { // the API server may be away
 			hep, err := endpointOf(ctx, t, node)
 			if err == nil {
-				require.Contains(t, sets, hep.Labels[release.SetLabel], node)
+				require.Contains(t, sets, release.CarriedBy(hep), node)
 			}
 			return err
 		})

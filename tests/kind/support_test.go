@@ -324,7 +324,7 @@ func requireSet(t *testing.T, set string) {
 	for _, node := range nodeNames() {
 		hep, err := endpointOf(t.Context(), t, node)
 		require.NoError(t, err)
-		require.Equal(t, set, hep.Labels[release.SetLabel], node)
+		require.Equal(t, set, release.CarriedBy(hep), node)
 	}
 }
 

@@ -327,3 +327,25 @@ func requireKubeletServes(t *testing.T) {
 	require.NoError(t, err, "kubectl port-forward")
 	assert.Equal(t, "echo", string(echo))
 }
+
+// Felix changes its tables one after the other: a set with its rules before DNAT must not go before one with its rules after it has come.
+func TestUpgradeBetweenRulesBeforeAndAfterDNATOpensAndCutsNothing(t *testing.T) {
+	r := prepare(t)
+	files := map[string]ciFile{}
+	for _, file := range ciFiles(t) {
+		files[file.name] = file
+	}
+	before, after := files["default"], files["host-ports-only"]
+	_, err := r.Install(t.Context(), before.values)
+	require.NoError(t, err)
+	requireSettled(t, r, before)
+	stop := oftenBetween(t, before.open, after.open)
+	for range 3 {
+		for _, next := range []ciFile{after, before} {
+			_, err := r.Upgrade(t.Context(), next.values)
+			require.NoError(t, err)
+			requireSettled(t, r, next)
+		}
+	}
+	stop()
+}

@@ -95,7 +95,7 @@ func stayArmed(t *testing.T, sets ...string) (stop func()) {
 				lapses = append(lapses, hep.GetName()+" was deleted")
 			case release.Armed(hep) != nil:
 				lapses = append(lapses, release.Armed(hep).Error())
-			case len(sets) > 0 && !slices.Contains(sets, hep.GetLabels()[release.SetLabel]):
+			case len(sets) > 0 && !slices.Contains(sets, release.CarriedBy(hep)):
 				lapses = append(lapses, fmt.Sprintf("%s was armed with %s", hep.GetName(), hep.GetLabels()[release.SetLabel]))
 			}
 			seen++

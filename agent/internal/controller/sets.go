@@ -57,8 +57,10 @@ func (c Config) unlabelled(f facts, now clearance.Clearance) (sets []string) {
 func (c Config) carried(f facts) map[string]int {
 	carried := map[string]int{}
 	for _, hep := range f.endpoints {
-		if set := endpoint.SetOf(hep); set != "" && endpoint.ReleaseOf(hep) == c.Release {
-			carried[set]++
+		for _, set := range []string{endpoint.SetOf(hep), endpoint.LeavesOf(hep)} {
+			if set != "" && endpoint.ReleaseOf(hep) == c.Release {
+				carried[set]++
+			}
 		}
 	}
 	return carried

@@ -22,9 +22,12 @@ import (
 const ReleaseLabel = ownPrefix + "release"
 
 // SetLabel names the set of policies that an endpoint is armed with, and on a policy the
-// set that it belongs to. The policies of a set select the release's endpoints that carry
-// it, so a node moves from one set to another by one change of this label.
+// set that it belongs to. The policies of a set select the release's endpoints whose label
+// contains it: one that moves carries two, as Moving says.
 const SetLabel = ownPrefix + "set"
+
+// and is between two sets, in which it can't be.
+const and = "."
 
 // ownPrefix is what all labels and annotations of host-firewall start with.
 const ownPrefix = "host-firewall.io/"
@@ -71,8 +74,28 @@ func LabelsOf(object metav1.Object) map[string]string { return effective(object)
 // AnnotationsOf returns the annotations of an object of Calico as LabelsOf its labels.
 func AnnotationsOf(object metav1.Object) map[string]string { return effective(object).annotations }
 
-// SetOf returns the set that an endpoint is armed with; empty: it is not armed.
-func SetOf(hep metav1.Object) string { return effective(hep).labels[SetLabel] }
+// SetOf returns the set that an endpoint is armed with, or moves to; empty: it is not armed.
+func SetOf(hep metav1.Object) string {
+	set, _, _ := strings.Cut(effective(hep).labels[SetLabel], and)
+	return set
+}
+
+// LeavesOf returns the set that an endpoint moves from; empty: it does not move.
+func LeavesOf(hep metav1.Object) string {
+	_, from, _ := strings.Cut(effective(hep).labels[SetLabel], and)
+	return from
+}
+
+// Moving returns the value of SetLabel for an endpoint that goes from one set to another. For a
+// moment both have to apply: Felix changes its tables one after the other, and where one set
+// has its rules before DNAT and the other has them after it, neither would be in force
+// between them. What both allow passes, and what both drop does not, whatever their orders.
+func Moving(to, from string) string { return to + and + from }
+
+// Carries tells whether labels of an endpoint arm it with a set.
+func Carries(labels map[string]string, set string) bool {
+	return slices.Contains(strings.Split(labels[SetLabel], and), set)
+}
 
 // Desired returns the endpoint that the node should have for one of its
 // interfaces, with everything that the agent owns and nothing else, and the

@@ -29,6 +29,8 @@ type facts struct {
 	proof   proof
 	results []trial.Result
 	taken   time.Time
+	// moves tells that endpoints go from one set to another, and have to carry both still.
+	moves bool
 	// early tells that many nodes are armed, and that this one's moment is still to come.
 	early bool
 	// interfaces are those that want an endpoint, and lack says why not all of them
@@ -183,13 +185,15 @@ func (c Config) arm(f facts, m memory, s sorted) decision {
 		// Nothing is enforced any more. What comes back is armed when it is complete.
 		blocked, s.carried = fmt.Sprintf("no policy of set %s is left in the cluster", s.carried), ""
 	}
-	in := trial.Input{Now: f.now, Set: c.Set, Carried: s.carried, Blocked: blocked, Results: f.results, Taken: f.taken, Verify: c.Verify && !c.Audit}
+	in := trial.Input{Now: f.now, Set: c.Set, Carried: s.carried, Blocked: blocked, Results: f.results, Taken: f.taken, Moves: f.moves, Verify: c.Verify && !c.Audit}
 	if f.said != nil {
 		if in.Held, _ = f.said.Hold(c.Node); in.Held == "" {
 			in.Held = f.said.Drift[c.Set]
 		}
-		in.Cut, in.Deadline, in.Retry = f.said.CutOff(c.Node), f.said.Deadline, f.said.Retry
-		in.Confirmed = f.said.Confirmed == c.Set
+		in.Cut, in.Retry = f.said.CutOff(c.Node), f.said.Retry
+		if f.said.Wanted.Revision == c.Set {
+			in.Deadline, in.Confirmed = f.said.Deadline, f.said.Confirmed == c.Set
+		}
 	}
 	status := s.trial
 	if m.trial != nil {

@@ -36,6 +36,9 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 			continue
 		}
 		desired, bad := shape.Desired(f.node, iface, f.addresses, d.set)
+		if from := f.leaves(current, d.set); from != "" {
+			desired.Labels[endpoint.SetLabel] = endpoint.Moving(d.set, from)
+		}
 		invalid = append(invalid, bad...)
 		// What other policies select changes with the set, and not while the node is held back:
 		// labels of other settings go when those of these settings take over.
@@ -67,4 +70,18 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 		}
 	}
 	return writes, surplus, invalid
+}
+
+// leaves returns the set that an endpoint carries for a moment beside the one it is to carry;
+// empty: none.
+func (f facts) leaves(hep *v3.HostEndpoint, to string) string {
+	switch {
+	case hep == nil || to == "":
+		return ""
+	case endpoint.SetOf(hep) != to:
+		return endpoint.SetOf(hep)
+	case f.moves:
+		return endpoint.LeavesOf(hep)
+	}
+	return ""
 }

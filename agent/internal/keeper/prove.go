@@ -24,11 +24,13 @@ const (
 	// mostMissed is how many looks in a row have to miss them before that is told: Felix
 	// swaps its rules at once, but who reloads other ones may not.
 	mostMissed = 3
-	// moment is what Felix gets to read a set where nobody can see that it has.
+	// moment is what Felix gets for what nobody can see of it: to read a set without a witness, and
+	// to follow a label.
 	moment = 5 * time.Second
 
 	proofWork  = "proof"
 	momentWork = "moment"
+	moveWork   = "move"
 	trialWork  = "trial"
 )
 

@@ -178,7 +178,7 @@ func TestNodeTriesASetBeforeItCountsAsArmed(t *testing.T) {
 		assert.Equal(t, Trying, s.keeper.Status().State)
 		assert.False(t, s.keeper.Status().Ready, "a rolling update goes on when it is proven")
 		assert.Equal(t, []string{"patch armed"}, s.take(), "by one patch")
-		s.pass(trial.Settle + 2*trial.Every)
+		s.pass(moment + trial.Settle + 2*trial.Every)
 		assert.Equal(t, Armed, s.keeper.Status().State)
 		assert.True(t, s.keeper.Status().Ready)
 		rounds := n.rounds
@@ -218,7 +218,7 @@ func TestNodeGoesBackByItselfFromWhatCutsIt(t *testing.T) {
 				assert.Equal(t, "r1", s.set())
 
 				s.say(func(c *clearance.Clearance) { c.Retry = "mended" })
-				s.pass(trial.Settle + 5*time.Second)
+				s.pass(moment + trial.Settle + 5*time.Second)
 				assert.Equal(t, Armed, s.keeper.Status().State)
 				assert.Equal(t, "r2", s.set())
 			})
@@ -258,6 +258,12 @@ func TestNodeGoesBackWhereNobodyConfirmsOrTheControllerDoesNotReachIt(t *testing
 		s.pass(trial.Skew + time.Second)
 		assert.Equal(t, "r1", s.set())
 		assert.Contains(t, s.keeper.Status().Reason, "was not confirmed")
+	})
+	trying(t, func(s *scene, _ *self) {
+		s.pass(time.Minute)
+		s.say(func(c *clearance.Clearance) { c.Wanted.Revision, c.Deadline = "r3", time.Now() })
+		s.pass(time.Hour)
+		assert.Equal(t, "r2", s.set(), "the deadline is that of the set that the next agent comes with")
 	})
 	trying(t, func(s *scene, _ *self) {
 		s.say(func(c *clearance.Clearance) { c.Deadline, c.Confirmed = time.Now().Add(10*time.Minute), "r2" })
@@ -314,5 +320,42 @@ func TestFailsafeIsNotNarrowedWhileTheNodeTries(t *testing.T) {
 		s.pass(trial.Settle)
 		assert.Equal(t, []*failsafe.Configuration{s.felix["node.n1"]}, []*failsafe.Configuration{s.felixNow["node.n1"]})
 		assert.Contains(t, s.take(), "create felix")
+	})
+}
+
+func TestNodeThatMovesCarriesBothSetsForAMoment(t *testing.T) {
+	label := func(s *scene) string {
+		return read(s.cluster, func() string { return s.stored["n1"].Labels[endpoint.SetLabel] })
+	}
+	trying(t, func(s *scene, n *self) {
+		s.pass(time.Second)
+		assert.Equal(t, "r2.r1", label(s))
+		s.pass(moment)
+		assert.Equal(t, "r2", label(s))
+		rounds := n.rounds
+		s.pass(trial.Settle - time.Second)
+		assert.Equal(t, Trying, s.keeper.Status().State, "both sets together prove nothing of the new one")
+		assert.Greater(t, n.rounds, rounds)
+		n.change(func() { n.broken["API server"] = "timeout" })
+		s.pass(trial.GiveUp - moment - trial.Settle + 2*time.Second)
+		assert.Equal(t, "r1.r2", label(s), "and so it goes back")
+		s.pass(moment)
+		assert.Equal(t, "r1", label(s))
+	})
+	playWith(t, testConfig(), withClearance, func(s *scene) {
+		s.pass(time.Second)
+		assert.Equal(t, "r2", label(s), "one that was open has nothing to carry")
+	})
+	// An agent that was killed in the moment left it.
+	playWith(t, testConfig(), func(c *cluster) {
+		withClearance(c)
+		hep := testEndpoint("r2")
+		hep.Labels[endpoint.SetLabel] = endpoint.Moving("r2", "r1")
+		c.put(hep)
+	}, func(s *scene) {
+		s.pass(moment - 1)
+		assert.Equal(t, "r2.r1", label(s))
+		s.pass(1)
+		assert.Equal(t, "r2", label(s))
 	})
 }

@@ -54,7 +54,7 @@ func Foreign(have []*Policy, release string, labels []map[string]string, accepte
 // labels arm with. Lack says so where it only pretends to belong to it.
 func (p *Policy) isOf(release string, labels map[string]string) bool {
 	set := p.Labels[endpoint.SetLabel]
-	return p.Labels[endpoint.ReleaseLabel] == release && (p.Witness != "" || set != "" && labels[endpoint.SetLabel] == set)
+	return p.Labels[endpoint.ReleaseLabel] == release && (p.Witness != "" || set != "" && endpoint.Carries(labels, set))
 }
 
 // accepts tells whether a policy is accepted by its name, with or without the

@@ -170,6 +170,10 @@ func (s Status) try(in Input) Decision {
 	if cut != "" {
 		return Decide(s.back(in.Now, unconfirmed, cut), in)
 	}
+	if in.Moves && in.Verify {
+		// What would be tried is both sets.
+		return Decision{Status: s, Carry: s.Set, Reason: s.tries(nil)}
+	}
 	lost := s.count(in)
 	// Who was there since the move has no more than GiveUp.
 	late, caught := !in.Now.Before(s.Since.Add(GiveUp)), !in.Now.Before(s.seen.since.Add(Catch))

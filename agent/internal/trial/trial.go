@@ -100,6 +100,8 @@ type Input struct {
 	Confirmed bool
 	// Retry is the text of clearance.RetryAnnotation.
 	Retry string
+	// Moves tells that the node still carries the set it comes from as well.
+	Moves bool
 	// Verify tells whether what worked is tried at all.
 	Verify bool
 }

@@ -213,8 +213,8 @@ allowOutbound:
 Checks the values and renders the policies, once: all templates get the same root, and there the outcome is left for whoever asks
 next, as .policySet with policies, revision, and digests, which are those of the specs by the names. Gives nothing.
 
-The policies of a revision are a set of their own beside those of any other: they select the endpoints that carry it, and nothing of
-them is ever changed. It covers the API group and the specs; labels and annotations change nothing in what may pass.
+The policies of a revision are a set of their own beside those of any other: they select the endpoints that carry it, alone or with
+the one that they come from, and nothing of them is ever changed. It covers the API group and the specs; labels and annotations change nothing in what may pass.
 */}}
 {{- define "host-firewall.policySet" -}}
 {{- if not (hasKey . "policySet") -}}
@@ -225,7 +225,7 @@ them is ever changed. It covers the API group and the specs; labels and annotati
 {{- $policies := list -}}
 {{- $digests := list -}}
 {{- range $key, $spec := $specs -}}
-{{- $_ := set $spec "selector" (printf "%s && host-firewall.io/set == '%s'" $spec.selector $revision) -}}
+{{- $_ := set $spec "selector" (printf "%s && host-firewall.io/set contains '%s'" $spec.selector $revision) -}}
 {{- $name := printf "%s-%s-%s" $id (kebabcase $key) $revision -}}
 {{- $policies = append $policies (dict "name" $name "spec" $spec) -}}
 {{- $digests = toJson $spec | sha256sum | trunc 16 | printf "%s=%s" $name | append $digests -}}

@@ -19,7 +19,7 @@ const waves = 4
 // change goes from the set of policies that the nodes are armed with to another one, switches that off, and on again.
 func (l *life) change(ctx context.Context) (changes []Change, err error) {
 	carry := func(set string) func(*unstructured.Unstructured) bool {
-		return func(endpoint *unstructured.Unstructured) bool { return endpoint.GetLabels()[release.SetLabel] == set }
+		return func(endpoint *unstructured.Unstructured) bool { return release.CarriedBy(endpoint) == set }
 	}
 	for _, c := range []struct {
 		name   string

@@ -225,7 +225,7 @@ func (l *life) arm(ctx context.Context) (s Start, err error) {
 		return s, err
 	}
 	m, err := l.follow(ctx, begin, func(endpoint *unstructured.Unstructured) bool {
-		return endpoint.GetLabels()[release.SetLabel] == l.a.set
+		return release.CarriedBy(endpoint) == l.a.set
 	})
 	if err != nil {
 		return s, err

@@ -32,11 +32,18 @@ const (
 
 // Labels of what belongs to a release.
 const (
-	// SetLabel is on every policy, and on an endpoint that is armed: its value is the revision of the set of policies.
+	// SetLabel is on every policy, and on an endpoint that is armed: its value is the revision of the set of policies, and on an endpoint that
+	// moves, behind a dot, that of the set it comes from.
 	SetLabel = "host-firewall.io/set"
 	// Label is on every endpoint, policy and network set; its value is the release's id.
 	Label = "host-firewall.io/release"
 )
+
+// CarriedBy returns the set that an endpoint is armed with, or moves to; empty: it is not armed.
+func CarriedBy(endpoint metav1.Object) string {
+	set, _, _ := strings.Cut(endpoint.GetLabels()[SetLabel], ".")
+	return set
+}
 
 // armLimit is how long all nodes may take to move to a set of policies: one after the other, where agents are replaced so, and each of them tries it
 // for ten seconds first.

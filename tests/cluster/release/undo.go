@@ -143,7 +143,7 @@ func (u *Undone) follow(endpoints watch.Interface, set string, start time.Time) 
 			return fmt.Errorf("watch host endpoints: %v", e.Object)
 		}
 		node, trial := endpoint.GetName(), TrialOf(endpoint)
-		if endpoint.GetLabels()[SetLabel] == set && moved[node].IsZero() {
+		if CarriedBy(endpoint) == set && moved[node].IsZero() {
 			moved[node], u.Moved = time.Now(), append(u.Moved, node)
 		}
 		if trial.Set == set && trial.Phase == RolledBack {

@@ -252,7 +252,7 @@ func movesOf(endpoints watch.Interface, start time.Time) (moves []string) {
 		if !ok {
 			continue
 		}
-		set := hep.GetLabels()[release.SetLabel]
+		set := release.CarriedBy(hep)
 		if before, seen := at[hep.GetName()]; seen && before != set {
 			moves = append(moves, fmt.Sprintf("%5.1fs  HostEndpoint %s: %s goes from %s to %s", time.Since(start).Seconds(), hep.GetName(), release.SetLabel, before, set))
 		}
