@@ -10,12 +10,9 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"time"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
-	"github.com/host-firewall/host-firewall/agent/internal/controller"
-	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
 	"github.com/host-firewall/host-firewall/agent/internal/links"
@@ -78,25 +75,3 @@ func (s self) Round(ctx context.Context, targets []probe.Target) []trial.Result 
 func (self) Sessions(ports []uint16) ([]netip.AddrPort, error) { return probe.Sessions(ports) }
 
 func (self) FelixReady(ctx context.Context) (probe.Readiness, error) { return probe.FelixReady(ctx) }
-
-// Controller is what the settings say to the controller.
-func Controller(s settings.Settings) controller.Config {
-	return controller.Config{
-		Release:        s.Release,
-		Namespace:      s.Namespace,
-		Wanted:         clearance.Set{Revision: s.Set, Policies: s.Policies},
-		Rollout:        s.Rollout,
-		Off:            s.Off(),
-		TrustNodes:     s.TrustNodes,
-		ClusterCIDRs:   s.ClusterCIDRs,
-		APIServerPorts: s.APIServerPorts,
-		AcceptPolicies: s.AcceptPolicies,
-		Shape:          endpoint.Shape{Release: s.Release, Labels: s.EndpointLabels, NodeLabels: s.NodeLabels},
-		Interfaces:     s.Interfaces,
-		Adopt:          s.Adopt,
-		Resync:         s.Resync,
-		Started:        time.Now(),
-		Verify:         s.Verify,
-		Confirm:        s.Confirm,
-	}
-}

@@ -1,0 +1,32 @@
+package wiring
+
+import (
+	"time"
+
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/controller"
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
+)
+
+// Controller is what the settings say to the controller.
+func Controller(s settings.Settings) controller.Config {
+	return controller.Config{
+		Release:        s.Release,
+		Namespace:      s.Namespace,
+		Wanted:         clearance.Set{Revision: s.Set, Policies: s.Policies},
+		Rollout:        s.Rollout,
+		Off:            s.Off(),
+		TrustNodes:     s.TrustNodes,
+		ClusterCIDRs:   s.ClusterCIDRs,
+		APIServerPorts: s.APIServerPorts,
+		AcceptPolicies: s.AcceptPolicies,
+		Shape:          endpoint.Shape{Release: s.Release, Labels: s.EndpointLabels, NodeLabels: s.NodeLabels},
+		Interfaces:     s.Interfaces,
+		Adopt:          s.Adopt,
+		Resync:         s.Resync,
+		Started:        time.Now(),
+		Verify:         s.Verify,
+		Confirm:        s.Confirm,
+	}
+}
