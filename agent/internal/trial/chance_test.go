@@ -23,7 +23,7 @@ type chance struct {
 	moved   time.Time         // when the last of them was made
 	started time.Time         // when the agent was
 	hinders time.Time         // when it was last away, or could not write
-	jumped  bool              // whether the clock did since the move
+	jumped  bool              // whether the agent has started with another clock since the move
 }
 
 // newChance is a node that carries A or nothing. Of what it may move to, each cuts something
@@ -97,6 +97,7 @@ func (c *chance) passes() {
 
 // starts is the agent's start, also after it was killed.
 func (c *chance) starts() {
+	c.jumped = c.jumped || c.began != c.clock
 	c.restart()
 	c.started = c.now
 }
@@ -122,7 +123,6 @@ func (c *chance) happens() {
 		c.refuses = !c.refuses
 	case 4:
 		c.clock += time.Duration(c.IntN(240)-120) * time.Second
-		c.jumped = true
 	case 5:
 		toggle(&c.in.Held, "HostEndpoint rival wins")
 	case 6:

@@ -92,11 +92,11 @@ func Decide(s Status, in Input) Decision {
 // begun, and nothing began in the future.
 func (s Status) now(in Input) Status {
 	if before := s.seen.before; before != nil {
-		there := (s.Phase == Trying) == (in.Carried == s.Set)
+		there := (s.Phase != RolledBack) == (in.Carried == s.Set)
 		switch {
 		case there:
 			s.seen.before = nil
-		case s.Phase == Trying, s.Unconfirmed && in.Confirmed:
+		case s.Phase != RolledBack, s.Unconfirmed && in.Confirmed:
 			// Whether it may move is asked anew. And who has confirmed in time is not undone
 			// because the node has heard of it late.
 			s = *before
@@ -122,6 +122,7 @@ func (s Status) begin(in Input) Decision {
 		s = Status{}
 	}
 	next := Status{Set: in.Set, From: in.Carried, Phase: Armed, Since: in.Now, Attempt: 1, Retry: in.Retry}
+	next.seen.before = &s
 	var missing []string
 	if s.attempted(in) {
 		next.From, next.Attempt, next.Cut, next.Retry = s.From, s.Attempt+1, s.Cut, s.Retry
@@ -148,7 +149,6 @@ func (s Status) begin(in Input) Decision {
 		d.Reason = "moves to set " + in.Set + " when anything works that can be tried again afterwards, but nothing does: " + strings.Join(fails, "; ")
 	default:
 		next.Phase, next.Baseline = Trying, works
-		next.seen.before = &s
 		return Decision{Status: next, Carry: in.Set, When: in.Now.Add(Every), Reason: next.tries(nil)}
 	}
 	return d

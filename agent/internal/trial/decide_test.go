@@ -161,12 +161,13 @@ func TestNodeGoesBackAsSoonAsTheAPIServerLetsIt(t *testing.T) {
 }
 
 func TestAPIServerThatComesBackUnderTheSameRulesWasAwayForAll(t *testing.T) {
-	w := newWorld(t, "A")
+	w, was := newWorld(t, "A"), trial.Status{}
 	w.run(110, map[int]func(){
 		5:  func() { w.away = true },
-		90: func() { w.away, w.refuses = false, true },
+		90: func() { was, w.away, w.refuses = w.status, false, true },
 		95: func() { w.refuses = false },
 	})
+	assert.Equal(t, []string{"API server: connection refused"}, was.Cut, "a status that was returned stays as it is")
 	assert.Equal(t, "0:A 0:R 95:A", w.timeline())
 	assert.Equal(t, []string{"API server: connection refused (worked again under the same policies, which did not cut it then)"}, w.status.Cut)
 }
@@ -283,6 +284,10 @@ func TestPersonWhoTakesTheLabelOffWhileTryingIsHeard(t *testing.T) {
 	w.run(long, map[int]func(){20: func() { w.carried = ""; w.moved() }})
 	assert.Equal(t, "0:A 0:R 4: 4:A 34:R 40: 40:A", w.timeline(), "twice is enough")
 	assert.True(t, w.status.Final())
+
+	w = newWorld(t, "A").cuts(peers)
+	w.run(long, map[int]func(){50: func() { w.in.Blocked = "node n0 goes first" }, 90: func() { w.carried = ""; w.moved() }})
+	assert.Equal(t, "0:A 0:R 45:A 90: 90:A", w.timeline(), "nor does it stay open where it waits for its second attempt")
 }
 
 func TestSecondAttemptIsNotBlindForWhatTheFirstCut(t *testing.T) {
@@ -430,6 +435,14 @@ func TestWithoutVerifyingAMoveIsArmedAtOnce(t *testing.T) {
 	assert.Equal(t, "0:A 0:R", w.run(long, nil).timeline())
 	assert.Equal(t, trial.Armed, w.status.Phase)
 	atRest(t, w)
+
+	for second, want := range map[int]string{5: "0:A 0:R", 50: "0:A 0:R 45:A 75:R"} {
+		w = newWorld(t, "A").cuts(peers)
+		w.run(long, map[int]func(){second: func() { w.in.Verify = false; w.restart() }})
+		assert.Equal(t, want, w.timeline(), "no longer verified from second %d on", second)
+		assert.Equal(t, trial.Armed, w.status.Phase)
+		assert.Empty(t, w.status.Cut)
+	}
 
 	w = newWorld(t, "A")
 	w.in.Verify, w.in.Deadline = false, w.now.Add(time.Minute)
