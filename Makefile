@@ -58,7 +58,7 @@ compiler:
 .PHONY: e2e
 e2e: ## packets and lifecycle on real clusters that are started for it (root; CLUSTER=kind: on one in Docker containers)
 ifeq ($(CLUSTER),kind)
-	go test -count=1 -timeout=60m -v ./tests/kind
+	go test -count=1 -timeout=90m -v ./tests/kind
 else
 	@$(RUN) build
 	@$(MAKE) --no-print-directory image # once, so that all parts find it built
@@ -84,7 +84,7 @@ e2e-b: E2E_SHARE := -test.run='$(E2E_B)'
 e2e-c: E2E_SHARE := -test.skip='$(E2E_A)|$(E2E_B)'
 e2e-all e2e-a e2e-b e2e-c:
 	@CLUSTER_NAME=$@ $(RUN) down >/dev/null
-	@set -o pipefail; CLUSTER_NAME=$@ E2E_PARTS=3 dist/kind.test -test.v -test.timeout=60m $(E2E_SHARE) 2>&1 | tee dist/$@.log | sed --unbuffered 's/^/$@: /'
+	@set -o pipefail; CLUSTER_NAME=$@ E2E_PARTS=3 dist/kind.test -test.v -test.timeout=90m $(E2E_SHARE) 2>&1 | tee dist/$@.log | sed --unbuffered 's/^/$@: /'
 
 .PHONY: upgrades
 upgrades: ## upgrade from each values file in the chart's ci to each other one and back, and kill upgrades at many moments, on a real cluster (root, hours)
