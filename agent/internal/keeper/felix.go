@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -155,19 +153,12 @@ func (k *Keeper) askSessions(want *failsafe.Want) error {
 	if err != nil {
 		return fmt.Errorf("cannot see who is connected by SSH: %w", err)
 	}
-	var from []string
-	for _, peer := range peers {
-		if slices.ContainsFunc(want.CIDRs, func(cidr netip.Prefix) bool { return cidr.Contains(peer.Addr()) }) {
-			return nil
-		}
-		from = append(from, peer.Addr().String())
-	}
+	from := probe.Strangers(peers, want.CIDRs)
 	if len(from) == 0 {
 		return nil
 	}
-	slices.Sort(from)
 	return fmt.Errorf("whoever is connected by SSH now comes from outside of ssh.cidrs, and would be shut out: %s. List their networks there; it is narrowed when one of them comes from there, or none is left",
-		event.Some(slices.Compact(from)))
+		event.Some(from))
 }
 
 // widenFelix looks once whether anything of ours is left, and takes that back.

@@ -3,13 +3,9 @@ package keeper
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
@@ -98,18 +94,12 @@ func (c Config) blind(said *clearance.Clearance) string {
 
 // proofOf says what was seen, and missed so often in a row.
 func proofOf(seen probe.Enforcement, missed int) (p proof) {
-	switch {
-	case seen.IPv4 == "":
-		return proof{lack: "looking whether Felix has the policies"}
-	case seen.IPv4 == probe.Enforced && seen.IPv6 == probe.Open:
-		p.says = "IPv4, and IPv6 is not protected"
-	case seen.IPv4 == probe.Enforced && seen.IPv6 == probe.Enforced:
-		p.says = "IPv4 and IPv6"
-	case seen.IPv4 == probe.Enforced:
-		p.says = "IPv4"
+	switch p.says = seen.Says(); seen.IPv4 {
+	case "":
+		p.lack = "looking whether Felix has the policies"
+	case probe.Enforced:
 	default:
 		p.lack = fmt.Sprintf("Felix on this node has not got all policies yet, or does not run: a packet that they drop is not dropped (%s)", seen.IPv4)
-		p.says = "not enforced"
 	}
 	if missed >= mostMissed {
 		p.lost = "packets do not meet its rules any more: somebody has flushed them, or Felix is stuck or gone"
@@ -126,33 +116,6 @@ func (k *Keeper) lookAgain(now time.Time) {
 
 // probe makes a round of the node's probes.
 func (k *Keeper) probe(ctx context.Context, f facts) {
-	targets := k.config.targets(f)
+	targets := probe.Targets(f.node, f.said, k.config.Set)
 	k.rounds.Ask(ctx, func(ctx context.Context) []trial.Result { return k.config.Self.Round(ctx, targets) }, k.Wake)
-}
-
-// targets are what a node has to reach whatever its set. Peers are one: others may be in
-// trouble of their own.
-func (c Config) targets(f facts) []probe.Target {
-	at := func(address string, port int) string { return net.JoinHostPort(address, strconv.Itoa(port)) }
-	var targets []probe.Target
-	port := int(f.node.Status.DaemonEndpoints.KubeletEndpoint.Port)
-	if i := slices.IndexFunc(f.node.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Type == corev1.NodeInternalIP }); i >= 0 && port > 0 {
-		targets = append(targets, probe.Target{Name: "kubelet of this node", Any: []string{at(f.node.Status.Addresses[i].Address, port)}})
-	}
-	if f.said == nil {
-		return targets
-	}
-	peers := probe.Target{Name: "kubelets of other nodes"}
-	for name, kubelet := range f.said.Peers {
-		if name != c.Node {
-			peers.Any = append(peers.Any, kubelet.String())
-		}
-	}
-	if len(peers.Any) > 0 {
-		targets = append(targets, peers)
-	}
-	if w, ok := f.said.Witnesses[c.Set]; ok {
-		targets = append(targets, probe.Target{Name: "loopback", Any: []string{at(w.Control.String(), 9)}})
-	}
-	return targets
 }

@@ -7,11 +7,16 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
@@ -46,6 +51,36 @@ func DNS(resolvConf string) Target {
 		}
 	}
 	return target
+}
+
+// Targets are what a node has to reach whatever its set. The kubelets of other nodes are one:
+// some may be in trouble of their own.
+func Targets(node *corev1.Node, said *clearance.Clearance, set string) (targets []Target) {
+	add := func(name string, addresses ...string) {
+		if len(addresses) > 0 {
+			targets = append(targets, Target{Name: name, Any: addresses})
+		}
+	}
+	for _, address := range node.Status.Addresses {
+		if port := node.Status.DaemonEndpoints.KubeletEndpoint.Port; port > 0 && address.Type == corev1.NodeInternalIP {
+			add("kubelet of this node", net.JoinHostPort(address.Address, strconv.Itoa(int(port))))
+			break
+		}
+	}
+	if said == nil {
+		return targets
+	}
+	var peers []string
+	for name, kubelet := range said.Peers {
+		if name != node.Name {
+			peers = append(peers, kubelet.String())
+		}
+	}
+	add("kubelets of other nodes", peers...)
+	if w, ok := said.Witnesses[set]; ok {
+		add("loopback", netip.AddrPortFrom(w.Control, witnessPort).String())
+	}
+	return targets
 }
 
 // Round probes all targets side by side, with new connections, for roundPatience at most. The

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -29,6 +30,18 @@ func Sessions(ports []uint16) (peers []netip.AddrPort, err error) {
 		}
 	}
 	return peers, nil
+}
+
+// Strangers returns the addresses of the peers if none of them comes from one of the networks.
+func Strangers(peers []netip.AddrPort, networks []netip.Prefix) (addresses []string) {
+	for _, peer := range peers {
+		if slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(peer.Addr()) }) {
+			return nil
+		}
+		addresses = append(addresses, peer.Addr().String())
+	}
+	slices.Sort(addresses)
+	return slices.Compact(addresses)
 }
 
 // Of inet_diag_req_v2 and inet_diag_msg (linux/inet_diag.h): what lies where. Both begin with

@@ -44,6 +44,22 @@ const (
 // Enforcement is what the witness shows, by family.
 type Enforcement struct{ IPv4, IPv6 Family }
 
+// Says tells people by which families packets were seen to meet the rules; empty: nobody has
+// looked. Felix may have been told to leave IPv6 alone.
+func (e Enforcement) Says() string {
+	switch {
+	case e.IPv4 == "":
+		return ""
+	case e.IPv4 != Enforced:
+		return "not enforced"
+	case e.IPv6 == Open:
+		return "IPv4, and IPv6 is not protected"
+	case e.IPv6 == Enforced:
+		return "IPv4 and IPv6"
+	}
+	return "IPv4"
+}
+
 // Witness looks whether the set is enforced on this node that the witness is of. That takes
 // twice knockPatience at most, and next to no time where nothing is dropped.
 func Witness(ctx context.Context, w clearance.Witness) (seen Enforcement) {
