@@ -31,6 +31,7 @@ type chance struct {
 func newChance(t *testing.T, seed uint64) *chance {
 	c := &chance{Rand: rand.New(rand.NewPCG(seed, 17)), cut: map[string]string{}, broken: map[string]bool{}}
 	c.world = newWorld(t, []string{"", "A"}[c.IntN(2)])
+	c.both = 5 * time.Second
 	c.in.Verify = c.IntN(8) > 0
 	for _, set := range []string{"R", "S"} {
 		if c.IntN(2) == 0 {
@@ -39,7 +40,7 @@ func newChance(t *testing.T, seed uint64) *chance {
 	}
 	c.fails = func(probe string) string {
 		switch {
-		case c.cut[c.carried] == probe:
+		case c.cut[c.carried] == probe, c.cut[c.leaves] == probe:
 			return "timeout"
 		case c.broken[probe]:
 			return "broken"
@@ -139,7 +140,7 @@ func (c *chance) happens() {
 		c.in.Deadline, c.in.Confirmed = time.Time{}, false
 		c.starts()
 	case 11:
-		c.carried = ""
+		c.carried, c.leaves = "", ""
 		c.world.moved()
 	case 12:
 		if c.in.Confirmed = c.IntN(2) == 0; c.in.Confirmed {

@@ -170,10 +170,6 @@ func (s Status) try(in Input) Decision {
 	if cut != "" {
 		return Decide(s.back(in.Now, unconfirmed, cut), in)
 	}
-	if in.Moves && in.Verify {
-		// What would be tried is both sets.
-		return Decision{Status: s, Carry: s.Set, Reason: s.tries(nil)}
-	}
 	lost := s.count(in)
 	// Who was there since the move has no more than GiveUp.
 	late, caught := !in.Now.Before(s.Since.Add(GiveUp)), !in.Now.Before(s.seen.since.Add(Catch))
@@ -292,13 +288,14 @@ func (s Status) stay(in Input) Decision {
 	return d
 }
 
-// ask wants a round of probes each Every that began after a moment.
+// ask wants a round of probes each Every that began after a moment. What it found while two
+// sets are carried would be said of one.
 func (d Decision) ask(in Input, after time.Time) Decision {
 	d.When = in.Now.Add(Every)
 	if next := in.Taken.Add(Every); in.Taken.After(after) && next.After(in.Now) {
 		d.When = next
 	} else {
-		d.Probe = true
+		d.Probe = !in.Moves
 	}
 	return d
 }

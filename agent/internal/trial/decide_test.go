@@ -249,6 +249,31 @@ func TestWhatOnlyForbidsMovingDoesNotUndoAMove(t *testing.T) {
 	assert.Equal(t, "0:A 0:R 45:A", w.timeline(), "but the second attempt is a move")
 }
 
+func TestNothingIsSaidOfOneSetWhileTheNodeCarriesTwo(t *testing.T) {
+	w := newWorld(t, "A")
+	w.both = 5 * time.Second
+	w.run(15, nil)
+	assert.Equal(t, trial.Trying, w.status.Phase)
+	w.run(1, nil)
+	assert.Equal(t, trial.Armed, w.status.Phase, "ten seconds of this set alone")
+
+	// What R cuts is cut as long as A is carried beside it, and that can't be written.
+	w = newWorld(t, "A")
+	w.both = 5 * time.Second
+	w.fails = func(probe string) string {
+		if (w.carried == "R" || w.leaves == "R") && probe == "DNS" {
+			return "timeout"
+		}
+		return ""
+	}
+	w.run(70, map[int]func(){46: func() { w.refuses = true }})
+	assert.Equal(t, "0:A 0:R 45:A", w.timeline())
+	assert.Contains(t, w.last.Reason, "what came of going back is not known yet")
+	w.refuses = false
+	w.run(2, nil)
+	assert.Contains(t, w.last.Reason, "all that worked before works again")
+}
+
 func TestNodeThatMayNotMoveIsNotProbed(t *testing.T) {
 	for _, in := range []trial.Input{{Blocked: "not cleared"}, {Held: "drift"}} {
 		w := newWorld(t, "A")

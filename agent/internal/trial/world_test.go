@@ -40,6 +40,11 @@ type world struct {
 	clock, began time.Duration
 	// carried and text are what is stored of the endpoint.
 	carried, text string
+	// both is for how long a node that goes from one set to another carries the two, and leaves
+	// is the other one, for longer where nothing can be written.
+	both   time.Duration
+	leaves string
+	left   time.Time
 	// away tells that the API server is, refuses that it takes no writes, down that the agent is.
 	away, refuses, down bool
 	// fails says why a probe doesn't work now; empty: it does. Nil: all work.
@@ -91,6 +96,9 @@ func (w *world) until(then time.Time) {
 		if !w.down && w.round != nil && w.round.done.Before(next) {
 			next = w.round.done
 		}
+		if w.leaves != "" && w.left.After(w.now) && w.left.Before(next) {
+			next = w.left
+		}
 		if when := w.last.When.Add(-w.began); !w.down && when.After(w.now) && when.Before(next) {
 			next = when
 		}
@@ -106,9 +114,13 @@ func (w *world) wake() {
 	if w.round != nil && !w.now.Before(w.round.done) {
 		w.in.Results, w.in.Taken, w.round = w.round.results, w.round.begun, nil
 	}
+	if !w.away && !w.refuses && !w.now.Before(w.left) {
+		w.leaves = ""
+	}
 	for written := true; written; {
 		in := w.in
 		in.Now, in.Carried = w.now.Add(w.began), w.carried
+		in.Moves = w.leaves != ""
 		if !in.Deadline.IsZero() {
 			// It is compared with the clock, and not with the time that the process measures.
 			in.Deadline = in.Deadline.Add(w.began - w.clock)
@@ -140,6 +152,9 @@ func (w *world) write(text string) bool {
 	}
 	w.text = text
 	if d.Carry != w.carried {
+		if w.both > 0 && d.Carry != "" {
+			w.leaves, w.left = w.carried, w.now.Add(w.both)
+		}
 		w.carried = d.Carry
 		w.moved()
 	}
