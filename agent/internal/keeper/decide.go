@@ -29,8 +29,8 @@ type facts struct {
 	proof   proof
 	results []trial.Result
 	taken   time.Time
-	// moves tells that endpoints go from one set to another, and have to carry both still.
-	moves bool
+	// both tells that endpoints carry two sets, and moves that they have to, still.
+	both, moves bool
 	// early tells that many nodes are armed, and that this one's moment is still to come.
 	early bool
 	// interfaces are those that want an endpoint, and lack says why not all of them
@@ -90,6 +90,8 @@ func (c Config) decide(f facts, m memory) (decision, memory) {
 	}
 	switch {
 	case f.said != nil && (f.said.Opened || f.said.Closed):
+		// What comes after that is looked at anew.
+		m.trial = nil
 		return c.open(f), m
 	case f.said != nil && f.said.Paused:
 		d := decision{state: Waiting, reason: "Calico's datastore is not ready (ClusterInformation default): nothing is written until it is", set: s.carried}
@@ -185,7 +187,7 @@ func (c Config) arm(f facts, m memory, s sorted) decision {
 		// Nothing is enforced any more. What comes back is armed when it is complete.
 		blocked, s.carried = fmt.Sprintf("no policy of set %s is left in the cluster", s.carried), ""
 	}
-	in := trial.Input{Now: f.now, Set: c.Set, Carried: s.carried, Blocked: blocked, Results: f.results, Taken: f.taken, Moves: f.moves, Verify: c.Verify && !c.Audit}
+	in := trial.Input{Now: f.now, Set: c.Set, Carried: s.carried, Blocked: blocked, Results: f.results, Taken: f.taken, Moves: f.both, Verify: c.Verify && !c.Audit}
 	if f.said != nil {
 		if in.Held, _ = f.said.Hold(c.Node); in.Held == "" {
 			in.Held = f.said.Drift[c.Set]

@@ -306,20 +306,16 @@ func (k *Keeper) look(ctx context.Context) facts {
 	f.results, f.taken = k.rounds.Last()
 	k.lookForLeftovers(ctx, f)
 	f.endpoints = k.endpoints()
-	f.moves = k.moves(f)
-	return f
-}
-
-// moves tells whether endpoints that go from one set to another have to carry both still.
-func (k *Keeper) moves(f facts) bool {
 	for _, hep := range f.endpoints {
-		if endpoint.LeavesOf(hep) != "" {
-			k.agenda.NotAfter(moveWork, f.now.Add(moment))
-			return k.agenda.Waits(moveWork)
-		}
+		f.both = f.both || endpoint.LeavesOf(hep) != ""
 	}
-	k.agenda.Done(moveWork)
-	return false
+	if !f.both {
+		k.agenda.Done(moveWork)
+		return f
+	}
+	k.agenda.NotAfter(moveWork, f.now.Add(moment))
+	f.moves = k.agenda.Waits(moveWork)
+	return f
 }
 
 // isEarly tells whether the moment at which this node is armed, of those over which many
