@@ -197,11 +197,7 @@ func (c Config) arm(f facts, m memory, s sorted) decision {
 			in.Deadline, in.Confirmed = f.said.Deadline, f.said.Confirmed == c.Set
 		}
 	}
-	status := s.trial
-	if m.trial != nil {
-		status = *m.trial
-	}
-	t := trial.Decide(status, in)
+	t := trial.Decide(*cmp.Or(m.trial, &s.trial), in)
 	d := decision{state: Waiting, reason: t.Reason, set: t.Carry, trial: &t.Status, probe: t.Probe, again: t.When}
 	switch phase := t.Status.Phase; {
 	case t.Status.Set == c.Set && phase == trial.Armed && t.Carry == c.Set:
@@ -235,27 +231,24 @@ func (c Config) hold(f facts) (why string, conflict bool) {
 func (c Config) blocked(f facts, s sorted) (why string) {
 	switch {
 	case f.said == nil:
-		return cmp.Or(f.unsaid, "the clearance is not known")
+		return c.judged(f)
 	case s.missing && s.version == "" && s.carried == "":
 		// The controller sees it before it is armed.
 		return "the endpoint has to be there before it is armed"
 	}
-	if why = f.said.MayArm(c.Node, c.Set, s.version); why == "" {
-		why = c.judged(f)
+	if f.early {
+		why = "armed in a moment, as many others are"
 	}
-	switch {
-	case why != "":
-		return why
-	case f.early:
-		return "armed in a moment, as many others are"
-	}
-	return f.proof.lack
+	return cmp.Or(f.said.MayArm(c.Node, c.Set, s.version), c.judged(f), why, f.proof.lack)
 }
 
-// judged says why the clearance is not about this agent's values, or not about its Node yet;
-// empty: it is about both.
+// judged says why the clearance is not known, not about this agent's values, or not about its
+// Node yet; empty: it is about both.
 func (c Config) judged(f facts) string {
-	if f.said.Rollout != c.Rollout {
+	switch {
+	case f.said == nil:
+		return cmp.Or(f.unsaid, "the clearance is not known")
+	case f.said.Rollout != c.Rollout:
 		return "controller and agent were rolled out with other values; one of them is about to be replaced"
 	}
 	return f.said.MayCreate(c.Node, f.node.CreationTimestamp.Time)
@@ -291,25 +284,14 @@ func (c Config) stillArmed(f facts, d decision) decision {
 // mayCreate adds to the decision whether endpoints that are missing may be
 // created, or else what they wait for.
 func (c Config) mayCreate(f facts, m memory, d decision) decision {
-	why := ""
-	switch {
-	case len(m.ours) > 0:
-		// An endpoint of ours was here already, so what is there has been looked at.
-		d.create = true
-		return d
-	case f.said == nil:
-		why = f.unsaid
-	default:
-		why = c.judged(f)
-	}
-	if d.create = why == ""; d.create || d.state == Off {
+	why := c.judged(f)
+	// Where an endpoint of ours was here already, what is there has been looked at.
+	if d.create = len(m.ours) > 0 || why == ""; d.create || d.state == Off {
 		return d
 	}
 	d.state, d.ready, d.reason = Waiting, false, why
-	if f.said != nil {
-		if _, conflict := f.said.Hold(c.Node); conflict {
-			d.state = Conflict
-		}
+	if _, conflict := c.hold(f); conflict {
+		d.state = Conflict
 	}
 	return d
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/event"
@@ -164,11 +162,11 @@ func (k *Keeper) askSessions(want *failsafe.Want) error {
 // widenFelix looks once whether anything of ours is left, and takes that back.
 func (k *Keeper) widenFelix(ctx context.Context, f facts) error {
 	if k.agenda.Waits(failsafeWork) {
-		return k.failsafeFailure()
+		return k.failure(failsafeWork)
 	}
 	own, err := k.api.ReadFelix(ctx, failsafe.Name(k.config.Node))
 	if err != nil {
-		return k.failsafeFailed(err)
+		return k.failed(failsafeWork, err)
 	}
 	change, err := failsafe.Plan(own, nil, k.config.Node, k.config.Release, nil, nil)
 	if err == nil && !change.None() {
@@ -181,7 +179,7 @@ func (k *Keeper) widenFelix(ctx context.Context, f facts) error {
 // changeFelix makes the change, unless it has to wait, and returns what is stored then.
 func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configuration, change failsafe.Change) (stored *failsafe.Configuration, err error) {
 	if k.agenda.Waits(failsafeWork) {
-		return nil, k.failsafeFailure()
+		return nil, k.failure(failsafeWork)
 	}
 	fields := k.fieldsOf(change)
 	switch {
@@ -193,7 +191,7 @@ func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configu
 		stored, err = k.api.PatchFelix(ctx, own.Name, change.Patch)
 	}
 	if err != nil {
-		return nil, k.failsafeFailed(err)
+		return nil, k.failed(failsafeWork, err)
 	}
 	k.agenda.Done(failsafeWork)
 	k.felixWrote = felixWrote{at: time.Now(), of: versionOf(own), to: versionOf(stored)}
@@ -209,24 +207,6 @@ func (k *Keeper) fieldsOf(change failsafe.Change) []string {
 		return []string{object}
 	}
 	return endpoint.Fields(object, change.Patch)
-}
-
-// failsafeFailed puts work on the failsafe off. The error that comes back is worth telling.
-func (k *Keeper) failsafeFailed(err error) error {
-	delay := k.agenda.Failed(failsafeWork, time.Now(), err)
-	k.told[failsafeWork] = ""
-	if race := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err); !race || delay >= tellAfter {
-		k.told[failsafeWork] = err.Error()
-	}
-	return k.failsafeFailure()
-}
-
-// failsafeFailure is why that work was put off, nil when it is not worth telling.
-func (k *Keeper) failsafeFailure() error {
-	if text := k.told[failsafeWork]; text != "" {
-		return errors.New(text)
-	}
-	return nil
 }
 
 // versionOf returns the version of an object, empty when there is none.

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -116,7 +117,7 @@ type Config struct {
 	Untracked func() bool
 	// Verify makes the node try a set before it counts as armed with it, as package trial says.
 	Verify bool
-	// Self looks at the node; nil: nobody does, and everything is taken to be well.
+	// Self looks at the node.
 	Self Node
 	// Labels are what an armed endpoint carries for policies of the user's own, NodeLabels
 	// which of the Node's labels each has.
@@ -199,9 +200,6 @@ func New(config Config, api API, log *slog.Logger) *Keeper {
 	if config.Meter == nil {
 		config.Meter = nobody{}
 	}
-	if config.Self == nil {
-		config.Self = nowhere{}
-	}
 	return &Keeper{
 		Loop:   loop.New(),
 		config: config,
@@ -250,7 +248,8 @@ func (k *Keeper) pass(ctx context.Context) {
 		return
 	}
 	if k.agenda.Set(trialWork, d.again); d.probe {
-		k.probe(ctx, f)
+		targets := probe.Targets(f.node, f.said, k.config.Set)
+		k.rounds.Ask(ctx, func(ctx context.Context) []trial.Result { return k.config.Self.Round(ctx, targets) }, k.Wake)
 	}
 	if d.trial != nil {
 		k.memory.trial = d.trial
@@ -258,7 +257,7 @@ func (k *Keeper) pass(ctx context.Context) {
 	if err := k.writeEndpoints(ctx, f, d, &status); err == nil {
 		k.memory.set = d.set
 		k.writeFelix(ctx, f, d, &status)
-	} else if !k.failed(f, err, &status) {
+	} else if !k.tellFailure(err, &status) {
 		return
 	}
 	k.tellFights(f.now, &status)
@@ -353,10 +352,7 @@ func (k *Keeper) lookForLeftovers(ctx context.Context, f facts) {
 // endpoints returns the endpoints of the node that matter: those of the cache, which is
 // what counts, what was found beside them, and what was just written.
 func (k *Keeper) endpoints() map[string]*v3.HostEndpoint {
-	all := map[string]*v3.HostEndpoint{}
-	for name, hep := range k.found {
-		all[name] = hep
-	}
+	all := maps.Clone(k.found)
 	cached, version := k.api.KnownEndpoints()
 	for _, hep := range cached {
 		all[hep.Name] = hep
@@ -402,16 +398,6 @@ type nobody struct{}
 func (nobody) Passed(time.Duration) {}
 func (nobody) Repaired(string)      {}
 func (nobody) Contested()           {}
-
-// nowhere is a Node on which all is well.
-type nowhere struct{}
-
-func (nowhere) Witness(context.Context, clearance.Witness) probe.Enforcement {
-	return probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Enforced}
-}
-func (nowhere) Round(context.Context, []probe.Target) []trial.Result { return nil }
-func (nowhere) Sessions([]uint16) ([]netip.AddrPort, error)          { return nil, nil }
-func (nowhere) FelixReady(context.Context) (probe.Readiness, error)  { return probe.Silent, nil }
 
 // spread returns a random part of a time, so that thousands of agents don't do one thing
 // in one moment.

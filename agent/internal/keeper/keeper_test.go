@@ -458,6 +458,7 @@ func testConfig() Config {
 		Set:      "r2",
 		Patterns: []string{"*"},
 		Links:    func() ([]endpoint.Link, error) { return nil, nil },
+		Self:     nowhere{},
 		Labels:   map[string]string{"host-endpoint": "ingress"},
 		Resync:   10 * time.Minute,
 	}

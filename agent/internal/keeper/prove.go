@@ -113,9 +113,3 @@ func (k *Keeper) lookAgain(now time.Time) {
 		k.agenda.NotAfter(proofWork, now.Add(proveSoon))
 	}
 }
-
-// probe makes a round of the node's probes.
-func (k *Keeper) probe(ctx context.Context, f facts) {
-	targets := probe.Targets(f.node, f.said, k.config.Set)
-	k.rounds.Ask(ctx, func(ctx context.Context) []trial.Result { return k.config.Self.Round(ctx, targets) }, k.Wake)
-}

@@ -359,3 +359,13 @@ func TestNodeThatMovesCarriesBothSetsForAMoment(t *testing.T) {
 		assert.Equal(t, "r2", label(s))
 	})
 }
+
+// nowhere is a Node on which all is well.
+type nowhere struct{}
+
+func (nowhere) Witness(context.Context, clearance.Witness) probe.Enforcement {
+	return probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Enforced}
+}
+func (nowhere) Round(context.Context, []probe.Target) []trial.Result { return nil }
+func (nowhere) Sessions([]uint16) ([]netip.AddrPort, error)          { return nil, nil }
+func (nowhere) FelixReady(context.Context) (probe.Readiness, error)  { return probe.Silent, nil }

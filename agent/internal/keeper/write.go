@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -73,14 +74,12 @@ func (k *Keeper) writeEndpoints(ctx context.Context, f facts, d decision, status
 }
 
 // setOf returns the set that any of the endpoints is armed with, first of all wanted.
-func setOf(sets map[string]string, wanted string) (set string) {
-	for _, s := range sets {
-		if s == wanted {
-			return wanted
-		}
-		set = max(set, s)
+func setOf(sets map[string]string, wanted string) string {
+	all := slices.Collect(maps.Values(sets))
+	if slices.Contains(all, wanted) {
+		return wanted
 	}
-	return set
+	return slices.Max(append(all, ""))
 }
 
 // removeEndpoint deletes one that is not wanted any more, in the version that is known.
@@ -195,29 +194,36 @@ func (k *Keeper) repaired(now time.Time, name, reason string) {
 	k.events.Add(now, eventRepaired, "HostEndpoint "+name+" was "+reason+" and is as it should be again")
 }
 
-// failed says in the status that a write failed, and when to try again. It returns false
-// when that is not worth telling: losing a race is part of the work.
-func (k *Keeper) failed(f facts, err error, status *Status) (tell bool) {
-	if errors.Is(err, errWaits) {
-		return k.tellFailure(status)
+// failed puts off work that has failed, and returns what is worth telling of that; nil: nothing
+// is. Losing a race is part of the work.
+func (k *Keeper) failed(work string, err error) error {
+	delay := k.agenda.Failed(work, time.Now(), err)
+	k.told[work] = err.Error()
+	if race := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err); race && delay < tellAfter {
+		k.log.Debug("write failed", "of", work, "error", err)
+		k.told[work] = ""
 	}
-	delay := k.agenda.Failed(endpointWork, time.Now(), err)
-	race := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
-	if race && delay < tellAfter {
-		k.log.Debug("write failed", "error", err)
-		return false
-	}
-	k.told[endpointWork] = err.Error()
-	return k.tellFailure(status)
+	return k.failure(work)
 }
 
-// tellFailure says what was last worth telling; false: nothing was.
-func (k *Keeper) tellFailure(status *Status) bool {
-	reason := k.told[endpointWork]
-	if reason == "" {
+// failure is why work was put off; nil: that is not worth telling.
+func (k *Keeper) failure(work string) error {
+	if text := k.told[work]; text != "" {
+		return errors.New(text)
+	}
+	return nil
+}
+
+// tellFailure says in the status that endpoints are not written; false: nothing is worth telling.
+func (k *Keeper) tellFailure(err error, status *Status) bool {
+	if !errors.Is(err, errWaits) {
+		_ = k.failed(endpointWork, err)
+	}
+	why := k.failure(endpointWork)
+	if why == nil {
 		return false
 	}
-	status.Ready, status.Reason = false, reason
+	status.Ready, status.Reason = false, why.Error()
 	if status.State == Armed && status.Set != k.config.Set {
 		status.State = Waiting
 	}

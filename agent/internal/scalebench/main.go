@@ -162,6 +162,7 @@ func (f *fleet) newMember(node string, args []string) (*member, error) {
 	keep := wiring.Keeper(s)
 	// This machine's interfaces are not those of the nodes.
 	keep.Links = func() ([]endpoint.Link, error) { return nil, nil }
+	keep.Self = nowhere{}
 	return &member{node: node, cluster: cluster, keeper: keeper.New(keep, cluster, log)}, nil
 }
 
