@@ -36,11 +36,11 @@ const program = "host-firewall-agent"
 // version is set with -ldflags "-X main.version=...".
 var version string
 
-// settleEvery is how often the agent gives back to the system what its start, or a
-// burst of work, has left behind. That takes it a few milliseconds; left for a minute,
-// a burst spreads over more memory, of which the runtime keeps some for good. What else
-// keeps it small is in the Dockerfile.
-const settleEvery = 10 * time.Second
+// settle is when the agent gives back to the system what its start, and then what a burst of
+// work, has left behind: soon at first, for left alone that spreads over more memory, of
+// which the runtime keeps some for good, and then seldom, for each time costs milliseconds.
+// What else keeps it small is in the Dockerfile.
+var settle = wait.Backoff{Duration: 10 * time.Second, Factor: 2, Steps: 10, Cap: 10 * time.Minute}
 
 // Exit codes. A container that exits with exitUsage won't do better by a restart.
 const (
@@ -159,7 +159,10 @@ func (l loop) serve(ctx context.Context, s settings.Settings, log *slog.Logger) 
 		running.Go(func() error { return part(ctx) })
 	}
 	// The end of the context ends it, as the parts.
-	wait.Until(debug.FreeOSMemory, settleEvery, ctx.Done())
+	_ = settle.DelayFunc().Until(ctx, true, true, func(context.Context) (done bool, err error) {
+		debug.FreeOSMemory()
+		return false, nil
+	})
 	if err := running.Wait(); err != nil {
 		return err
 	}
