@@ -88,7 +88,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint", "/internal/witness"},
 		"/internal/probe":      {"/internal/clearance", "/internal/trial"},
 		// The bench at scale: it is no part of the agent, but drives its packages.
-		"/internal/scalebench": {"/internal/calico", "/internal/endpoint", "/internal/keeper", "/internal/settings", "/internal/wiring"},
+		"/internal/scalebench": {"/internal/calico", "/internal/clearance", "/internal/endpoint", "/internal/keeper", "/internal/probe", "/internal/settings", "/internal/trial", "/internal/wiring"},
 		"/internal/settings":   {"/internal/endpoint"},
 		"/internal/status":     {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/policyset", "/internal/settings", "/internal/trial"},
 		"/internal/transport":  {},
