@@ -103,7 +103,7 @@ func (d *demo) play(ctx context.Context) error {
 	if d.release, err = release.New(root, d.cluster.Kubeconfig(), namespace, releaseName); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{d.before, d.install, d.logs, d.upgrade, d.repair, d.join, d.uninstall} {
+	for _, step := range []func(context.Context) error{d.before, d.install, d.logs, d.upgrade, d.undo, d.repair, d.join, d.uninstall} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -181,6 +181,38 @@ func (d *demo) upgrade(ctx context.Context) error {
 	}
 	d.head("helm rollback %s: the set before is still there", releaseName)
 	return d.move(ctx, "helm rollback", scene.Protected, func() error { return d.release.Rollback(0) })
+}
+
+// undo shows a change that cuts what worked before, and what becomes of it with nobody at the keyboard.
+func (d *demo) undo(ctx context.Context) error {
+	d.head("A bad change that undoes itself")
+	d.say("An administrator has a policy of his own that lets nobody in to kubelets. Ours let the nodes in before it is asked, so it harms nobody.")
+	d.say("helm upgrade %s charts/host-firewall --set policies.allowCluster.order=16 --set hostEndpoint.acceptPolicies={%s}: now it is asked first.", releaseName, release.Hardened)
+	if err := release.Harden(ctx, d.cluster); err != nil {
+		return err
+	}
+	kubelets := func(c scene.Cell) bool { return scene.Protected(c) && c.Column == scene.Kubelet }
+	others := probe.Watch(ctx, d.scene.Select(func(c scene.Cell) bool { return scene.Protected(c) && !kubelets(c) }), pause)
+	start := time.Now()
+	undone, err := d.release.MeasureUndo(ctx, d.cluster, release.Slip(setA()), d.scene.Select(kubelets))
+	tally := others.Stop()
+	if err != nil {
+		return err
+	}
+	d.say("%5.1fs  %s moves to the new set, and tries what worked before", undone.Tried.Seconds(), undone.Node)
+	d.say("%5.1fs  it has gone back to the set before: %s", undone.Back.Seconds(), strings.Join(undone.Trial.Cut, "; "))
+	d.say("its kubelet was cut for %s; no other node had moved, and none will until there is another set, or a person says host-firewall.io/retry", round(undone.Cut))
+	if len(undone.Moved) != 1 {
+		d.breaks("a bad change was tried by %v", undone.Moved)
+	}
+	d.tell(start, tally)
+	if err := release.Soften(ctx, d.cluster); err != nil {
+		return err
+	}
+	if err := d.release.Rollback(0); err != nil {
+		return err
+	}
+	return release.WaitArmed(ctx, d.cluster, namespace)
 }
 
 // move shows how nodes go from one set of policies to another, and that nothing which both allow fails meanwhile.
