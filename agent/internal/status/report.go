@@ -106,9 +106,6 @@ func (r *report) judgeRelease(s Seen, agents int) {
 	if lack != "" && said.Drift[r.Set] == "" {
 		r.problem(lack)
 	}
-	if !s.Controller && !said.Opened {
-		r.problem("the controller is not ready: its log says why")
-	}
 	switch {
 	case said.Opened:
 		r.problem(fmt.Sprintf("it is opened by the annotation %s of ConfigMap %s, so no node has an endpoint until that goes: %s",
@@ -131,6 +128,10 @@ func (r *report) judgeRelease(s Seen, agents int) {
 	}
 	for _, set := range slices.Sorted(maps.Keys(said.Drift)) {
 		r.problem(fmt.Sprintf("set %s has been changed: %s", set, said.Drift[set]))
+	}
+	// It is not ready either while it lets no node be armed, which says more.
+	if !s.Controller && !said.Opened {
+		r.problem("the controller is not ready: its log says why")
 	}
 	if r.Deadline = said.Deadline; r.Deadline.After(r.seen) {
 		r.Confirm = clearance.Annotate(r.Namespace, r.Release, clearance.ConfirmAnnotation, r.Set)
