@@ -20,7 +20,7 @@ func TestWatchThatShouldHaveEndedLongAgoIsEndedAndTold(t *testing.T) {
 		time.Sleep(300*time.Second + silence - 1)
 		synctest.Wait()
 		assert.False(t, stream.IsStopped(), "an API server may be slow")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		assert.True(t, stream.IsStopped())
 		problem, _ := s.trouble()
