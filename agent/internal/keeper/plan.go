@@ -52,8 +52,13 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 		if d.trial != nil && d.trial.Phase != "" {
 			desired.Annotations[trial.Annotation] = d.trial.Encode()
 		}
-		urgent := d.urgent && current != nil && endpoint.NoteOf(current).Wanted != c.Set
-		writes = append(writes, write{current, desired, urgent})
+		w := write{current: current, desired: desired}
+		if current != nil {
+			// What is cut right now is of no use to anybody when the node has gone back.
+			was := endpoint.NoteOf(current)
+			w.urgent = d.urgent && was.Wanted != c.Set || d.state == Trying && was.Reason != d.reason
+		}
+		writes = append(writes, w)
 	}
 	if len(f.interfaces) == 0 && f.present == nil && !d.remove {
 		// It is not known what is wanted.

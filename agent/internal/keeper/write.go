@@ -14,6 +14,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/event"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
 const (
@@ -177,7 +178,7 @@ func (k *Keeper) tellChange(now time.Time, w write, d decision, status *Status, 
 
 // same tells whether two endpoints should be the same, apart from their notes.
 func same(a, b *v3.HostEndpoint) bool {
-	return a != nil && maps.Equal(a.Labels, b.Labels) && reflect.DeepEqual(a.OwnerReferences, b.OwnerReferences) && reflect.DeepEqual(a.Spec, b.Spec)
+	return a != nil && maps.Equal(a.Labels, b.Labels) && a.Annotations[trial.Annotation] == b.Annotations[trial.Annotation] && reflect.DeepEqual(a.OwnerReferences, b.OwnerReferences) && reflect.DeepEqual(a.Spec, b.Spec)
 }
 
 // noteIsDue tells whether to write a note alone.
