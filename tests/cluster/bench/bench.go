@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -64,7 +65,9 @@ func Run(ctx context.Context, root string, settings Settings, out io.Writer) (*R
 	report.Versions["Go"] = runtime.Version()
 	if len(b.contenders()) > 0 {
 		if err := b.onCluster(ctx, func(ctx context.Context) (err error) {
-			report.Contenders, err = b.compare(ctx)
+			if report.Contenders, err = b.compare(ctx); err == nil && slices.ContainsFunc(b.contenders(), func(c *contender) bool { return c.name == Agent }) {
+				report.Wire, err = b.onTheWire(ctx)
+			}
 			return err
 		}); err != nil {
 			return report, err

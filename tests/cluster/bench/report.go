@@ -20,6 +20,7 @@ type Report struct {
 	Settings   settingsRecord    `json:"settings"`
 	Minutes    float64           `json:"minutes"`
 	Contenders []Result          `json:"contenders"`
+	Wire       *Wire             `json:"wire,omitempty"`
 	Scale      []Scale           `json:"scale"`
 	Promises   []Promise         `json:"promises"`
 }
@@ -54,6 +55,19 @@ type Result struct {
 	Joins     *Joins        `json:"joinMilliseconds,omitempty"`
 	BareNodes *Distribution `json:"bareNodeMilliseconds,omitempty"`
 	Idle      *Idle         `json:"idle"`
+}
+
+// Wire is what was measured with connections.
+type Wire struct {
+	// Label is from a label on an endpoint to the first connection that is dropped.
+	Label  Distribution `json:"labelToEnforcedMilliseconds"`
+	Undone []Undo       `json:"undone"`
+}
+
+// Undo is a change that was undone by the node which tried it.
+type Undo struct {
+	Cut   float64 `json:"cutSeconds"` // how long what worked before did not
+	Moved int     `json:"moved"`      // nodes
 }
 
 // Joins is what was measured when nodes joined.
@@ -159,7 +173,8 @@ const (
 	anonymousBudget = 5 * mb
 	floorFactor     = 2
 	scaleSeconds    = 60
-	mostWatches     = 5 // three, and two while the failsafe is narrowed
+	undoneSeconds   = 60 // 45 of them are Trying's
+	mostWatches     = 5  // three, and two while the failsafe is narrowed
 )
 
 func megabytes(bytes int64) float64 { return float64(bytes) / mb }
@@ -188,6 +203,12 @@ func promises(r *Report) []Promise {
 	}
 	if agent != nil && calico != nil {
 		add(agent.Repair.P50 < calico.Repair.P50, "sooner back than with Calico's automatic host endpoints, ms: %s; with those: %s", agent.Repair.text(), calico.Repair.text())
+	}
+	if r.Wire != nil {
+		add(r.Wire.Label.Missed == 0, "what a label closes was closed, ms: %s", r.Wire.Label.text())
+		for _, u := range r.Wire.Undone {
+			add(u.Cut <= undoneSeconds && u.Moved == 1, "what a change cut was back after %.1f s, at most %d, and %d node had tried it", u.Cut, undoneSeconds, u.Moved)
+		}
 	}
 	for _, s := range r.Scale {
 		for _, start := range s.Starts {
@@ -265,6 +286,9 @@ the disk) and two workers with containerd, kubelet, kube-proxy and Felix. Versio
 	if len(r.Contenders) > 0 {
 		r.writeContenders(&t)
 	}
+	if r.Wire != nil {
+		r.writeWire(&t)
+	}
 	if len(r.Scale) > 0 {
 		r.writeScale(&t)
 	}
@@ -337,6 +361,22 @@ CPU and requests are one instance's, after all the other rounds; the requests ar
 		fmt.Fprintf(t, "- %s: %s.\n", c.Name, c.What)
 	}
 	t.WriteString("\n")
+}
+
+func (r *Report) writeWire(t *strings.Builder) {
+	t.WriteString("## On the wire\n\n")
+	writeTable(t, [][]string{
+		{"", Agent},
+		{"label to enforced on the wire, ms: p50 / p90 / p99 / max", r.Wire.Label.text()},
+		{"rounds of that", r.Wire.Label.rounds()},
+		{"policy broken to back again, s, each time", seconds(r.Wire.Undone)},
+	})
+	t.WriteString(`
+The first is Felix's: the endpoint's label is written by hand, and a stranger connects again and again until nothing answers; it runs from the request to
+the start of that connection. The second is an upgrade by which a policy of the administrator's own cuts kubelets off: it runs from the first
+connection to one that fails to the first that comes about again, with nobody at the keyboard.
+
+`)
 }
 
 func (r *Report) writeScale(t *strings.Builder) {
