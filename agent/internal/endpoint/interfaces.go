@@ -166,3 +166,19 @@ func hashed(name string) bool {
 func holdsOnly(text, characters string) bool {
 	return text != "" && strings.Trim(text, characters) == ""
 }
+
+// bpfDevice is there as long as Felix uses eBPF, whether its environment (calico-bpf.yaml) or
+// a FelixConfiguration says so.
+const bpfDevice = "bpfin.cali"
+
+// Blind says why policies decide nothing on loopback, where these patterns select the
+// interfaces that have an endpoint, and these are there; empty: they do.
+func Blind(patterns, present []string) string {
+	switch {
+	case !slices.Contains(patterns, AllInterfaces) && !slices.Contains(patterns, "lo"):
+		return "only single interfaces have an endpoint, and loopback has none"
+	case slices.Contains(present, bpfDevice):
+		return "Felix uses eBPF on this node, and asks no policy on loopback"
+	}
+	return ""
+}

@@ -1,10 +1,10 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
@@ -55,7 +55,7 @@ func (k *Keeper) prove(ctx context.Context, f facts) proof {
 	if k.config.Off || f.said == nil {
 		return proof{}
 	}
-	if blind := k.config.blind(f.said); blind != "" {
+	if blind := cmp.Or(endpoint.Blind(k.config.Patterns, f.present), f.said.Unproven); blind != "" {
 		k.agenda.NotAfter(momentWork, f.now.Add(moment))
 		p := proof{says: "unproven: " + blind}
 		if f.said.Reason != "" {
@@ -82,14 +82,6 @@ func (k *Keeper) prove(ctx context.Context, f facts) proof {
 	}
 	seen, _ := k.proofs.Last()
 	return proofOf(seen, k.missed)
-}
-
-// blind says why the node can't see a witness.
-func (c Config) blind(said *clearance.Clearance) string {
-	if !slices.Contains(c.Patterns, endpoint.AllInterfaces) && !slices.Contains(c.Patterns, "lo") {
-		return "only single interfaces have an endpoint, and loopback has none"
-	}
-	return said.Unproven
 }
 
 // proofOf says what was seen, and missed so often in a row.

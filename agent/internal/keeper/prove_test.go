@@ -148,7 +148,10 @@ func TestArmedNodeWhoseRulesVanishSaysSoAndStaysArmed(t *testing.T) {
 
 func TestNodeThatCanNotSeeAWitnessWaitsAMomentAndSaysSo(t *testing.T) {
 	for name, alter := range map[string]func(c *Config, said *clearance.Clearance){
-		"eBPF":              func(_ *Config, said *clearance.Clearance) { said.Unproven = "Felix runs with eBPF" },
+		"eBPF": func(_ *Config, said *clearance.Clearance) { said.Unproven = "Felix runs with eBPF" },
+		"eBPF here": func(c *Config, _ *clearance.Clearance) {
+			c.Links = func() ([]endpoint.Link, error) { return []endpoint.Link{{Name: "bpfin.cali"}, {Name: "eth0"}}, nil }
+		},
 		"single interfaces": func(c *Config, _ *clearance.Clearance) { c.Patterns = []string{"eth*"} },
 	} {
 		t.Run(name, func(t *testing.T) {
