@@ -157,6 +157,7 @@ func TestNodeWhoseRulesAreFlushedSaysWhichAndStaysArmed(t *testing.T) {
 
 	on(t, node, "sh", "-c", "ip6tables-nft --table mangle --flush cali-from-host-endpoint || nft flush chain ip6 calico mangle-cali-from-host-endpoint")
 	requireEnforced(t, node, "IPv4, and IPv6 is not protected")
+	requireSays(t, node, "packets over IPv6 do not meet its rules any more")
 	flushed := time.Now()
 	_, flush, _ := strings.Cut(waysBack(t)[emptyRules], "\n") // without the line that freezes programs
 	on(t, node, "sh", "-c", flush+"true")

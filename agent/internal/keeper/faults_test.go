@@ -516,7 +516,7 @@ func TestThousandsOfNodesAreArmedAndNarrowedOneByOne(t *testing.T) {
 			s.take()
 			s.pass(spread - 10*time.Millisecond)
 			assert.Empty(t, s.take(), "others are still being armed")
-			assert.False(t, s.follows, "nor is anything else asked for")
+			assert.False(t, read(s.cluster, func() bool { return s.follows }), "nor is anything else asked for")
 			s.pass(spread + narrowWithin + felixSettles)
 			assert.Equal(t, []string{"create felix"}, s.take())
 			assert.True(t, s.keeper.Status().Ready)

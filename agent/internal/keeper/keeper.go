@@ -176,6 +176,7 @@ type Keeper struct {
 	proofs     probe.Prober[probe.Enforcement]
 	provenAt   time.Time // when the proof began that was last counted
 	missed     int       // proofs in a row
+	overIPv6   bool      // it was seen to be enforced, since the agent started
 	rounds     probe.Prober[[]trial.Result]
 	contested  string // field of the last fight
 	untracked  bool   // that was told

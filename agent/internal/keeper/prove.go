@@ -70,8 +70,8 @@ func (k *Keeper) prove(ctx context.Context, f facts) proof {
 		return proof{lack: "the controller has not written yet by what the node sees that Felix has the policies", says: "unproven: there is no witness"}
 	}
 	if seen, at := k.proofs.Last(); at.After(k.provenAt) {
-		k.provenAt = at
-		if k.missed++; seen.IPv4 == probe.Enforced {
+		k.provenAt, k.overIPv6 = at, k.overIPv6 || seen.IPv6 == probe.Enforced
+		if k.missed++; seen.IPv4 == probe.Enforced && (seen.IPv6 != probe.Open || !k.overIPv6) {
 			k.missed = 0
 			k.agenda.Set(proofWork, f.now.Add(proveEvery))
 		}
@@ -93,7 +93,11 @@ func proofOf(seen probe.Enforcement, missed int) (p proof) {
 	default:
 		p.lack = fmt.Sprintf("Felix on this node has not got all policies yet, or does not run: a packet that they drop is not dropped (%s)", seen.IPv4)
 	}
-	if missed >= mostMissed {
+	switch {
+	case missed < mostMissed:
+	case seen.IPv4 == probe.Enforced:
+		p.lost = "packets over IPv6 do not meet its rules any more: somebody has flushed them, or Felix was told to leave IPv6 out; then restart the agent"
+	default:
 		p.lost = "packets do not meet its rules any more: somebody has flushed them, or Felix is stuck or gone"
 	}
 	return p

@@ -39,6 +39,12 @@ func (n *self) change(alter func()) {
 	alter()
 }
 
+// asked returns how many rounds there were.
+func (n *self) asked() (rounds int) {
+	n.change(func() { rounds = n.rounds })
+	return rounds
+}
+
 func (n *self) Witness(context.Context, clearance.Witness) (seen probe.Enforcement) {
 	n.change(func() { seen = n.seen })
 	return seen
@@ -140,7 +146,15 @@ func TestArmedNodeWhoseRulesVanishSaysSoAndStaysArmed(t *testing.T) {
 		s.pass(proveSoon)
 		assert.True(t, s.keeper.Status().Ready)
 		n.change(func() { n.seen.IPv6 = probe.Open })
-		s.pass(proveEvery)
+		s.pass(2 * time.Minute)
+		status = s.keeper.Status()
+		assert.False(t, status.Ready)
+		assert.Contains(t, status.Reason, "over IPv6 do not meet its rules any more")
+		assert.Equal(t, "IPv4, and IPv6 is not protected", status.Enforced)
+	})
+	n.change(func() { n.seen.IPv6 = probe.Open })
+	playWith(t, config, withArmed, func(s *scene) {
+		s.pass(time.Hour)
 		assert.True(t, s.keeper.Status().Ready, "Felix may be told to leave IPv6 alone")
 		assert.Equal(t, "IPv4, and IPv6 is not protected", s.keeper.Status().Enforced)
 	})
@@ -184,9 +198,9 @@ func TestNodeTriesASetBeforeItCountsAsArmed(t *testing.T) {
 		s.pass(moment + trial.Settle + 2*trial.Every)
 		assert.Equal(t, Armed, s.keeper.Status().State)
 		assert.True(t, s.keeper.Status().Ready)
-		rounds := n.rounds
+		rounds := n.asked()
 		s.pass(time.Hour)
-		assert.Equal(t, rounds, n.rounds, "an armed node asks nobody any more")
+		assert.Equal(t, rounds, n.asked(), "an armed node asks nobody any more")
 		assert.Equal(t, []string{"Armed"}, s.kinds(), "and nothing was repaired")
 	})
 }
@@ -335,10 +349,10 @@ func TestNodeThatMovesCarriesBothSetsForAMoment(t *testing.T) {
 		assert.Equal(t, "r2.r1", label(s))
 		s.pass(moment)
 		assert.Equal(t, "r2", label(s))
-		rounds := n.rounds
+		rounds := n.asked()
 		s.pass(trial.Settle - time.Second)
 		assert.Equal(t, Trying, s.keeper.Status().State, "both sets together prove nothing of the new one")
-		assert.Greater(t, n.rounds, rounds)
+		assert.Greater(t, n.asked(), rounds)
 		n.change(func() { n.broken["API server"] = "timeout" })
 		s.pass(trial.GiveUp - moment - trial.Settle + 2*time.Second)
 		assert.Equal(t, "r1.r2", label(s), "and so it goes back")
