@@ -3,6 +3,7 @@ package kind
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -14,10 +15,10 @@ import (
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
-	watchtools "k8s.io/client-go/tools/watch"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/probe"
@@ -51,30 +52,33 @@ type diary struct {
 	steps []step
 }
 
-// begin begins a diary, which goes on until the test ends, also while the API server is away.
+// begin begins a diary, which goes on until the test ends, also over times without the API server.
 func begin(t *testing.T) *diary {
 	t.Helper()
 	heps, d := calico(t, "hostendpoints"), &diary{}
-	list, err := heps.List(t.Context(), metav1.ListOptions{})
-	require.NoError(t, err)
-	for i := range list.Items {
-		d.note(&list.Items[i])
-	}
-	watcher, err := watchtools.NewRetryWatcherWithContext(t.Context(), list.GetResourceVersion(), &cache.ListWatch{
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return heps.Watch(ctx, o) },
+	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: &cache.ListWatch{
+			ListWithContextFunc:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return heps.List(ctx, o) },
+			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return heps.Watch(ctx, o) },
+		},
+		ObjectType: &unstructured.Unstructured{},
+		Handler:    cache.ResourceEventHandlerFuncs{AddFunc: d.note, UpdateFunc: func(_, now any) { d.note(now) }},
 	})
-	require.NoError(t, err)
-	go func() {
-		for e := range watcher.ResultChan() {
-			if hep, ok := e.Object.(*unstructured.Unstructured); ok && e.Type != watch.Deleted {
-				d.note(hep)
-			}
+	go informer.RunWithContext(t.Context())
+	eventually(t, "all endpoints to be read", func(context.Context) error {
+		if !informer.HasSynced() {
+			return errors.New("they are not")
 		}
-	}()
+		return nil
+	})
 	return d
 }
 
-func (d *diary) note(hep *unstructured.Unstructured) {
+func (d *diary) note(endpoint any) {
+	hep, ok := endpoint.(*unstructured.Unstructured)
+	if !ok {
+		return
+	}
 	s := step{time.Now(), hep.GetName(), release.CarriedBy(hep), release.TrialOf(hep)}
 	d.mu.Lock()
 	defer d.mu.Unlock()
