@@ -151,24 +151,28 @@ func (c Config) cut(m *memory, was clearance.Clearance) map[string][]string {
 }
 
 // peers are the kubelets of a few Nodes that are Ready: the same ones as long as they are, for each
-// change wakes all agents, and then of the oldest, which stay for longest.
+// change wakes all agents, and then of the oldest, which stay for longest. One that is not
+// Ready any more stays where nobody takes its place: no Node is, for a while, when the API
+// server was away, and a probe that can't be made looks like one that is cut.
 func (m *memory) peers(were map[string]netip.AddrPort) map[string]netip.AddrPort {
 	peers := map[string]netip.AddrPort{}
-	var others []string
+	var others, tired []string
 	for name, n := range m.nodes {
 		switch at, is := were[name]; {
-		case !n.ready || !n.kubelet.IsValid():
-		case is && at == n.kubelet:
+		case !n.kubelet.IsValid():
+		case is && at == n.kubelet && n.ready:
 			peers[name] = at
-		default:
+		case is && at == n.kubelet:
+			tired = append(tired, name)
+		case n.ready:
 			others = append(others, name)
 		}
 	}
-	if len(peers) < mostPeers {
-		slices.SortFunc(others, func(a, b string) int {
+	for _, names := range [][]string{others, tired} {
+		slices.SortFunc(names, func(a, b string) int {
 			return cmp.Or(m.nodes[a].created.Compare(m.nodes[b].created), strings.Compare(a, b))
 		})
-		for _, name := range others[:min(len(others), mostPeers-len(peers))] {
+		for _, name := range names[:min(len(names), max(mostPeers-len(peers), 0))] {
 			peers[name] = m.nodes[name].kubelet
 		}
 	}

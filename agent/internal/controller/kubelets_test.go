@@ -203,6 +203,12 @@ func TestPeersAreAFewReadyNodesAndStay(t *testing.T) {
 	w.setReady("n2", corev1.ConditionTrue)
 	w.restart("A")
 	assert.Equal(t, at("1", "3", "4", "5"), w.look().Peers, "each change wakes all agents")
+	for _, name := range []string{"n1", "n2", "n3", "n4", "n5", "n6"} {
+		w.setReady(name, corev1.ConditionUnknown)
+	}
+	assert.Equal(t, at("1", "3", "4", "5"), w.look().Peers, "after the API server was away no Node is for a while, and their kubelets run")
+	w.setReady("n6", corev1.ConditionTrue)
+	assert.Equal(t, at("1", "3", "4", "6"), w.look().Peers)
 
 	w = newWorld(t, "n1", "n2", "n3")
 	w.Verify = true

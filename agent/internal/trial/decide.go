@@ -179,7 +179,10 @@ func (s Status) try(in Input) Decision {
 		return Decide(s, in)
 	case late && (len(lost) > 0 || caught):
 		if s.seen.lost == nil {
-			s.seen.lost = []string{"no probe was made in time"}
+			s.seen.lost = []string{"nothing could be tried in time"}
+			if in.Moves {
+				s.seen.lost = []string{"that " + name(s.From) + " is left as well could not be written in time"}
+			}
 		}
 		return Decide(s.back(in.Now, false, s.seen.lost...), in)
 	}

@@ -99,7 +99,7 @@ func TestRoundThatBeganBeforeTheMoveProvesNothing(t *testing.T) {
 	in.Now = in.Now.Add(time.Second)
 	d := trial.Decide(status, in)
 	assert.Equal(t, "A", d.Carry, "who has seen nothing goes back")
-	assert.Contains(t, d.Reason, "no probe was made in time")
+	assert.Contains(t, d.Reason, "nothing could be tried in time")
 }
 
 func TestRoundUnderRulesThatCutIsNoBaseline(t *testing.T) {
