@@ -100,6 +100,8 @@ type Clearance struct {
 	// Deadline is when nodes leave the wanted set again unless a person has confirmed it; zero:
 	// nobody has to.
 	Deadline time.Time
+	// Accepted are revisions of sets that nobody has to confirm, the last one last.
+	Accepted []string
 	// Confirmed and Retry are the texts of their annotations.
 	Confirmed, Retry string
 	// Paused tells that Calico's datastore is not to be written to.
@@ -140,6 +142,7 @@ func (c *Clearance) keys() map[string]any {
 		"cleared":         &c.Cleared,
 		"retried":         &c.Retried,
 		"confirm-until":   &c.Deadline,
+		"accepted":        &c.Accepted,
 		"paused":          &c.Paused,
 		keyClosed:         &c.Closed,
 		"controller":      &c.Controller,

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
@@ -12,10 +13,32 @@ import (
 // deadline, whatever its clock says, and a person who confirms in the last second is heard by
 // all: agents watch the annotation themselves. The last ones go back two minutes after it.
 
+// mostAccepted is how many sets are remembered as accepted: Helm by itself keeps ten revisions.
+const mostAccepted = 20
+
+// accepted are the sets that nobody has to confirm, once for ever: a person has, or nodes had
+// them without having to. Who goes back to one of them wants what is known to be good.
+func (c Config) accepted(was clearance.Clearance, carried map[string]int) []string {
+	sets := was.Accepted
+	accept := func(set string) {
+		if set != "" && !slices.Contains(sets, set) {
+			sets = append(slices.Clone(sets), set)
+		}
+	}
+	if before := was.Wanted.Revision; before != c.Wanted.Revision && !was.Cleared.IsZero() && was.Deadline.IsZero() && carried[before] > 0 {
+		accept(before)
+	}
+	if was.Confirmed == was.Wanted.Revision || was.Confirmed == c.Wanted.Revision {
+		accept(was.Confirmed)
+	}
+	return sets[max(len(sets)-mostAccepted, 0):]
+}
+
 // keepDeadline takes over from the clearance until when a person has to confirm the wanted set.
 // It stands once for each set, and once more each time that nodes are to try again before
 // anybody has confirmed.
-func (c Config) keepDeadline(was clearance.Clearance, now *clearance.Clearance) {
+func (c Config) keepDeadline(was clearance.Clearance, now *clearance.Clearance, carried map[string]int) {
+	now.Accepted = c.accepted(was, carried)
 	if c.Off {
 		// Who turns it on again arms anew.
 		return
@@ -25,26 +48,26 @@ func (c Config) keepDeadline(was clearance.Clearance, now *clearance.Clearance) 
 	}
 	if again := !was.Deadline.IsZero() && now.Retried != was.Retried; was.Wanted.Revision == c.Wanted.Revision && !again {
 		now.Cleared = was.Cleared
-		if c.confirms(was) {
+		if c.confirms(*now) {
 			now.Deadline = was.Deadline
 		}
 	}
 }
 
 // confirms tells whether a person has to confirm the wanted set, and has not.
-func (c Config) confirms(was clearance.Clearance) bool {
-	return c.Confirm > 0 && was.Confirmed != c.Wanted.Revision
+func (c Config) confirms(now clearance.Clearance) bool {
+	return c.Confirm > 0 && !slices.Contains(now.Accepted, c.Wanted.Revision)
 }
 
 // setDeadline says until when a person has to confirm the wanted set as soon as one node may
 // be armed with it. Nodes that carry it although no clearance knows of any set had it before
 // somebody deleted the ConfigMap: they don't go back because of that.
-func (c Config) setDeadline(f facts, was clearance.Clearance, now *clearance.Clearance, carried bool) {
+func (c Config) setDeadline(f facts, now *clearance.Clearance, carried bool) {
 	if now.Reason != "" || !now.Cleared.IsZero() {
 		return
 	}
 	now.Cleared = f.now
-	if lost := now.Before.Revision == "" && carried; c.confirms(was) && !lost {
+	if lost := now.Before.Revision == "" && carried; c.confirms(*now) && !lost {
 		now.Deadline = f.now.Add(c.Confirm)
 	}
 }

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -147,6 +148,91 @@ func TestEachSetHasToBeConfirmed(t *testing.T) {
 	w.restart("A")
 	w.tries("n2", w.status(trial.Armed, 1))
 	assert.Zero(t, w.after(time.Minute).Deadline, "back to what was confirmed")
+}
+
+func TestSetThatNodesHadIsNotToBeConfirmed(t *testing.T) {
+	armed := func(w *world, set, from string) {
+		w.install(set)
+		w.restart(set)
+		w.look()
+		for _, node := range []string{"n2", "n1"} {
+			w.tries(node, trial.Status{Set: set, From: from, Phase: trial.Armed, Since: w.now})
+		}
+		w.after(time.Minute)
+	}
+	for name, test := range map[string]struct {
+		so       func(w *world)
+		deadline bool
+	}{
+		"since before anybody had to, when B fails": {func(w *world) {
+			w.install("B")
+			w.restart("B")
+			w.agent("n2", "B", "A")
+			require.NotZero(w.t, w.after(time.Minute).Deadline)
+			w.agent("n2", "A", "A")
+		}, false},
+		"nor when B was confirmed and A's policies had gone": {func(w *world) {
+			armed(w, "B", "A")
+			w.annotate(clearance.ConfirmAnnotation, "B")
+			require.NotContains(w.t, w.after(2*unusedFor).Present, "A")
+		}, false},
+		"nor over several others": {func(w *world) {
+			armed(w, "B", "A")
+			w.annotate(clearance.ConfirmAnnotation, "B")
+			w.look()
+			armed(w, "C", "B")
+			w.annotate(clearance.ConfirmAnnotation, "C")
+		}, false},
+		"nor when the next controller is the first to hear of it": {func(w *world) {
+			armed(w, "B", "A")
+			w.annotate(clearance.ConfirmAnnotation, "B")
+		}, false},
+		"but what nobody confirmed, though nodes still have it": {func(w *world) {
+			armed(w, "B", "A")
+			armed(w, "A", "B")
+			armed(w, "C", "A")
+			w.tries("n2", trial.Status{Set: "B", From: "A", Phase: trial.Armed, Since: w.now})
+			w.install("B")
+			w.restart("B")
+			w.look()
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "n1", "n2")
+			w.Verify = true
+			armed(w, "A", "")
+			w.Confirm = 10 * time.Minute
+			w.restart("A")
+			w.after(time.Minute)
+			test.so(w)
+			set := "A"
+			if test.deadline {
+				set = "B"
+			}
+			w.install(set)
+			w.restart(set)
+			w.agent("n1", set, "")
+			said := w.after(time.Minute)
+			require.Empty(t, said.Reason)
+			assert.Equal(t, test.deadline, !said.Deadline.IsZero(), "accepted are %s", said.Accepted)
+		})
+	}
+}
+
+func TestOnlySoManySetsAreRememberedAsAccepted(t *testing.T) {
+	w := newWorld(t, "n1")
+	w.Verify, w.Confirm = true, 10*time.Minute
+	for i := range 3 * mostAccepted {
+		set := fmt.Sprint("s", i)
+		w.install(set)
+		w.restart(set)
+		w.look()
+		w.annotate(clearance.ConfirmAnnotation, set)
+		w.tries("n1", trial.Status{Set: set, Phase: trial.Armed, Since: w.now})
+		w.after(time.Minute)
+	}
+	assert.Len(t, w.said().Accepted, mostAccepted)
+	assert.Equal(t, "s59", w.said().Accepted[mostAccepted-1])
 }
 
 func TestNoDeadlineBegins(t *testing.T) {

@@ -115,7 +115,7 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	if m.unreadable != "" {
 		d.notices = append(d.notices, notice{kind: eventUnreadable, message: m.unreadable})
 	}
-	c.keepDeadline(was, &now)
+	c.keepDeadline(was, &now, carried)
 	others := c.others(m, now, carried)
 	c.keepTrust(f, m, len(others) > 0, &d)
 	now.Held, now.Conflicts = c.held(f, m, &d)
@@ -132,7 +132,7 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	if was.Opened {
 		now.Reason, now.Canary = "all nodes are open until the annotation "+clearance.OpenAnnotation+" goes", ""
 	}
-	c.setDeadline(f, was, &now, carried[c.Wanted.Revision] > 0)
+	c.setDeadline(f, &now, carried[c.Wanted.Revision] > 0)
 	c.reach(f, m, was, &now, &d)
 	now.Leftovers = c.leftovers(m)
 	c.mark(f, m, was, &now, &d)

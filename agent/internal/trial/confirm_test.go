@@ -104,4 +104,9 @@ func TestDeadlineOfASetIsNotThatOfAnother(t *testing.T) {
 	w.in.Deadline = w.now.Add(-time.Hour)
 	w.run(long, nil)
 	assert.Equal(t, "0:A 0:R", w.timeline(), "R is not left because S was not confirmed")
+	w.in.Set, w.in.Blocked = "R", ""
+	w.restart()
+	w.run(long, nil)
+	assert.Equal(t, "0:A 0:R", w.timeline(), "nor by a deadline that is younger than the move to it: what was before may be gone")
+	atRest(t, w)
 }

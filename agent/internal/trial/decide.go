@@ -118,8 +118,14 @@ func (s Status) attempted(in Input) bool {
 
 // begin moves the node to the agent's set, once it may and it is known what works.
 func (s Status) begin(in Input) Decision {
-	if s.Phase == Armed && s.Set != in.Carried {
+	switch {
+	case s.Phase != Armed:
+	case s.Set != in.Carried:
 		s = Status{}
+	default:
+		// Where another set is wanted, the move to this one is over: what it came from may be
+		// gone by now, and no deadline that is set later means to go back there.
+		s.From = s.Set
 	}
 	next := Status{Set: in.Set, From: in.Carried, Phase: Armed, Since: in.Now, Attempt: 1, Retry: in.Retry}
 	next.seen.before = &s

@@ -34,7 +34,8 @@ const (
 // it is: beside what is written it holds what this process has seen.
 type Status struct {
 	// Set is what the node moved to, From what it carried before; empty: it was open. They
-	// are the same where the endpoints carried Set already when they were first looked at.
+	// are the same where the endpoints carried Set already when they were first looked at, and
+	// where another set was wanted since the move.
 	Set  string `json:"set"`
 	From string `json:"from,omitempty"`
 	// Phase holds since Since, by the node's clock.
