@@ -155,8 +155,9 @@ func TestNodeThatRebootsStaysArmedAndOneThatRegistersAgainIsProtectedAgain(t *te
 	})
 
 	t.Run("registered again, while the controller is away", func(t *testing.T) {
-		register := deregister(t, node)
+		// First, for on a node without a Node it would go on for a while.
 		scaleController(t, 0)
+		register := deregister(t, node)
 		register()
 		requireAgent(t, node, report{State: "Waiting", Reason: "has not looked at this Node yet"})
 		scaleController(t, 1)

@@ -46,6 +46,8 @@ type Want struct {
 	// Node is the Node's UID. Kubernetes removes what we made for it, and nobody else
 	// uses, with the Node.
 	Node types.UID
+	// Set is the set of policies that the node has.
+	Set string
 }
 
 // Change is what to do to the FelixConfiguration of a node. At most one of its
@@ -77,6 +79,8 @@ type record struct {
 	Before *[]v3.ProtoPort `json:"before"`
 	// Created tells that there was no such object before.
 	Created bool `json:"created,omitempty"`
+	// Since is the set that the node had when it was first narrowed.
+	Since string `json:"since,omitempty"`
 	// Filled are the fields that nobody had set, and that the API server filled in.
 	Filled map[string]filling `json:"filled,omitempty"`
 }
@@ -109,6 +113,15 @@ func WrittenBy(configuration *Configuration) string {
 		return r.Release
 	}
 	return endpoint.ReleaseOf(configuration)
+}
+
+// NarrowedSince returns the set that the node had when its failsafe was first narrowed; empty:
+// it is not, or nobody knows.
+func NarrowedSince(configuration *Configuration) string {
+	if r, _ := remembered(configuration); r != nil {
+		return r.Since
+	}
+	return ""
 }
 
 // Plan returns the change that narrows the failsafe ports of a node as wanted, or
@@ -162,7 +175,10 @@ func Plan(own, def *Configuration, node, release string, want *Want, filled map[
 	if same(list, narrowed) {
 		return takeBack(own, wrote, current)
 	}
-	now := record{Release: release, Written: narrowed, Before: before, Created: own == nil || wrote != nil && wrote.Created}
+	now := record{Release: release, Written: narrowed, Before: before, Created: own == nil || wrote != nil && wrote.Created, Since: want.Set}
+	if wrote != nil {
+		now.Since = wrote.Since
+	}
 	owner := endpoint.NodeOwner(node, want.Node)
 	if own == nil {
 		return create(node, now, owner), nil

@@ -206,6 +206,9 @@ func (c Config) arm(f facts, m memory, s sorted) decision {
 		d.state = Trying
 	case t.Status.Set == c.Set && phase == trial.RolledBack:
 		d.state = RolledBack
+		if f.said != nil && f.said.IsGone(d.set) {
+			d.set = ""
+		}
 	default:
 		// A controller that could clear this node is told at once that it waits.
 		d.urgent = f.said != nil && f.said.Wanted.Revision == c.Set
@@ -236,7 +239,10 @@ func (c Config) blocked(f facts, s sorted) (why string) {
 		// The controller sees it before it is armed.
 		return "the endpoint has to be there before it is armed"
 	}
-	if f.early {
+	switch cut := f.said.CutOff(c.Node); {
+	case cut != "":
+		why = "the controller has not said yet that it reaches the node again: " + cut
+	case f.early:
 		why = "armed in a moment, as many others are"
 	}
 	return cmp.Or(f.said.MayArm(c.Node, c.Set, s.version), c.judged(f), why, f.proof.lack)

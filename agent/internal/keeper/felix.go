@@ -62,9 +62,12 @@ func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *St
 	case narrow && d.trial != nil && d.trial.Phase == trial.Armed && d.set == k.config.Set && status.Set == k.config.Set:
 		k.felixClean = false
 		err = k.narrowFelix(ctx, f)
+	case narrow && d.state == RolledBack && !k.felixClean:
+		// What was narrowed before stays: the set that the node is back at lets administrators in.
+		err = k.widenFelix(ctx, f, k.config.Set)
 	case !narrow && !k.felixClean && (d.remove || d.set == "" || d.set == k.config.Set):
 		// At an older set it stays as that wants it.
-		err = k.widenFelix(ctx, f)
+		err = k.widenFelix(ctx, f, "")
 	}
 	if err != nil {
 		status.Ready = false
@@ -88,7 +91,7 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
 		k.agenda.Set("cache of failsafe", until)
 		return nil
 	}
-	want := &failsafe.Want{Ports: k.config.Failsafe.Ports, CIDRs: k.config.Failsafe.CIDRs, Node: f.node.UID}
+	want := &failsafe.Want{Ports: k.config.Failsafe.Ports, CIDRs: k.config.Failsafe.CIDRs, Node: f.node.UID, Set: k.config.Set}
 	of := versionOf(own)
 	var filled map[string]any
 	// What comes back is noted at once, or it would look like somebody else's.
@@ -99,6 +102,7 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
 		}
 		if change.None() {
 			k.agenda.Done(failsafeWork)
+			k.felixReady = time.Time{} // how it is then is asked anew
 			return nil
 		}
 		if k.agenda.Waits(narrowWork) {
@@ -159,8 +163,9 @@ func (k *Keeper) askSessions(want *failsafe.Want) error {
 		event.Some(from))
 }
 
-// widenFelix looks once whether anything of ours is left, and takes that back.
-func (k *Keeper) widenFelix(ctx context.Context, f facts) error {
+// widenFelix looks once whether anything of ours is left, and takes that back: all of it, or
+// what was narrowed since the node first had a set.
+func (k *Keeper) widenFelix(ctx context.Context, f facts, since string) error {
 	if k.agenda.Waits(failsafeWork) {
 		return k.failure(failsafeWork)
 	}
@@ -169,6 +174,9 @@ func (k *Keeper) widenFelix(ctx context.Context, f facts) error {
 		return k.failed(failsafeWork, err)
 	}
 	change, err := failsafe.Plan(own, nil, k.config.Node, k.config.Release, nil, nil)
+	if since != "" && failsafe.NarrowedSince(own) != since {
+		change, err = failsafe.Change{}, nil
+	}
 	if err == nil && !change.None() {
 		_, err = k.changeFelix(ctx, f, own, change)
 	}

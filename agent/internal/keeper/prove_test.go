@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
@@ -386,3 +387,61 @@ func (nowhere) Witness(context.Context, clearance.Witness) probe.Enforcement {
 func (nowhere) Round(context.Context, []probe.Target) []trial.Result { return nil }
 func (nowhere) Sessions([]uint16) ([]netip.AddrPort, error)          { return nil, nil }
 func (nowhere) FelixReady(context.Context) (probe.Readiness, error)  { return probe.Silent, nil }
+
+// The way that nobody confirms may be the one over SSH.
+func TestFailsafeThatWasNarrowedWithASetThatNobodyConfirmsIsGivenBack(t *testing.T) {
+	config := testConfig()
+	config.Verify, config.Self, config.Failsafe = true, newSelf(), sshOnly()
+	unconfirmed := func(c *cluster) {
+		withClearance(c)
+		c.said.Deadline = time.Now().Add(10 * time.Minute)
+		c.put(testEndpoint("r1"))
+	}
+	playWith(t, config, unconfirmed, func(s *scene) {
+		s.pass(10 * time.Minute)
+		require.Contains(t, s.take(), "create felix")
+		s.pass(trial.Skew + time.Minute)
+		assert.Equal(t, "r1", s.set())
+		assert.Contains(t, s.take(), "delete felix")
+		s.pass(time.Hour)
+		assert.Empty(t, s.take())
+	})
+	playWith(t, config, func(c *cluster) {
+		unconfirmed(c)
+		c.putFelix(&failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: "node.n1", Annotations: map[string]string{
+			failsafe.Annotation: `{"release":"fw","written":[{"protocol":"TCP","port":22,"net":"192.0.2.0/24"}],"before":null,"created":true,"since":"r1"}`,
+		}}, Spec: map[string]any{"failsafeInboundHostPorts": []any{map[string]any{"protocol": "TCP", "port": int64(22), "net": "192.0.2.0/24"}}}})
+	}, func(s *scene) {
+		s.pass(10*time.Minute + trial.Skew + time.Minute)
+		assert.Equal(t, "r1", s.set())
+		assert.NotContains(t, s.take(), "delete felix", "the set before was narrowed too, and lets its administrators in")
+	})
+}
+
+func TestNodeThatTheControllerDoesNotReachTriesNothing(t *testing.T) {
+	trying(t, func(s *scene, n *self) {
+		s.pass(time.Second)
+		n.change(func() { n.broken["API server"] = "timeout" })
+		s.pass(trial.GiveUp + 2*trial.Every)
+		require.Equal(t, "r1", s.set())
+		n.change(func() { n.broken = map[string]string{} })
+		s.say(func(c *clearance.Clearance) { c.Cut = map[string][]string{"no route": {"n1"}} })
+		s.pass(time.Hour)
+		assert.Equal(t, "r1", s.set())
+		s.say(func(c *clearance.Clearance) { c.Cut = nil })
+		s.pass(2 * trial.Fresh)
+		assert.Equal(t, "r2", s.set())
+	})
+}
+
+func TestNodeThatWentBackToASetThatIsGoneIsDisarmed(t *testing.T) {
+	trying(t, func(s *scene, n *self) {
+		s.pass(time.Second)
+		n.change(func() { n.broken["API server"] = "timeout" })
+		s.pass(trial.GiveUp + 2*trial.Every)
+		require.Equal(t, "r1", s.set())
+		s.say(func(c *clearance.Clearance) { c.Present = []string{"r2"} })
+		s.pass(time.Second)
+		assert.Empty(t, s.set())
+	})
+}

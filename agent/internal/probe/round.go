@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
@@ -30,6 +31,8 @@ type Target struct {
 	Name string
 	// Any are addresses as net.Dial takes them, of which one that is reached is enough.
 	Any []string
+	// Refused tells that to be refused is as good: nobody listens there.
+	Refused bool
 	// DNS tells that they are name servers, and are asked by UDP. It does not matter what
 	// they answer.
 	DNS bool
@@ -78,7 +81,7 @@ func Targets(node *corev1.Node, said *clearance.Clearance, set string) (targets 
 	}
 	add("kubelets of other nodes", peers...)
 	if w, ok := said.Witnesses[set]; ok {
-		add("loopback", netip.AddrPortFrom(w.Control, witnessPort).String())
+		targets = append(targets, Target{Name: "loopback", Any: []string{netip.AddrPortFrom(w.Control, witnessPort).String()}, Refused: true})
 	}
 	return targets
 }
@@ -128,6 +131,9 @@ func (t Target) try(ctx context.Context, address string, patience time.Duration)
 		return query(ctx, address)
 	}
 	connection, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", address)
+	if t.Refused && errors.Is(err, unix.ECONNREFUSED) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
