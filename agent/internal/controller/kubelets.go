@@ -72,7 +72,7 @@ func (c Config) reach(f facts, m *memory, was clearance.Clearance, now *clearanc
 			k = &kubelet{at: n.kubelet}
 		}
 		m.kubelets[name], k.moved = k, tries
-		may := now.Reason == "" && (now.Canary == "" || now.Canary == name) && !n.held
+		may := (now.Canary == name || now.Canary == "" && now.Reason == "") && !n.held
 		switch due, never := k.due(may); {
 		case k.asked:
 			free--

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -37,7 +38,7 @@ func (c Config) wave(f facts, m *memory, was, now clearance.Clearance, d *decisi
 	return c.canary(f, m, was.Retry, d)
 }
 
-// wentBack names the nodes that could not stay with the wanted set; empty: there are none. What
+// wentBack names the nodes that went back from the wanted set for good; empty: there are none. What
 // was before a person said that it is to be tried again does not count.
 func (c Config) wentBack(m *memory, retry string) string {
 	var names []string
@@ -59,16 +60,17 @@ func (c Config) retryBy() string {
 	return clearance.Annotate(c.Namespace, c.Release, clearance.RetryAnnotation, `"$(date)"`)
 }
 
-// canary returns the one node that goes first with the wanted set; empty: a node is armed
-// with it and well, so all may, or there is a reason why none may.
+// canary returns the one node that goes first with the wanted set, or again; empty: a node is
+// armed with it and well, so all may, or there is a reason why none may.
 func (c Config) canary(f facts, m *memory, retry string, d *decision) (name, reason string) {
-	if c.verify(f.now, m, d); m.verified {
-		m.canary = ""
-		return "", ""
-	}
+	c.verify(f.now, m, d)
 	if name := c.trying(f.now, m, retry); name != "" {
 		m.canary, m.canarySince = name, f.now
-		return c.waitFor(f.now, name, m.nodes[name].trial.Since, d)
+		return c.waitFor(f.now, m, name, d)
+	}
+	if m.verified {
+		m.canary = ""
+		return "", ""
 	}
 	candidates := m.candidates()
 	if len(candidates) == 0 {
@@ -88,20 +90,31 @@ func (c Config) canary(f facts, m *memory, retry string, d *decision) (name, rea
 	return m.canary, ""
 }
 
-// trying returns the node that has begun to try the wanted set, and is not through with it;
-// empty: none. Whether it is Ready does not matter: it may not be for that very reason.
-func (c Config) trying(now time.Time, m *memory, retry string) (name string) {
+// trying returns the node that is not through with the wanted set, and so has the turn; empty:
+// none. Once one is well with it, only those count that went back from it, of which each tries
+// once more by itself. Whether they are Ready does not matter: one may not be for that reason.
+func (c Config) trying(now time.Time, m *memory, retry string) string {
+	var waits, silent string
 	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
 		n := m.nodes[name]
-		if n.trial.Set != c.Wanted.Revision {
-			continue
-		}
-		switch again := n.trial.Retried(retry); {
-		case n.trial.Phase == trial.Trying && !(again && n.silent(now)), n.trial.Phase == trial.RolledBack && !again:
+		again, tries := n.trial.Retried(retry), n.trial.Phase == trial.Trying
+		switch {
+		case n.trial.Set != c.Wanted.Revision, n.trial.Phase == trial.Armed, m.verified && !n.wentBack():
+		case again && (!tries || n.silent(now)):
+		case n.silent(now):
+			silent = cmp.Or(silent, name)
+		case tries:
 			return name
+		default:
+			waits = cmp.Or(waits, name)
 		}
 	}
-	return ""
+	return cmp.Or(waits, silent)
+}
+
+// wentBack tells whether the last move of the node failed, or is the one after that.
+func (n *node) wentBack() bool {
+	return n.trial.Phase == trial.RolledBack || n.trial.Phase == trial.Trying && n.trial.Attempt > 1
 }
 
 // silent tells whether its agent should have said long ago how a trial went.
@@ -109,13 +122,25 @@ func (n *node) silent(now time.Time) bool { return !now.Before(n.trial.Since.Add
 
 // waitFor gives a node that tries the set its time. One of which nothing is heard then may
 // have been cut off by it, so nobody follows. But it may go on itself, should it come back.
-func (c Config) waitFor(now time.Time, name string, since time.Time, d *decision) (canary, reason string) {
-	if over := since.Add(silentFor); now.Before(over) {
-		d.at(over)
-		return name, ""
+func (c Config) waitFor(now time.Time, m *memory, name string, d *decision) (canary, reason string) {
+	n := m.nodes[name]
+	silent, since := n.silent(now), n.trial.Since.UTC().Format(time.RFC3339)
+	if !silent {
+		d.at(n.trial.Since.Add(silentFor))
+		if !m.verified {
+			return name, "" // all others know who goes first
+		}
 	}
-	return name, fmt.Sprintf("node %s went first with set %s, and its agent has said nothing since %s, so no other node moves to it. Look at that node; if the set is not the reason, go on with %s",
-		name, c.Wanted.Revision, since.UTC().Format(time.RFC3339), c.retryBy())
+	reason = fmt.Sprintf("no other node moves to set %s, for node %s %s", c.Wanted.Revision, name,
+		cmp.Or(n.trial.Went(), "tries it once more, after it had cut: "+strings.Join(n.trial.Cut, "; ")))
+	if !silent {
+		return name, reason
+	}
+	if reason += "; so it has been since " + since; !n.wentBack() {
+		reason = fmt.Sprintf("node %s went first with set %s, and its agent has said nothing since %s, so no other node moves to it", name, c.Wanted.Revision, since)
+	}
+	reason += ". Look at that node; if the set is not the reason, go on with " + c.retryBy()
+	return name, reason
 }
 
 // candidates are the nodes that may go first. Whose agent has written last comes first: one

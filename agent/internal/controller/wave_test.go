@@ -129,6 +129,76 @@ func TestNodeThatWentBackForGoodKeepsTheOthersFromMoving(t *testing.T) {
 	}
 }
 
+// wave is who of n1, n2 and n3 may be armed, over a restart of the controller, too.
+func (w *world) wave() (names []string) {
+	w.t.Helper()
+	for range 2 {
+		names = nil
+		said := w.after(settle)
+		for _, node := range []string{"n1", "n2", "n3"} {
+			if mayArm(said, node, "A") {
+				names = append(names, node)
+			}
+		}
+		if w.restart("A"); len(names) < 3 {
+			assert.Equal(w.t, Waiting, w.last.status.State)
+		}
+	}
+	return names
+}
+
+func TestWhileANodeIsBackNobodyElseMoves(t *testing.T) {
+	w := verifying(t)
+	w.tries("n3", w.status(trial.Armed, 1))
+	require.Equal(t, []string{"n1", "n2", "n3"}, w.wave())
+	w.tries("n1", w.status(trial.Trying, 1))
+	require.Equal(t, []string{"n1", "n2", "n3"}, w.wave(), "that one tries holds nobody")
+
+	back := w.status(trial.RolledBack, 1, "DNS: timeout")
+	w.tries("n1", back)
+	assert.Equal(t, []string{"n1"}, w.wave())
+	assert.Equal(t, "no other node moves to set A, for node n1 "+back.Went(), w.said().Reason)
+	w.tries("n1", w.status(trial.Trying, 2, "DNS: timeout"))
+	assert.Equal(t, []string{"n1"}, w.wave())
+	assert.Equal(t, "no other node moves to set A, for node n1 tries it once more, after it had cut: DNS: timeout", w.said().Reason)
+	w.tries("n1", w.status(trial.Armed, 2))
+	assert.Equal(t, []string{"n1", "n2", "n3"}, w.wave())
+}
+
+func TestNodesThatWentBackTryOnceMoreOneByOne(t *testing.T) {
+	for _, pause := range []time.Duration{0, time.Hour} {
+		w := verifying(t)
+		w.tries("n3", w.status(trial.Armed, 1))
+		w.tries("n1", w.status(trial.RolledBack, 1, "DNS: timeout"))
+		w.tries("n2", w.status(trial.RolledBack, 1, "DNS: timeout"))
+		w.after(pause)
+		require.Equal(t, []string{"n1"}, w.wave())
+		w.tries("n1", w.status(trial.Armed, 2))
+		require.Equal(t, []string{"n2"}, w.wave(), "however long it had to wait for its turn")
+		w.tries("n2", w.status(trial.Trying, 2, "DNS: timeout"))
+		w.tries("n1", w.status(trial.RolledBack, 1, "DNS: timeout"))
+		require.Equal(t, []string{"n2"}, w.wave(), "not both")
+		w.tries("n2", w.status(trial.RolledBack, 2, "DNS: timeout"))
+		require.Empty(t, w.wave())
+	}
+}
+
+func TestNodeThatWentBackAndDoesNotMoveAgainIsNotCalledSilent(t *testing.T) {
+	for name, others := range map[string]trial.Phase{"others are well": trial.Armed, "it went first": ""} {
+		t.Run(name, func(t *testing.T) {
+			w := verifying(t)
+			w.tries("n3", w.status(others, 1))
+			back := w.status(trial.RolledBack, 1, "DNS: timeout")
+			w.tries("n1", back)
+			said := w.after(time.Hour)
+			assert.Equal(t, "no other node moves to set A, for node n1 "+back.Went()+"; so it has been since "+back.Since.Format(time.RFC3339)+
+				`. Look at that node; if the set is not the reason, go on with kubectl -n ns annotate --overwrite configmap fw host-firewall.io/retry="$(date)"`, said.Reason)
+			w.annotate(clearance.RetryAnnotation, "it was the power")
+			assert.Empty(t, w.look().Reason)
+		})
+	}
+}
+
 func TestNodesThatWentBackAreForgotten(t *testing.T) {
 	for name, test := range map[string]struct {
 		by  func(w *world)
