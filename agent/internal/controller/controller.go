@@ -68,6 +68,9 @@ type Config struct {
 	Verify bool
 	// Confirm is how long a person has to confirm the set; zero: nobody has to.
 	Confirm time.Duration
+	// OwnNode is the Node that this controller runs on: what it dials there never leaves the
+	// host, so that one is not tried from outside. Empty: nobody knows.
+	OwnNode string
 	// Dial connects to a kubelet and ends the connection; nil: by TCP.
 	Dial func(ctx context.Context, to netip.AddrPort) error
 }

@@ -52,7 +52,8 @@ type answer struct {
 
 // reach says which kubelets are to be dialed, and in the clearance which nodes are not reached
 // any more that try the wanted set, and whose kubelets agents may dial. Nothing waits for
-// an answer: a node that has moved before there was one is not judged by this.
+// an answer: a node that has moved before there was one is not judged by this. Nor is the own
+// one, as no policy meets what stays on a host.
 func (c Config) reach(f facts, m *memory, was clearance.Clearance, now *clearance.Clearance, d *decision) {
 	before := m.kubelets
 	m.kubelets = map[string]*kubelet{}
@@ -64,7 +65,7 @@ func (c Config) reach(f facts, m *memory, was clearance.Clearance, now *clearanc
 	var moved, waiting []dial
 	for name, n := range m.nodes {
 		tries := c.tries(n)
-		if !n.kubelet.IsValid() || !tries && (!n.wants || n.carries) {
+		if name == c.OwnNode || !n.kubelet.IsValid() || !tries && (!n.wants || n.carries) {
 			continue
 		}
 		k := before[name]

@@ -48,6 +48,20 @@ func TestKubeletIsDialedOnceBeforeItsNodeMovesAndOftenWhileItTries(t *testing.T)
 	assert.Contains(t, w.dials(), "n2", "before it tries once more")
 }
 
+func TestKubeletOfTheControllersOwnHostIsNotDialed(t *testing.T) {
+	w := verifying(t)
+	w.OwnNode = "n1"
+	w.restart("A")
+	w.dials()
+	w.mute["n1"] = timeout
+	w.after(settle)
+	w.tries("n1", w.status(trial.Trying, 1))
+	said := w.after(time.Minute)
+	assert.Empty(t, said.Cut)
+	assert.NotContains(t, w.dials(), "n1")
+	assert.Contains(t, said.Peers, "n1", "agents of other nodes dial it")
+}
+
 func TestNodeWhoseKubeletIsLostWhileItTriesIsNamed(t *testing.T) {
 	never := func(time.Duration) string { return timeout }
 	for name, test := range map[string]struct {

@@ -72,7 +72,7 @@ func (c Config) canary(f facts, m *memory, retry string, d *decision) (name, rea
 		m.canary = ""
 		return "", ""
 	}
-	candidates := m.candidates()
+	candidates := c.candidates(m)
 	if len(candidates) == 0 {
 		return "", noCanary
 	}
@@ -144,8 +144,8 @@ func (c Config) waitFor(now time.Time, m *memory, name string, d *decision) (can
 }
 
 // candidates are the nodes that may go first. Whose agent has written last comes first: one
-// that has died would only take time.
-func (m *memory) candidates() (names []string) {
+// that has died would only take time. The own one comes last, as nobody tries it from outside.
+func (c Config) candidates(m *memory) (names []string) {
 	for name, n := range m.nodes {
 		if n.wants && n.ready && !n.held {
 			names = append(names, name)
@@ -153,6 +153,10 @@ func (m *memory) candidates() (names []string) {
 	}
 	slices.SortFunc(names, func(a, b string) int {
 		switch x, y := m.nodes[a].newest, m.nodes[b].newest; {
+		case a == c.OwnNode:
+			return 1
+		case b == c.OwnNode:
+			return -1
 		case clearance.Newer(x, y):
 			return -1
 		case clearance.Newer(y, x):

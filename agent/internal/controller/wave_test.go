@@ -183,6 +183,19 @@ func TestNodesThatWentBackTryOnceMoreOneByOne(t *testing.T) {
 	}
 }
 
+func TestNodeOfTheControllerGoesFirstOnlyWhereNoOtherDoes(t *testing.T) {
+	w := verifying(t)
+	w.OwnNode, w.configMap = "n1", nil
+	w.restart("A")
+	assert.Equal(t, "n2", w.after(settle).Canary)
+	assert.Equal(t, "n3", w.after(canaryTakes).Canary)
+	assert.Equal(t, "n1", w.after(canaryTakes).Canary, "when no other begins")
+	w = newWorld(t, "n1")
+	w.Verify, w.OwnNode = true, "n1"
+	w.agent("n1", "A", "")
+	assert.Equal(t, "n1", w.after(settle).Canary, "nor where there is no other")
+}
+
 func TestNodeThatWentBackAndDoesNotMoveAgainIsNotCalledSilent(t *testing.T) {
 	for name, others := range map[string]trial.Phase{"others are well": trial.Armed, "it went first": ""} {
 		t.Run(name, func(t *testing.T) {

@@ -17,7 +17,7 @@ Usage:
 		groups: []group{
 			{"What to look after", []string{"release", "namespace", "mode", "set", "rollout", "policies"}},
 			{"Who is trusted", []string{"trust-nodes", "cluster-cidrs"}},
-			{"How nodes move", []string{"verify", "confirm"}},
+			{"How nodes move", []string{"verify", "confirm", "own-node"}},
 			{"What holds nodes back", []string{"api-server-ports", "accept-policies"}},
 			{"The agents' endpoints", []string{"interfaces", "node-labels", "adopt", "endpoint-labels"}},
 			{apiServer, []string{"api-group", "kubeconfig"}},
@@ -33,6 +33,8 @@ func (c Command) clearing(s *Settings) []option {
 	return []option{
 		{"confirm", "", "time in which a person has to confirm a set, or all nodes leave it again; empty: nobody has to",
 			into(&s.Confirm, optional(readTime("15m")))},
+		{"own-node", "", "name of the Node of this controller (downward API: spec.nodeName), which cannot try that one from outside; empty: not known",
+			into(&s.OwnNode, optional(valid("the name of a Node", validation.IsDNS1123Subdomain)))},
 		{"trust-nodes", "true", "let every node in to every other one, by one network set for each",
 			into(&s.TrustNodes, readBool)},
 		{"cluster-cidrs", "", "networks that the policies let in anyway, comma separated; without --trust-nodes they have to hold all nodes",

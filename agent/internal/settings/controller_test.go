@@ -17,7 +17,7 @@ func TestControllerIsToldByFlags(t *testing.T) {
 	s, err := settings.Controller().Parse([]string{
 		"--release=fw", "--namespace=ns", "--set=aaaa0001", "--policies=fw-drop-aaaa0001=0123456789abcdef",
 		"--trust-nodes=false", "--cluster-cidrs=192.0.2.0/24", "--api-server-ports=6443", "--accept-policies=theirs",
-		"--verify=false", "--confirm=1h30m",
+		"--verify=false", "--confirm=1h30m", "--own-node=n1.example",
 	}, nothing)
 	require.NoError(t, err)
 	assert.Equal(t, "aaaa0001", s.Set)
@@ -28,6 +28,7 @@ func TestControllerIsToldByFlags(t *testing.T) {
 	assert.Equal(t, []string{"theirs"}, s.AcceptPolicies)
 	assert.False(t, s.Verify)
 	assert.Equal(t, 90*time.Minute, s.Confirm)
+	assert.Equal(t, "n1.example", s.OwnNode)
 	assert.Equal(t, []string{"*"}, s.Interfaces)
 	assert.Equal(t, 9095, s.HealthPort, "an agent may be on the same node")
 }

@@ -27,7 +27,7 @@ const (
 // Settings is everything that a command is told, checked. A field is called like its
 // option, whose usage says what it means. What a command is not told is empty.
 type Settings struct {
-	NodeName, Release, Namespace              string
+	NodeName, OwnNode, Release, Namespace     string
 	DaemonSet, Deployment, Account, TestPod   string
 	APIGroup, Kubeconfig                      string
 	Mode                                      string // ModeEnforce, ModeAudit or ModeOff

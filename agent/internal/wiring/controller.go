@@ -28,5 +28,6 @@ func Controller(s settings.Settings) controller.Config {
 		Started:        time.Now(),
 		Verify:         s.Verify,
 		Confirm:        s.Confirm,
+		OwnNode:        s.OwnNode,
 	}
 }
