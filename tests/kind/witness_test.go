@@ -158,6 +158,7 @@ func TestNodeWhoseRulesAreFlushedSaysWhichAndStaysArmed(t *testing.T) {
 	on(t, node, "sh", "-c", "ip6tables-nft --table mangle --flush cali-from-host-endpoint || nft flush chain ip6 calico mangle-cali-from-host-endpoint")
 	requireEnforced(t, node, "IPv4, and IPv6 is not protected")
 	requireSays(t, node, "packets over IPv6 do not meet its rules any more")
+	requireEvent(t, "Node", node, "packets over IPv6 do not meet its rules any more")
 	flushed := time.Now()
 	_, flush, _ := strings.Cut(waysBack(t)[emptyRules], "\n") // without the line that freezes programs
 	on(t, node, "sh", "-c", flush+"true")
@@ -169,7 +170,6 @@ func TestNodeWhoseRulesAreFlushedSaysWhichAndStaysArmed(t *testing.T) {
 		return err
 	}))
 	t.Logf("told %s after the rules were flushed", time.Since(flushed).Round(time.Second))
-	requireEvent(t, "Node", node, "packets do not meet its rules any more")
 	requireEnforced(t, node, "not enforced")
 
 	require.NoError(t, h.Signal(cluster.Felix, unix.SIGCONT))
