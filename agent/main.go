@@ -38,9 +38,9 @@ var version string
 
 // settle is when the agent gives back to the system what its start, and then what a burst of
 // work, has left behind: soon at first, for left alone that spreads over more memory, of
-// which the runtime keeps some for good, and then seldom, for each time costs milliseconds.
+// which the runtime keeps some for good, and then once a minute, for each time costs milliseconds.
 // What else keeps it small is in the Dockerfile.
-var settle = wait.Backoff{Duration: 10 * time.Second, Factor: 2, Steps: 10, Cap: 10 * time.Minute}
+var settle = wait.Backoff{Duration: 10 * time.Second, Factor: 2, Steps: 10, Cap: time.Minute}
 
 // Exit codes. A container that exits with exitUsage won't do better by a restart.
 const (
