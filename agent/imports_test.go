@@ -82,11 +82,12 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/event":      {},
 		"/internal/failsafe":   {"/internal/endpoint"},
 		"/internal/health":     {},
-		"/internal/keeper":     {"/internal/agenda", "/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/probe", "/internal/trial"},
+		"/internal/keeper":     {"/internal/agenda", "/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/probe", "/internal/proof", "/internal/trial"},
 		"/internal/links":      {"/internal/endpoint"},
 		"/internal/loop":       {},
 		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint", "/internal/witness"},
 		"/internal/probe":      {"/internal/clearance", "/internal/trial"},
+		"/internal/proof":      {"/internal/probe", "/internal/trial"},
 		// The bench at scale: it is no part of the agent, but drives its packages.
 		"/internal/scalebench": {"/internal/calico", "/internal/clearance", "/internal/endpoint", "/internal/keeper", "/internal/probe", "/internal/settings", "/internal/trial", "/internal/wiring"},
 		"/internal/settings":   {"/internal/endpoint"},

@@ -1,6 +1,7 @@
 package kind
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -56,13 +57,48 @@ func TestMoveThatIsDisturbedIsMadeAfterAll(t *testing.T) {
 	upgradeTo(t, r, values())
 }
 
+// Felix has the set, and is stopped before the node moves. Its rules stay in the kernel: nothing is cut, for nothing of the new set is in force.
+func TestMoveThatIsDisturbedByFelixThatDoesNotFollowIsUndone(t *testing.T) {
+	local(t, "stop Felix")
+	r := install(t)
+	_, next := setOf(t, r, openToMore())
+	d, allow := begin(t), putForeign(t, "host-firewall.io/set contains '"+next+"'")
+	_, err := r.Upgrade(t.Context(), tried(atOnce(openToMore())))
+	require.NoError(t, err)
+	requireWitness(t, next, true, nodeNames()...)
+	for _, node := range nodeNames() {
+		requireSays(t, node, foreign)
+		h := hostOf(t, node)
+		require.NoError(t, h.Stop(cluster.Felix))
+		t.Cleanup(func() { require.NoError(t, h.Resume(cluster.Felix)) })
+	}
+	allow()
+	first := d.tries(t, next, 1)
+	requireMoved(t, next, false, first.node)
+	back := d.goesBack(t, next, 1)
+	require.Equal(t, first.node, back.node)
+	require.Contains(t, strings.Join(back.trial.Cut, "; "), "Felix on this node has not followed the label")
+	for _, s := range d.all() {
+		require.False(t, s.trial.Set == next && s.trial.Phase == "Armed", "%s", s)
+	}
+	for _, node := range nodeNames() {
+		require.NoError(t, hostOf(t, node).Resume(cluster.Felix))
+	}
+	requireArmed(t)
+	requireSet(t, next)
+	requireMoved(t, next, true, nodeNames()...)
+	upgradeTo(t, r, values())
+}
+
 // stopsFelix stops it on the node until that has decided what becomes of its trial.
 func stopsFelix(t *testing.T, node string) (heal func()) {
 	d, h := begin(t), hostOf(t, node)
 	require.NoError(t, h.Stop(cluster.Felix))
 	t.Cleanup(func() { require.NoError(t, h.Resume(cluster.Felix)) })
 	return func() {
-		d.await(t, undone, node+" to decide", func(s step) bool { return s.node == node && s.trial.Phase != release.Trying })
+		decided := d.await(t, undone, node+" to decide", func(s step) bool { return s.node == node && s.trial.Phase != release.Trying })
+		// Whether Felix has followed the label before it was stopped is seen now, and nothing changes it.
+		requireMoved(t, decided.trial.Set, decided.trial.Phase == "Armed", node)
 		require.NoError(t, h.Resume(cluster.Felix))
 	}
 }

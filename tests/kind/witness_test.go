@@ -24,7 +24,7 @@ import (
 )
 
 // witnessOf waits until the controller says by what nodes see that a set is enforced, and returns it.
-func witnessOf(t *testing.T, set string) (w struct{ From, To, Control netip.Addr }) {
+func witnessOf(t *testing.T, set string) (w struct{ From, To, Moved, Control netip.Addr }) {
 	t.Helper()
 	eventually(t, "the witness of set "+set, func(ctx context.Context) error {
 		said, err := clearances(t).Get(ctx, name, metav1.GetOptions{})
@@ -56,6 +56,26 @@ func connectOn(node string, from netip.Addr, to netip.AddrPort) error {
 	})
 }
 
+// timedOut tells of what came of a connection that it was dropped.
+func timedOut(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// requireMoved waits until the connection is dropped, or is not, that is denied on nodes whose Felix has applied the set to them.
+func requireMoved(t *testing.T, set string, moved bool, on ...string) {
+	t.Helper()
+	w := witnessOf(t, set)
+	for _, node := range on {
+		eventually(t, "what "+node+" meets of set "+set, func(context.Context) error {
+			if err := connectOn(node, w.From, netip.AddrPortFrom(w.Moved, 9)); timedOut(err) != moved || !moved && !errors.Is(err, unix.ECONNREFUSED) {
+				return err
+			}
+			return nil
+		})
+	}
+}
+
 // requireWitness waits until, on each of these nodes, exactly the connections that a set's witness denies are dropped, or none of them. All others are
 // refused, as nobody listens.
 func requireWitness(t *testing.T, set string, denied bool, on ...string) {
@@ -79,8 +99,7 @@ func requireDenied(t *testing.T, from, to, control netip.Addr, denied bool, on .
 				{from, to, 19, false}, {to, from, 9, false}, {other, to, 9, false}, {localhost, to, 9, false}, {localhost, localhost, 9, false},
 			} {
 				err := connectOn(node, c.from, netip.AddrPortFrom(c.to, c.port))
-				var timeout net.Error
-				dropped := errors.As(err, &timeout) && timeout.Timeout()
+				dropped := timedOut(err)
 				if dropped != c.dropped || !dropped && !errors.Is(err, unix.ECONNREFUSED) {
 					return fmt.Errorf("from %s to %s, port %d: %w", c.from, c.to, c.port, err)
 				}
@@ -96,6 +115,7 @@ func TestWitnessIsSeenOnEveryNodeArmedOrNotAndGoesWithTheRelease(t *testing.T) {
 	set, free := setInForce(t), worker(t, 1)
 	w := witnessOf(t, set)
 	requireWitness(t, set, true, nodeNames()...)
+	requireMoved(t, set, true, nodeNames()...)
 
 	// Nobody arms it again.
 	_, err := kubectl(t.Context(), "", "patch", "daemonset/"+name, "--namespace", namespace, "--type", "merge",
@@ -110,6 +130,7 @@ func TestWitnessIsSeenOnEveryNodeArmedOrNotAndGoesWithTheRelease(t *testing.T) {
 	})
 	patchEndpoint(t, free, `{"metadata":{"labels":{"host-firewall.io/set":null}}}`)
 	requireWitness(t, set, true, nodeNames()...)
+	requireMoved(t, set, false, free)
 
 	// It follows its addresses, without which nobody knows whether those of the nodes have arrived.
 	scaleController(t, 0)

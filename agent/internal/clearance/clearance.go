@@ -42,12 +42,17 @@ type Set struct {
 	Policies map[string]string
 }
 
-// Witness is how an agent sees on its own node that a set is enforced: a connection from
-// From to To is dropped then, and by nothing else, and one to Control never is. All are of
-// 127.66.0.0/16.
+// WitnessPort is the TCP port of all connections by which a witness is seen. It is discard's,
+// where nobody listens any more: what is not dropped is refused at once.
+const WitnessPort uint16 = 9
+
+// Witness is how an agent sees on its own node that Felix has a set: a connection from From
+// to To is dropped then, one to Moved where Felix has applied the set to the node, and one to
+// Control never. All are of 127.66.0.0/16.
 type Witness struct {
 	From    netip.Addr `json:"from"`
 	To      netip.Addr `json:"to"`
+	Moved   netip.Addr `json:"moved"`
 	Control netip.Addr `json:"control"`
 }
 

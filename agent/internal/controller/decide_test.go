@@ -515,7 +515,7 @@ func TestNothingIsClearedBeforeEveryNodeIsTrusted(t *testing.T) {
 	w.agent("n1", "A", "")
 	w.now = w.now.Add(time.Minute)
 	d := w.decide(w.facts, &w.memory)
-	require.Len(t, d.writes, 4)
+	require.Len(t, d.writes, 5)
 	w.apply(d.writes[0])
 	w.apply(d.writes[1])
 	w.now = w.now.Add(settle)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
@@ -17,17 +18,18 @@ import (
 const instead = ": nodes are armed some seconds after they may be, and nobody sees whether the rules are in their kernels"
 
 // keepWitnesses adds to the decision the changes that lead to the witnesses as they should
-// be, and says which are. The policy of one comes when its set is complete, and goes with it.
+// be, and says which are. Both policies of one come when its set is complete, and go with it.
 func (c Config) keepWitnesses(f facts, m *memory, carried map[string]int, present map[string][]*policyset.Policy, now *clearance.Clearance, d *decision) {
 	now.Unproven = c.unproven(f)
 	orders := c.ordersOfWitnesses(f, m, *now, present)
 	there, stay := map[string]bool{}, map[string]bool{}
 	for _, policy := range f.policies {
-		set := policy.Labels[witness.Label]
-		if set == "" || endpoint.ReleaseOf(policy) != c.Release {
+		of := policy.Labels[witness.Label]
+		if of == "" || endpoint.ReleaseOf(policy) != c.Release {
 			continue
 		}
-		there[set] = true
+		there[of] = true
+		set := strings.TrimSuffix(of, witness.Moved)
 		order, complete := orders[set]
 		switch {
 		case policy.DeletionTimestamp != nil:
@@ -37,16 +39,19 @@ func (c Config) keepWitnesses(f facts, m *memory, carried map[string]int, presen
 			!complete && set == c.Wanted.Revision && carried[set] == 0:
 			d.writes = append(d.writes, write{subject: "GlobalNetworkPolicy " + policy.Name, seen: policy.ResourceVersion, object: policy, gone: true})
 		default:
-			stay[set] = true
+			stay[of] = true
 		}
 	}
 	for _, set := range slices.Sorted(maps.Keys(orders)) {
-		if !there[set] {
-			policy := witness.NewPolicy(c.Release, set, orders[set])
-			d.writes = append(d.writes, write{subject: "GlobalNetworkPolicy " + policy.Name, object: policy})
+		for _, of := range []string{set, set + witness.Moved} {
+			if !there[of] {
+				policy := witness.NewPolicy(c.Release, of, orders[set])
+				d.writes = append(d.writes, write{subject: "GlobalNetworkPolicy " + policy.Name, object: policy})
+			}
 		}
 	}
-	c.keepWitnessSet(f, m, slices.Sorted(maps.Keys(stay)), now, d)
+	sets := slices.DeleteFunc(slices.Sorted(maps.Keys(stay)), func(of string) bool { return !stay[of+witness.Moved] })
+	c.keepWitnessSet(f, m, sets, now, d)
 }
 
 // ordersOfWitnesses returns, of the sets that are known to be complete, the orders of their
@@ -66,7 +71,7 @@ func (c Config) ordersOfWitnesses(f facts, m *memory, now clearance.Clearance, p
 }
 
 // keepWitnessSet does the same for the network set. It gets the address of a set's witness
-// when the policy is there and all Nodes are trusted. The witness is said when it has it.
+// when both policies are there and all Nodes are trusted. The witness is said when it has it.
 func (c Config) keepWitnessSet(f facts, m *memory, sets []string, now *clearance.Clearance, d *decision) {
 	var is *v3.GlobalNetworkSet
 	if at := slices.IndexFunc(f.trusted, func(set *v3.GlobalNetworkSet) bool { return set.Name == witness.SetName(c.Release) }); at >= 0 {

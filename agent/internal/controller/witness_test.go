@@ -1,7 +1,9 @@
 package controller
 
 import (
+	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,6 +24,12 @@ func (w *world) witnesses() map[string]float64 {
 	for _, policy := range w.policies {
 		if policy.Witness != "" {
 			orders[policy.Witness] = policy.Order
+		}
+	}
+	for set, order := range maps.Clone(orders) {
+		if !strings.HasSuffix(set, witness.Moved) {
+			assert.Equal(w.t, order, orders[set+witness.Moved], "there are two for each set")
+			delete(orders, set+witness.Moved)
 		}
 	}
 	return orders
@@ -65,7 +73,7 @@ func TestWitnessComesAfterTheSetAndTheAddressesOfAllNodes(t *testing.T) {
 	assert.Empty(t, w.oneStep(), "the set is not complete")
 	w.install("A")
 	w.node("n3", w.now, "192.0.2.3")
-	assert.Equal(t, []string{"GlobalNetworkSet fw-node-n3", "GlobalNetworkPolicy fw-witness-A"}, w.oneStep())
+	assert.Equal(t, []string{"GlobalNetworkSet fw-node-n3", "GlobalNetworkPolicy fw-witness-A", "GlobalNetworkPolicy fw-witness-A-moved"}, w.oneStep())
 	assert.Equal(t, map[string]float64{"A": 9}, w.witnesses(), "just below the lowest of the set")
 	w.node("n4", w.now, "192.0.2.4")
 	assert.Equal(t, []string{"GlobalNetworkSet fw-node-n4"}, w.oneStep(), "not everybody is trusted")
@@ -162,6 +170,20 @@ func TestWitnessThatIsNotAsItShouldBeIsMadeAnew(t *testing.T) {
 	w.policy("fw2-witness-A", map[string]string{endpoint.ReleaseLabel: "fw2", witness.Label: "A"}, map[string]any{"selector": "app == 'x'"})
 	w.after(time.Second)
 	assert.True(t, slices.ContainsFunc(w.policies, func(p *policyset.Policy) bool { return p.Name == "fw2-witness-A" }), "another release's is its own")
+}
+
+// The first policy says nothing of the second one that came after it, until the address comes anew.
+func TestWitnessIsSaidWhenBothOfItsPoliciesAreThere(t *testing.T) {
+	for _, lost := range []string{"fw-witness-A", "fw-witness-A-moved"} {
+		w := newWorld(t, "n1")
+		w.roll("A", "n1")
+		require.Equal(t, saidOf("A"), w.said().Witnesses)
+		w.remove(lost)
+		assert.Equal(t, []string{"GlobalNetworkPolicy " + lost, "GlobalNetworkSet fw-witness"}, w.oneStep())
+		assert.Empty(t, w.said().Witnesses)
+		assert.Equal(t, []string{"GlobalNetworkSet fw-witness"}, w.oneStep())
+		assert.Equal(t, saidOf("A"), w.look().Witnesses)
+	}
 }
 
 // witnessOf is the policy of a set's witness.

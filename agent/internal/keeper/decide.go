@@ -13,6 +13,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/proof"
 	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
@@ -26,7 +27,7 @@ type facts struct {
 	unsaid string
 	// proof and results are what was seen of the node itself, these in a round that began when
 	// taken says.
-	proof   proof
+	proof   proof.Proof
 	results []trial.Result
 	taken   time.Time
 	// both tells that endpoints carry two sets, and moves that they have to, still.
@@ -187,7 +188,7 @@ func (c Config) arm(f facts, m memory, s sorted) decision {
 		// Nothing is enforced any more. What comes back is armed when it is complete.
 		blocked, s.carried = fmt.Sprintf("no policy of set %s is left in the cluster", s.carried), ""
 	}
-	in := trial.Input{Now: f.now, Set: c.Set, Carried: s.carried, Blocked: blocked, Results: f.results, Taken: f.taken, Moves: f.both, Verify: c.Verify && !c.Audit}
+	in := trial.Input{Now: f.now, Set: c.Set, Carried: s.carried, Blocked: blocked, Results: f.results, Taken: f.taken, Moves: f.both, Unseen: f.proof.Stays, Verify: c.Verify && !c.Audit}
 	if f.said != nil {
 		if in.Held, _ = f.said.Hold(c.Node); in.Held == "" {
 			in.Held = f.said.Drift[c.Set]
@@ -245,7 +246,7 @@ func (c Config) blocked(f facts, s sorted) (why string) {
 	case f.early:
 		why = "armed in a moment, as many others are"
 	}
-	return cmp.Or(f.said.MayArm(c.Node, c.Set, s.version), c.judged(f), why, f.proof.lack)
+	return cmp.Or(f.said.MayArm(c.Node, c.Set, s.version), c.judged(f), why, f.proof.Lack)
 }
 
 // judged says why the clearance is not known, not about this agent's values, or not about its
@@ -263,7 +264,7 @@ func (c Config) judged(f facts) string {
 // stillArmed is an armed node, with what was seen since. A firewall does not open because
 // something is wrong with it.
 func (c Config) stillArmed(f facts, d decision) decision {
-	wrong := f.proof.lost
+	wrong := f.proof.Lost
 	d.state, d.reason = Armed, "armed with policy set "+c.Set
 	if f.said != nil {
 		hold, conflict := f.said.Hold(c.Node)

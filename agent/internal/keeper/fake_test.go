@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -429,7 +430,7 @@ func (s *scene) isArmed() bool {
 // cleared is what a controller says that has looked at everything, and found nothing wrong.
 func cleared() *clearance.Clearance {
 	return &clearance.Clearance{Wanted: clearance.Set{Revision: "r2"}, Present: []string{"r1", "r2"}, Nodes: time.Unix(5000, 0), Endpoints: "1000000",
-		Witnesses: map[string]clearance.Witness{"r1": {}, "r2": {}}}
+		Witnesses: map[string]clearance.Witness{"r1": {Moved: netip.IPv4Unspecified()}, "r2": {Moved: netip.IPv4Unspecified()}}}
 }
 
 // say changes what the controller says.

@@ -27,6 +27,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/loop"
 	"github.com/host-firewall/host-firewall/agent/internal/probe"
+	"github.com/host-firewall/host-firewall/agent/internal/proof"
 	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
@@ -173,10 +174,8 @@ type Keeper struct {
 	felixWrote felixWrote
 	felixClean bool      // nothing of ours is in the failsafe, and nothing shall be
 	felixReady time.Time // since when Felix is; zero: it was not when last asked
-	proofs     probe.Prober[probe.Enforcement]
-	provenAt   time.Time // when the proof began that was last counted
-	missed     int       // proofs in a row
-	overIPv6   bool      // it was seen to be enforced, since the agent started
+	looks      probe.Prober[probe.Enforcement]
+	proofs     proof.Record
 	rounds     probe.Prober[[]trial.Result]
 	contested  string // field of the last fight
 	untracked  bool   // that was told
@@ -243,7 +242,7 @@ func (k *Keeper) pass(ctx context.Context) {
 	f := k.look(ctx)
 	d, m := k.config.decide(f, k.memory)
 	k.memory = m
-	status := Status{State: d.state, Ready: d.ready, Reason: d.reason, Enforced: f.proof.says}
+	status := Status{State: d.state, Ready: d.ready, Reason: d.reason, Enforced: f.proof.Says}
 	if f.problem != "" {
 		k.tell(f.now, status)
 		return

@@ -47,7 +47,7 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 		if keep {
 			maps.DeleteFunc(desired.Labels, func(key, _ string) bool { return !endpoint.IsOwn(key) })
 		}
-		note := endpoint.Note{State: string(d.state), Reason: d.reason, Since: f.now, Wanted: c.Set, Enforced: f.proof.says}
+		note := endpoint.Note{State: string(d.state), Reason: d.reason, Since: f.now, Wanted: c.Set, Enforced: f.proof.Says}
 		endpoint.SetNote(desired, current, note, keep)
 		if d.trial != nil && d.trial.Phase != "" {
 			desired.Annotations[trial.Annotation] = d.trial.Encode()

@@ -3,6 +3,7 @@ package keeper
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"sync"
@@ -31,7 +32,7 @@ type self struct {
 }
 
 func newSelf() *self {
-	return &self{seen: probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Enforced}, broken: map[string]string{}, felix: probe.Ready}
+	return &self{seen: probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Enforced, Moved: probe.Enforced}, broken: map[string]string{}, felix: probe.Ready}
 }
 
 func (n *self) change(alter func()) {
@@ -159,6 +160,70 @@ func TestArmedNodeWhoseRulesVanishSaysSoAndStaysArmed(t *testing.T) {
 		assert.True(t, s.keeper.Status().Ready, "Felix may be told to leave IPv6 alone")
 		assert.Equal(t, "IPv4, and IPv6 is not protected", s.keeper.Status().Enforced)
 	})
+}
+
+// Rules stay in the kernel when Felix dies: a node that has moved, and still meets the set before, is cut off by nothing.
+func TestNodeWhoseFelixDoesNotFollowTheLabelIsNeverArmed(t *testing.T) {
+	dead := newSelf()
+	dead.seen.Moved = probe.Open
+	tryingOn(t, dead, func(s *scene, n *self) {
+		s.pass(2 * time.Second)
+		require.Equal(t, "r2", s.set())
+		s.pass(trial.GiveUp)
+		assert.Equal(t, "r1", s.set())
+		status := s.keeper.Status()
+		assert.Equal(t, RolledBack, status.State)
+		assert.Contains(t, status.Reason, "Felix on this node has not followed the label of its endpoint")
+		s.pass(trial.Pause + trial.GiveUp + 5*time.Second)
+		assert.Equal(t, "r1", s.set())
+		s.pass(time.Hour)
+		assert.NotContains(t, s.kinds(), "Armed")
+
+		n.change(func() { n.seen.Moved = probe.Enforced })
+		s.say(func(c *clearance.Clearance) { c.Retry = "Felix is back" })
+		s.pass(moment + trial.Settle + 5*time.Second)
+		assert.Equal(t, Armed, s.keeper.Status().State)
+		n.change(func() { n.seen.Moved = probe.Open })
+		s.pass(2 * time.Minute)
+		status = s.keeper.Status()
+		assert.Equal(t, Armed, status.State)
+		assert.False(t, status.Ready)
+		assert.Contains(t, status.Reason, "Felix does not follow the label")
+		assert.Equal(t, "not enforced", status.Enforced)
+	})
+}
+
+func TestNodeMovesByWhatItSeesThenAndNotByWhatItSawBefore(t *testing.T) {
+	for name, alter := range map[string]func(s *scene, n *self){
+		"Felix has lost it": func(_ *scene, n *self) { n.change(func() { n.seen.IPv4 = probe.Open }) },
+		"the witness was gone": func(s *scene, n *self) {
+			s.say(func(c *clearance.Clearance) { c.Witnesses = nil })
+			s.pass(time.Millisecond)
+			n.change(func() { n.seen.IPv4 = probe.Open })
+			s.say(func(c *clearance.Clearance) { c.Witnesses = cleared().Witnesses })
+		},
+	} {
+		for _, verify := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, verify %t", name, verify), func(t *testing.T) {
+				n, config := newSelf(), testConfig()
+				config.Self, config.Verify = n, verify
+				playWith(t, config, func(c *cluster) {
+					withClearance(c)
+					c.said.Reason = "not complete"
+					c.put(testEndpoint("r1"))
+				}, func(s *scene) {
+					s.pass(time.Minute)
+					alter(s, n)
+					s.say(func(c *clearance.Clearance) { c.Reason = "" })
+					s.pass(time.Hour)
+					assert.Equal(t, "r1", s.set())
+					n.change(func() { n.seen.IPv4 = probe.Enforced })
+					s.pass(2 * proveSoon)
+					assert.Equal(t, "r2", s.set())
+				})
+			})
+		}
+	}
 }
 
 func TestNodeThatCanNotSeeAWitnessWaitsAMomentAndSaysSo(t *testing.T) {
@@ -382,7 +447,7 @@ func TestNodeThatMovesCarriesBothSetsForAMoment(t *testing.T) {
 type nowhere struct{}
 
 func (nowhere) Witness(context.Context, clearance.Witness) probe.Enforcement {
-	return probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Enforced}
+	return probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Enforced, Moved: probe.Enforced}
 }
 func (nowhere) Round(context.Context, []probe.Target) []trial.Result { return nil }
 func (nowhere) Sessions([]uint16) ([]netip.AddrPort, error)          { return nil, nil }

@@ -28,8 +28,8 @@ type Policy struct {
 	Selector, NamespaceSelector, ServiceAccountSelector string
 	// Order says when it is asked among others; 0 where it has none.
 	Order float64
-	// Witness is the set whose witness it is, whatever its order; empty: it is none, or not
-	// as it should be.
+	// Witness is the value of witness.Label, where it is as that should be, whatever its order;
+	// empty: it is none, or not so.
 	Witness string
 
 	// selects is what they come to, where it was read already: it is evaluated for
@@ -58,8 +58,8 @@ func Of(meta metav1.ObjectMeta, spec map[string]any) *Policy {
 	case int64:
 		p.Order = float64(order)
 	}
-	if set := p.Labels[witness.Label]; set != "" && p.Digest == Digest(witness.Spec(p.Labels[endpoint.ReleaseLabel], set, p.Order)) {
-		p.Witness = set
+	if of := p.Labels[witness.Label]; of != "" && p.Digest == Digest(witness.Spec(p.Labels[endpoint.ReleaseLabel], of, p.Order)) {
+		p.Witness = of
 	}
 	if selects, err := p.parse(); err == nil {
 		p.selects = selects

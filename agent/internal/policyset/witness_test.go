@@ -58,6 +58,17 @@ func TestWitnessIsToldFromWhatOnlyPretendsToBeOne(t *testing.T) {
 	}
 }
 
+func TestWitnessOfWhoCarriesASetIsOneAsWell(t *testing.T) {
+	made := witness.NewPolicy("fw", "b1-moved", 9)
+	policy := policyset.Of(made.ObjectMeta, made.Spec)
+	assert.Equal(t, "b1-moved", policy.Witness)
+	foreign, _ := policyset.Foreign([]*policyset.Policy{policy}, "fw", bothStates(), nil)
+	assert.Empty(t, foreign)
+	assert.Empty(t, policyset.Present("fw", []*policyset.Policy{policy}))
+	made.Labels[witness.Label] = "b1"
+	assert.Empty(t, policyset.Of(made.ObjectMeta, made.Spec).Witness, "neither is the other")
+}
+
 func TestWitnessIsNoPartOfASet(t *testing.T) {
 	policy := witnessOf(t, func(*witness.Policy, map[string]any) {})
 	assert.Equal(t, 9.0, policy.Order)

@@ -81,7 +81,7 @@ func Targets(node *corev1.Node, said *clearance.Clearance, set string) (targets 
 	}
 	add("kubelets of other nodes", peers...)
 	if w, ok := said.Witnesses[set]; ok {
-		targets = append(targets, Target{Name: "loopback", Any: []string{netip.AddrPortFrom(w.Control, witnessPort).String()}, Refused: true})
+		targets = append(targets, Target{Name: "loopback", Any: []string{netip.AddrPortFrom(w.Control, clearance.WitnessPort).String()}, Refused: true})
 	}
 	return targets
 }

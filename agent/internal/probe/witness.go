@@ -16,9 +16,6 @@ import (
 )
 
 const (
-	// witnessPort is that of the witness, and of its control over IPv4: discard, where nobody
-	// listens, and where nothing is said if somebody does.
-	witnessPort = 9
 	// controlPort6 is that of the control over IPv6, where ::1 is the only address: chargen.
 	controlPort6 = 19
 
@@ -41,8 +38,9 @@ const (
 	None Family = "none"
 )
 
-// Enforcement is what the witness shows, by family.
-type Enforcement struct{ IPv4, IPv6 Family }
+// Enforcement is what the witness shows: by family whether Felix has the set, and by IPv4
+// whether it has applied that to the node.
+type Enforcement struct{ IPv4, IPv6, Moved Family }
 
 // Says tells people by which families packets were seen to meet the rules; empty: nobody has
 // looked. Felix may have been told to leave IPv6 alone.
@@ -60,16 +58,16 @@ func (e Enforcement) Says() string {
 	return "IPv4"
 }
 
-// Witness looks whether the set is enforced on this node that the witness is of. That takes
+// Witness looks what this node's Felix has done with the set that the witness is of. That takes
 // twice knockPatience at most, and next to no time where nothing is dropped.
 func Witness(ctx context.Context, w clearance.Witness) (seen Enforcement) {
 	var looks sync.WaitGroup
-	looks.Go(func() {
-		seen.IPv4 = look(ctx, w.From, netip.AddrPortFrom(w.To, witnessPort), netip.AddrPortFrom(w.Control, witnessPort))
-	})
+	at := func(addr netip.Addr) netip.AddrPort { return netip.AddrPortFrom(addr, clearance.WitnessPort) }
+	looks.Go(func() { seen.IPv4 = look(ctx, w.From, at(w.To), at(w.Control)) })
+	looks.Go(func() { seen.Moved = look(ctx, w.From, at(w.Moved), at(w.Control)) })
 	looks.Go(func() {
 		loopback := netip.IPv6Loopback()
-		seen.IPv6 = look(ctx, loopback, netip.AddrPortFrom(loopback, witnessPort), netip.AddrPortFrom(loopback, controlPort6))
+		seen.IPv6 = look(ctx, loopback, at(loopback), netip.AddrPortFrom(loopback, controlPort6))
 	})
 	looks.Wait()
 	return seen

@@ -67,19 +67,22 @@ func TestWitnessIsLookedForInBothFamilies(t *testing.T) {
 		return
 	}
 	witness := clearance.Witness{
-		From: netip.MustParseAddr("127.66.1.1"), To: netip.MustParseAddr("127.66.1.2"), Control: netip.MustParseAddr("127.66.1.3"),
+		From: netip.MustParseAddr("127.66.1.1"), To: netip.MustParseAddr("127.66.1.2"), Control: netip.MustParseAddr("127.66.1.3"), Moved: netip.MustParseAddr("127.66.1.4"),
 	}
-	assert.Equal(t, probe.Enforcement{IPv4: probe.Open, IPv6: probe.Open}, probe.Witness(t.Context(), witness))
+	assert.Equal(t, probe.Enforcement{IPv4: probe.Open, IPv6: probe.Open, Moved: probe.Open}, probe.Witness(t.Context(), witness))
 
 	silent(t, netip.AddrPortFrom(witness.To, 9))
-	assert.Equal(t, probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Open}, probe.Witness(t.Context(), witness))
+	assert.Equal(t, probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Open, Moved: probe.Open}, probe.Witness(t.Context(), witness))
 
 	silent(t, onPort("::1", 9))
-	assert.Equal(t, probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Enforced}, probe.Witness(t.Context(), witness))
+	assert.Equal(t, probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Enforced, Moved: probe.Open}, probe.Witness(t.Context(), witness))
+
+	silent(t, netip.AddrPortFrom(witness.Moved, 9))
+	assert.Equal(t, probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Enforced, Moved: probe.Enforced}, probe.Witness(t.Context(), witness))
 
 	silent(t, onPort("::1", 19))
 	silent(t, netip.AddrPortFrom(witness.Control, 9))
-	assert.Equal(t, probe.Enforcement{IPv4: probe.Unknown, IPv6: probe.Unknown}, probe.Witness(t.Context(), witness))
+	assert.Equal(t, probe.Enforcement{IPv4: probe.Unknown, IPv6: probe.Unknown, Moved: probe.Unknown}, probe.Witness(t.Context(), witness))
 
 	lo, err := netlink.LinkByName("lo")
 	require.NoError(t, err)

@@ -13,7 +13,7 @@ import (
 type nowhere struct{}
 
 func (nowhere) Witness(context.Context, clearance.Witness) probe.Enforcement {
-	return probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Enforced}
+	return probe.Enforcement{IPv4: probe.Enforced, IPv6: probe.Enforced, Moved: probe.Enforced}
 }
 func (nowhere) Round(context.Context, []probe.Target) []trial.Result { return nil }
 func (nowhere) Sessions([]uint16) ([]netip.AddrPort, error)          { return nil, nil }

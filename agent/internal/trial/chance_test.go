@@ -68,6 +68,7 @@ func (c *chance) judge(s trial.Status, from string) {
 		c.moved, c.jumped = c.now, false
 	}
 	if s.Phase == trial.Armed {
+		require.False(c.t, was.Phase == trial.Trying && was.Set == s.Set && c.in.Verify && c.in.Unseen != "", "not before its rules are seen: %+v", s)
 		c.count = 0
 		if cut := c.cut[s.Set]; cut != "" && c.in.Verify {
 			require.NotContains(c.t, s.Baseline, cut, "what worked before and stays cut is not armed: %+v", s)
@@ -111,7 +112,7 @@ func (c *chance) happens() {
 		}
 		*text = to
 	}
-	switch c.IntN(13) {
+	switch c.IntN(14) {
 	case 0:
 		c.starts()
 	case 1:
@@ -130,6 +131,8 @@ func (c *chance) happens() {
 		toggle(&c.in.Blocked, "node n0 goes first")
 	case 7:
 		toggle(&c.in.Cut, "its kubelet does not answer the controller")
+	case 13:
+		toggle(&c.in.Unseen, "Felix has not followed the label")
 	case 8:
 		c.in.Retry, c.count = fmt.Sprint("retry at ", c.now), 0
 	case 9:
@@ -155,7 +158,7 @@ func (c *chance) happens() {
 func (c *chance) ends() {
 	c.starts()
 	c.away, c.refuses = false, false
-	c.in.Held, c.in.Blocked, c.in.Cut = "", "", ""
+	c.in.Held, c.in.Blocked, c.in.Cut, c.in.Unseen = "", "", "", ""
 	clear(c.broken)
 	c.run(2*long, nil)
 	atRest(c.t, c.world)

@@ -198,12 +198,18 @@ func (s Status) try(in Input) Decision {
 // count takes a round into account that began after the move, and returns what of the
 // baseline does not work; none where no round has told.
 func (s *Status) count(in Input) (lost []string) {
-	fresh := in.Taken.After(s.seen.since)
+	fresh := in.Taken.After(s.seen.since) && in.Unseen == ""
 	if fresh {
 		lost = in.lost(s.Baseline)
 	}
 	if in.Cut != "" {
 		lost = append(lost, in.Cut)
+	}
+	if in.Unseen != "" {
+		// What is tried meets other rules. It is told when there was time to follow the label.
+		if s.seen.well, s.seen.last = 0, in.Now; !in.Now.Before(s.seen.since.Add(Settle)) {
+			lost = append(lost, in.Unseen)
+		}
 	}
 	switch {
 	case len(lost) > 0:

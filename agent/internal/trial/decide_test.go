@@ -143,6 +143,42 @@ func TestWhatTheControllerDoesNotReachGoesBack(t *testing.T) {
 	assert.Empty(t, w.status.Cut)
 }
 
+func TestWhatIsTriedBeforeTheRulesAreSeenProvesNothing(t *testing.T) {
+	const unseen = "Felix has not followed the label"
+	w := newWorld(t, "A")
+	w.in.Unseen = unseen
+	assert.Equal(t, "0:A 0:R 45:A 75:R 120:A", w.run(long, nil).timeline())
+	assert.Equal(t, []string{unseen}, w.status.Cut)
+	assert.True(t, w.status.Final())
+
+	w = newWorld(t, "A")
+	w.in.Unseen = unseen
+	w.run(5, nil)
+	assert.NotContains(t, w.last.Reason, unseen, "it has a moment to follow")
+	w.run(10, nil)
+	assert.Contains(t, w.last.Reason, "now does not work: "+unseen)
+	w.in.Unseen = ""
+	w.run(9, nil)
+	assert.Equal(t, trial.Trying, w.status.Phase, "what was well meanwhile was so under the rules before")
+	w.run(3, nil)
+	assert.Equal(t, trial.Armed, w.status.Phase)
+
+	w = newWorld(t, "A")
+	w.run(25, map[int]func(){8: func() { w.in.Unseen = unseen }, 11: func() { w.in.Unseen = "" }})
+	assert.Equal(t, trial.Armed, w.status.Phase)
+	assert.False(t, w.status.Since.Before(noon.Add(21*time.Second)), "ten seconds without a break")
+
+	w = newWorld(t, "A")
+	w.run(50, map[int]func(){5: func() { w.down = true }})
+	w.restart()
+	w.in.Unseen = unseen
+	w.run(2, nil)
+	assert.Equal(t, trial.Trying, w.status.Phase, "an agent that was away has to look first")
+	w.in.Unseen = ""
+	w.run(12, nil)
+	assert.Equal(t, trial.Armed, w.status.Phase)
+}
+
 func TestShortOutageOfTheAPIServerUndoesNothing(t *testing.T) {
 	w := newWorld(t, "A")
 	w.run(long, map[int]func(){3: func() { w.away = true }, 33: func() { w.away = false }})

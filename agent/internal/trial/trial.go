@@ -103,6 +103,9 @@ type Input struct {
 	Retry string
 	// Moves tells that the node still carries the set it comes from as well.
 	Moves bool
+	// Unseen says why packets do not show yet that the rules of Set are in force; empty: they
+	// do, or nobody can see it.
+	Unseen string
 	// Verify tells whether what worked is tried at all.
 	Verify bool
 }

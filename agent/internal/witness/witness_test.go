@@ -15,6 +15,7 @@ import (
 func TestAddressesOfASetStayTheSame(t *testing.T) {
 	assert.Equal(t, clearance.Witness{
 		From: netip.MustParseAddr("127.66.57.27"), To: netip.MustParseAddr("127.66.91.47"), Control: netip.MustParseAddr("127.66.161.5"),
+		Moved: netip.MustParseAddr("127.66.229.149"),
 	}, witness.Of("fw", "aaaa0001"))
 	assert.NotEqual(t, witness.Of("fw", "aaaa0001"), witness.Of("fw", "aaaa0002"))
 	assert.NotEqual(t, witness.Of("fw", "aaaa0001"), witness.Of("fw2", "aaaa0001"))
@@ -24,7 +25,7 @@ func TestNoAddressHasTwoMeanings(t *testing.T) {
 	loopback, meaning := netip.MustParsePrefix("127.66.0.0/16"), map[netip.Addr]string{}
 	for i := range 20000 {
 		w := witness.Of("fw", fmt.Sprintf("%08x", i))
-		for what, addr := range map[string]netip.Addr{"from": w.From, "to": w.To, "control": w.Control} {
+		for what, addr := range map[string]netip.Addr{"from": w.From, "to": w.To, "moved": w.Moved, "control": w.Control} {
 			last := addr.As4()[3]
 			if !loopback.Contains(addr) || last == 0 || last == 255 || meaning[addr] != "" && meaning[addr] != what {
 				t.Fatalf("%s has %s, which is also %q", what, addr, meaning[addr])
@@ -32,7 +33,7 @@ func TestNoAddressHasTwoMeanings(t *testing.T) {
 			meaning[addr] = what
 		}
 	}
-	assert.Greater(t, len(meaning), 30000, "they are spread over all that there are")
+	assert.Greater(t, len(meaning), 40000, "they are spread over all that there are")
 }
 
 func TestPolicyDeniesOneConnectionOfEachFamilyAndNothingElse(t *testing.T) {
@@ -58,6 +59,17 @@ func TestPolicyDeniesOneConnectionOfEachFamilyAndNothingElse(t *testing.T) {
 			},
 		},
 	}, policy.Spec)
+}
+
+func TestSecondPolicyDeniesOneConnectionOfWhoCarriesTheSet(t *testing.T) {
+	w, first := witness.Of("fw", "aaaa0001"), witness.NewPolicy("fw", "aaaa0001", 9.5)
+	policy := witness.NewPolicy("fw", "aaaa0001-moved", 9.5)
+	assert.Equal(t, "fw-witness-aaaa0001-moved", policy.Name)
+	assert.Equal(t, map[string]string{"host-firewall.io/release": "fw", "host-firewall.io/witness": "aaaa0001-moved"}, policy.Labels)
+	rule := first.Spec["ingress"].([]any)[0].(map[string]any)
+	rule["destination"] = map[string]any{"nets": []any{w.Moved.String() + "/32"}, "ports": []any{9}}
+	first.Spec["ingress"], first.Spec["selector"] = []any{rule}, "host-firewall.io/release == 'fw' && host-firewall.io/set contains 'aaaa0001'"
+	assert.Equal(t, first.Spec, policy.Spec, "it comes at the same place, and from the same address")
 }
 
 func TestNetworkSetHoldsWhereConnectionsComeFromInOneOrder(t *testing.T) {

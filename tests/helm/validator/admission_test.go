@@ -252,6 +252,19 @@ func TestControllersTokenCreatesWitnessesAndNoOtherPolicy(t *testing.T) {
 	try("what goes out", deny, spec(func(s *projectcalico.GlobalNetworkPolicySpec) { s.Types = append(s.Types, "Egress") }))
 	try("what is not tracked", deny, spec(func(s *projectcalico.GlobalNetworkPolicySpec) { s.DoNotTrack = true }))
 	try("another tier", deny, spec(func(s *projectcalico.GlobalNetworkPolicySpec) { s.Tier = "first" }))
+	carriers := func(selector, of string) func(*projectcalico.GlobalNetworkPolicy) {
+		return func(p *projectcalico.GlobalNetworkPolicy) {
+			p.Name, p.Labels[witnessLabel], p.Spec.Selector, p.Spec.Ingress = "host-firewall-witness-"+of, of, selector, p.Spec.Ingress[:1]
+		}
+	}
+	const ofSet = "host-firewall.io/release == 'host-firewall' && host-firewall.io/set contains '00000000'"
+	try("for who carries a set", "", carriers(ofSet, set+"-moved"))
+	try("by the name of another", label, func(p *projectcalico.GlobalNetworkPolicy) {
+		carriers(ofSet, set+"-moved")(p)
+		p.Name = "host-firewall-witness-" + set
+	})
+	try("for who carries any set", deny, carriers("host-firewall.io/release == 'host-firewall' && has(host-firewall.io/set)", set+"-moved"))
+	try("for who carries a set or not", deny, carriers(ofSet+" || all()", set+"-moved"))
 	try("everybody's endpoints", deny, spec(func(s *projectcalico.GlobalNetworkPolicySpec) { s.Selector = "all()" }))
 	try("another name", label, meta(func(m *metav1.ObjectMeta) { m.Name = "host-firewall-allow-" + set }))
 	try("another set's name", label, meta(func(m *metav1.ObjectMeta) { m.Labels[witnessLabel] = "00000000" }))
