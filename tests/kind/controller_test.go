@@ -25,17 +25,20 @@ const (
 func TestControllersMayBeTwoOrNone(t *testing.T) {
 	r := install(t)
 	set := setInForce(t)
-	stop, armed := protected(t), stayArmed(t, set)
+	armed := stayArmed(t, set)
+	scaleController(t, 2)
+	// A Node whose trust somebody takes away is cut until it is back, so nobody watches who reaches whom.
+	trust := name + "-node-" + worker(t, 1)
+	require.NoError(t, calico(t, "globalnetworksets").Delete(t.Context(), trust, metav1.DeleteOptions{}))
+	eventually(t, "the trust in "+worker(t, 1)+" to be back", func(ctx context.Context) error {
+		_, err := calico(t, "globalnetworksets").Get(ctx, trust, metav1.GetOptions{})
+		return err
+	})
+	requireProtected(t, "with the trust back")
+	stop := protected(t)
 
 	t.Run("two", func(t *testing.T) {
-		scaleController(t, 2)
 		require.NoError(t, clearances(t).Delete(t.Context(), name, metav1.DeleteOptions{}))
-		trust := name + "-node-" + worker(t, 1)
-		require.NoError(t, calico(t, "globalnetworksets").Delete(t.Context(), trust, metav1.DeleteOptions{}))
-		eventually(t, "the trust in "+worker(t, 1)+" to be back", func(ctx context.Context) error {
-			_, err := calico(t, "globalnetworksets").Get(ctx, trust, metav1.GetOptions{})
-			return err
-		})
 		requireClearance(t, "set", set)
 		requireAgents(t, report{State: "Armed", Ready: true})
 	})
