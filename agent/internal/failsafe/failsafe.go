@@ -85,6 +85,14 @@ type record struct {
 	Filled map[string]filling `json:"filled,omitempty"`
 }
 
+// before returns the list that counts: where what is there is ours, what was there before.
+func (r *record) before(current *[]v3.ProtoPort) *[]v3.ProtoPort {
+	if r != nil && current != nil && same(*current, r.Written) {
+		return r.Before
+	}
+	return current
+}
+
 // ForAll is the name of the FelixConfiguration for all nodes.
 const ForAll = "default"
 
@@ -162,11 +170,7 @@ func Plan(own, def *Configuration, node, release string, want *Want, filled map[
 	if len(want.CIDRs) == 0 {
 		return Change{}, errors.New("no network is given that SSH would stay open to")
 	}
-	before := current
-	if wrote != nil && before != nil && same(*before, wrote.Written) {
-		// What is there is ours; what was there before is what counts.
-		before = wrote.Before
-	}
+	before := wrote.before(current)
 	list, err := effective(own, def, before)
 	if err != nil {
 		return Change{}, err

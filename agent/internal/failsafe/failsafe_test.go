@@ -284,6 +284,19 @@ func TestDefaultIsFollowed(t *testing.T) {
 	assert.True(t, settle(t, own, configuration("default", "TCP:10250"), admins(), false) == nil)
 }
 
+func TestPortsAreThoseThatDefaultStillHas(t *testing.T) {
+	own := settle(t, nil, configuration("default", "TCP:22 TCP:6443 UDP:68"), admins(), false)
+	open := func(own *v3.FelixConfiguration, def string) []uint16 {
+		ports, err := failsafe.Ports(read(t, own), read(t, configuration("default", def)))
+		require.NoError(t, err)
+		return ports
+	}
+	assert.Equal(t, []uint16{22, 6443}, open(own, "TCP:22 TCP:6443 UDP:68"))
+	assert.Equal(t, []uint16{22}, open(own, "TCP:22 UDP:68"), "the agent is about to take the other one away")
+	edited := configuration(failsafe.Name(node), "TCP:22 TCP:6443")
+	assert.Equal(t, []uint16{22, 6443}, open(edited, "TCP:22"), "somebody else has written that")
+}
+
 func TestListThatSomebodyEditedIsNotMistakenForOurs(t *testing.T) {
 	own := settle(t, nil, nil, admins(), false)
 	edited := ports("TCP:22@10.0.0.0/8 TCP:9100")

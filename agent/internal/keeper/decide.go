@@ -52,6 +52,8 @@ type memory struct {
 	set string
 	// trial is how far it is; nil: as the endpoints say.
 	trial *trial.Status
+	// node is the UID of the Node that all of this is about.
+	node types.UID
 	// ours are the endpoints that were last seen to be the release's, by name: one that was
 	// there before may come back at once.
 	ours map[string]types.UID
@@ -84,6 +86,11 @@ func (c Config) decide(f facts, m memory) (decision, memory) {
 	case f.node == nil:
 		return decision{state: Waiting, reason: fmt.Sprintf("Node %s is not in the cluster", c.Node), set: m.set}, m
 	}
+	if m.node != "" && m.node != f.node.UID {
+		// It was registered anew, and nobody has looked at this one yet.
+		m = memory{ours: map[string]types.UID{}}
+	}
+	m.node = f.node.UID
 	s := c.sort(f, &m)
 	if f.said != nil && s.version == "" && f.said.Drift[s.carried] != "" {
 		// An endpoint that comes back closes the node anew, and not with rules that lack some.

@@ -510,3 +510,22 @@ func TestNodeThatWentBackToASetThatIsGoneIsDisarmed(t *testing.T) {
 		assert.Empty(t, s.set())
 	})
 }
+
+func TestNodeThatIsRegisteredAnewWaitsUntilTheControllerHasLookedAtIt(t *testing.T) {
+	play(t, withArmed, func(s *scene) {
+		s.pass(time.Minute)
+		require.Equal(t, "r2", s.set())
+		s.change(func() {
+			// Kubernetes collects what the Node before has left.
+			s.node = testNode("n1")
+			s.node.UID, s.node.CreationTimestamp = "another", metav1.NewTime(time.Unix(6000, 0))
+			s.remove("n1")
+		})
+		s.pass(time.Minute)
+		assert.NotContains(t, s.stored, "n1")
+		assert.Contains(t, s.keeper.Status().Reason, "has not looked at this Node yet")
+		s.say(func(c *clearance.Clearance) { c.Nodes = time.Unix(7000, 0) })
+		s.pass(time.Minute)
+		assert.True(t, s.isArmed())
+	})
+}
