@@ -86,7 +86,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/links":      {"/internal/endpoint"},
 		"/internal/loop":       {},
 		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint", "/internal/witness"},
-		"/internal/probe":      {"/internal/clearance", "/internal/trial"},
+		"/internal/probe":      {"/internal/clearance", "/internal/endpoint", "/internal/trial"},
 		"/internal/proof":      {"/internal/probe", "/internal/trial"},
 		// The bench at scale: it is no part of the agent, but drives its packages.
 		"/internal/scalebench": {"/internal/calico", "/internal/clearance", "/internal/endpoint", "/internal/keeper", "/internal/probe", "/internal/settings", "/internal/trial", "/internal/wiring"},

@@ -850,11 +850,7 @@ func TestSetWhosePoliciesLostTheirLabelsIsNotGone(t *testing.T) {
 func TestSetThatNodesAreArmedWithIsLookedAtAlsoAfterTwoUpgrades(t *testing.T) {
 	w := newWorld(t, "n1")
 	w.roll("A", "n1")
-	for _, set := range []string{"B", "C"} {
-		w.install(set)
-		w.restart(set)
-		w.after(time.Minute)
-	}
+	w.upgrade("B", "C")
 	w.remove("fw-drop-A")
 	assert.Contains(t, w.after(time.Minute).Drift["A"], "fw-drop-A")
 }

@@ -93,7 +93,7 @@ func byNode(f facts) map[string][]*v3.HostEndpoint {
 
 // newNode finds out all but what policies of others would do.
 func (c Config) newNode(object *corev1.Node, heps []*v3.HostEndpoint, before *node, now time.Time) *node {
-	n := &node{uid: object.UID, created: object.CreationTimestamp.Time, known: now, carries: true, kubelet: kubeletOf(object)}
+	n := &node{uid: object.UID, created: object.CreationTimestamp.Time, known: now, carries: true, kubelet: endpoint.KubeletOf(object)}
 	if before != nil && before.uid == n.uid {
 		n.known = before.known
 	}
@@ -139,17 +139,6 @@ func (c Config) newNode(object *corev1.Node, heps []*v3.HostEndpoint, before *no
 	n.carries, n.trial = n.carries && n.has, trial.Parse(trials...)
 	n.rivals = policyset.Rivals(c.Release, object.Name, c.Interfaces, addressesOf(object, heps), heps, c.Adopt)
 	return n
-}
-
-// kubeletOf returns where the Node says that its kubelet is.
-func kubeletOf(object *corev1.Node) netip.AddrPort {
-	port := object.Status.DaemonEndpoints.KubeletEndpoint.Port
-	for _, address := range object.Status.Addresses {
-		if addr, ok := endpoint.ParseAddress(address.Address); ok && address.Type == corev1.NodeInternalIP && port > 0 {
-			return netip.AddrPortFrom(addr, uint16(port))
-		}
-	}
-	return netip.AddrPort{}
 }
 
 // addressesOf returns the addresses that the Node or an endpoint on it says.

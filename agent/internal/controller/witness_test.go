@@ -110,11 +110,7 @@ func TestEachSetHasItsWitnessUntilItGoes(t *testing.T) {
 func TestWitnessOfASetThatIsOlderThanTheOneBeforeStays(t *testing.T) {
 	w := newWorld(t, "n1")
 	w.roll("A", "n1")
-	for _, set := range []string{"B", "C"} {
-		w.install(set)
-		w.restart(set)
-		w.after(time.Minute)
-	}
+	w.upgrade("B", "C")
 	assert.Equal(t, saidOf("A", "B", "C"), w.said().Witnesses, "with which n1 is armed")
 }
 

@@ -155,6 +155,15 @@ func (w *world) restart(set string) {
 	w.Config.Wanted, w.Config.Started, w.memory = setOf(set), w.now, memory{}
 }
 
+// upgrade has each of these sets wanted for a minute, one after the other, and no agent that is replaced.
+func (w *world) upgrade(sets ...string) {
+	for _, set := range sets {
+		w.install(set)
+		w.restart(set)
+		w.after(time.Minute)
+	}
+}
+
 // after lets time pass, and the controller look at the beginning, and then when it wants to.
 func (w *world) after(d time.Duration) clearance.Clearance {
 	w.t.Helper()

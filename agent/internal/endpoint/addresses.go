@@ -37,6 +37,17 @@ func Says(node *corev1.Node) (addresses []string) {
 	return addresses
 }
 
+// KubeletOf returns where a Node says that its kubelet is; not valid: it does not say so.
+func KubeletOf(node *corev1.Node) netip.AddrPort {
+	port := node.Status.DaemonEndpoints.KubeletEndpoint.Port
+	for _, address := range node.Status.Addresses {
+		if addr, ok := ParseAddress(address.Address); ok && address.Type == corev1.NodeInternalIP && port > 0 {
+			return netip.AddrPortFrom(addr, uint16(port))
+		}
+	}
+	return netip.AddrPort{}
+}
+
 // ParseAddress reads an address, or the address of a CIDR, and tells whether others can
 // know a node by it: Calico takes no zones.
 func ParseAddress(text string) (addr netip.Addr, ok bool) {

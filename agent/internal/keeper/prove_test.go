@@ -94,6 +94,15 @@ func tryingOn(t *testing.T, n *self, test func(s *scene, n *self)) {
 	}, func(s *scene) { test(s, n) })
 }
 
+// goesBack lets the node move to r2 and go back from it.
+func (s *scene) goesBack(n *self) {
+	s.t.Helper()
+	s.pass(time.Second)
+	n.change(func() { n.broken["API server"] = "timeout" })
+	s.pass(trial.GiveUp + 2*trial.Every)
+	require.Equal(s.t, "r1", s.set())
+}
+
 // set returns the set that the node is armed with.
 func (s *scene) set() string {
 	return read(s.cluster, func() string { return endpoint.SetOf(s.stored["n1"]) })
@@ -485,10 +494,7 @@ func TestFailsafeThatWasNarrowedWithASetThatNobodyConfirmsIsGivenBack(t *testing
 
 func TestNodeThatTheControllerDoesNotReachTriesNothing(t *testing.T) {
 	trying(t, func(s *scene, n *self) {
-		s.pass(time.Second)
-		n.change(func() { n.broken["API server"] = "timeout" })
-		s.pass(trial.GiveUp + 2*trial.Every)
-		require.Equal(t, "r1", s.set())
+		s.goesBack(n)
 		n.change(func() { n.broken = map[string]string{} })
 		s.say(func(c *clearance.Clearance) { c.Cut = map[string][]string{"no route": {"n1"}} })
 		s.pass(time.Hour)
@@ -501,10 +507,7 @@ func TestNodeThatTheControllerDoesNotReachTriesNothing(t *testing.T) {
 
 func TestNodeThatWentBackToASetThatIsGoneIsDisarmed(t *testing.T) {
 	trying(t, func(s *scene, n *self) {
-		s.pass(time.Second)
-		n.change(func() { n.broken["API server"] = "timeout" })
-		s.pass(trial.GiveUp + 2*trial.Every)
-		require.Equal(t, "r1", s.set())
+		s.goesBack(n)
 		s.say(func(c *clearance.Clearance) { c.Present = []string{"r2"} })
 		s.pass(time.Second)
 		assert.Empty(t, s.set())

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
@@ -64,11 +64,8 @@ func Targets(node *corev1.Node, said *clearance.Clearance, set string) (targets 
 			targets = append(targets, Target{Name: name, Any: addresses})
 		}
 	}
-	for _, address := range node.Status.Addresses {
-		if port := node.Status.DaemonEndpoints.KubeletEndpoint.Port; port > 0 && address.Type == corev1.NodeInternalIP {
-			add("kubelet of this node", net.JoinHostPort(address.Address, strconv.Itoa(int(port))))
-			break
-		}
+	if own := endpoint.KubeletOf(node); own.IsValid() {
+		add("kubelet of this node", own.String())
 	}
 	if said == nil {
 		return targets
