@@ -29,20 +29,12 @@ func (r *rendered) cleanup(t testing.TB) *batchv1.Job {
 }
 
 func TestUninstallHookIsWholeObjects(t *testing.T) {
-	for _, group := range []string{apiV3, apiV1} {
-		for _, names := range []struct{ release, namespace, id string }{
-			{"host-firewall", "host-firewall", "host-firewall"},
-			{"edge.eu", "kube-system", "edge-eu-host-firewall"},
-		} {
-			t.Run(group+"/"+names.release, func(t *testing.T) {
-				r := render(t, setting{release: names.release, namespace: names.namespace, served: clusterServing(group)})
-				require.Equal(t, wantCleaning(names.release, names.namespace, names.id), r.cleaning)
-				require.Equal(t, wantCleanup(names.release, names.namespace, names.id, group), r.cleanup(t))
-				require.Equal(t, []release.HookEvent{release.HookPreDelete}, r.hooks[0].Events)
-				require.Equal(t, []release.HookDeletePolicy{release.HookBeforeHookCreation, release.HookSucceeded}, r.hooks[0].DeletePolicies)
-			})
-		}
-	}
+	eachNamed(t, func(t *testing.T, group string, names named, r *rendered) {
+		require.Equal(t, wantCleaning(names.release, names.namespace, names.id), r.cleaning)
+		require.Equal(t, wantCleanup(names.release, names.namespace, names.id, group), r.cleanup(t))
+		require.Equal(t, []release.HookEvent{release.HookPreDelete}, r.hooks[0].Events)
+		require.Equal(t, []release.HookDeletePolicy{release.HookBeforeHookCreation, release.HookSucceeded}, r.hooks[0].DeletePolicies)
+	})
 }
 
 // wantCleaning is what belongs to the release for its uninstall, in the order in which Helm writes it.

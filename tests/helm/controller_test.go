@@ -43,37 +43,29 @@ func controllerLabels(id string) map[string]string {
 
 func TestDeploymentIsAWholeObject(t *testing.T) {
 	t.Parallel()
-	for _, group := range []string{apiV3, apiV1} {
-		for _, names := range []struct{ release, namespace, id string }{
-			{"host-firewall", "host-firewall", "host-firewall"},
-			{"edge.eu", "kube-system", "edge-eu-host-firewall"},
-		} {
-			t.Run(group+"/"+names.release, func(t *testing.T) {
-				r := render(t, setting{release: names.release, namespace: names.namespace, served: clusterServing(group)})
-				require.Equal(t, wantDeployment(names.release, names.namespace, names.id, []corev1.EnvVar{
-					{Name: "HOST_FIREWALL_OWN_NODE", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "spec.nodeName"}}},
-					{Name: "HOST_FIREWALL_RELEASE", Value: names.id},
-					{Name: "HOST_FIREWALL_NAMESPACE", Value: names.namespace},
-					{Name: "HOST_FIREWALL_MODE", Value: "enforce"},
-					{Name: "HOST_FIREWALL_API_GROUP", Value: group},
-					{Name: "HOST_FIREWALL_SET", Value: r.policies[0].Labels[setLabel]},
-					{Name: "HOST_FIREWALL_POLICIES", Value: controllerArguments(t, r)["policies"]},
-				}, []string{
-					"controller",
-					"--trust-nodes=true",
-					"--api-server-ports=6443",
-					"--rollout=" + argumentsOf(t, r)["rollout"],
-					"--verify=true",
-					"--endpoint-labels=host-endpoint=ingress",
-					"--interfaces=*",
-					"--health-port=9095",
-					"--resync=10m",
-					"--log-level=info",
-					"--log-format=text",
-				}), r.deployment(t))
-			})
-		}
-	}
+	eachNamed(t, func(t *testing.T, group string, names named, r *rendered) {
+		require.Equal(t, wantDeployment(names.release, names.namespace, names.id, []corev1.EnvVar{
+			{Name: "HOST_FIREWALL_OWN_NODE", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "spec.nodeName"}}},
+			{Name: "HOST_FIREWALL_RELEASE", Value: names.id},
+			{Name: "HOST_FIREWALL_NAMESPACE", Value: names.namespace},
+			{Name: "HOST_FIREWALL_MODE", Value: "enforce"},
+			{Name: "HOST_FIREWALL_API_GROUP", Value: group},
+			{Name: "HOST_FIREWALL_SET", Value: r.policies[0].Labels[setLabel]},
+			{Name: "HOST_FIREWALL_POLICIES", Value: controllerArguments(t, r)["policies"]},
+		}, []string{
+			"controller",
+			"--trust-nodes=true",
+			"--api-server-ports=6443",
+			"--rollout=" + argumentsOf(t, r)["rollout"],
+			"--verify=true",
+			"--endpoint-labels=host-endpoint=ingress",
+			"--interfaces=*",
+			"--health-port=9095",
+			"--resync=10m",
+			"--log-level=info",
+			"--log-format=text",
+		}), r.deployment(t))
+	})
 }
 
 func wantDeployment(release, namespace, id string, variables []corev1.EnvVar, arguments []string) *appsv1.Deployment {

@@ -180,6 +180,21 @@ func tryRenderChart(t testing.TB, c *chart.Chart, s setting) (*rendered, error) 
 	return r, nil
 }
 
+// named is what a release is called, and its id.
+type named struct{ release, namespace, id string }
+
+// eachNamed tests what is rendered for either API group, with the chart's own name and with another one.
+func eachNamed(t *testing.T, test func(t *testing.T, group string, names named, r *rendered)) {
+	t.Helper()
+	for _, group := range []string{apiV3, apiV1} {
+		for _, names := range []named{{"host-firewall", "host-firewall", "host-firewall"}, {"edge.eu", "kube-system", "edge-eu-host-firewall"}} {
+			t.Run(group+"/"+names.release, func(t *testing.T) {
+				test(t, group, names, render(t, setting{release: names.release, namespace: names.namespace, served: clusterServing(group)}))
+			})
+		}
+	}
+}
+
 func render(t testing.TB, s setting) *rendered {
 	t.Helper()
 	r, err := tryRender(t, s)

@@ -26,42 +26,34 @@ func (r *rendered) testPod(t testing.TB) *corev1.Pod {
 }
 
 func TestHelmTestIsWholeObjects(t *testing.T) {
-	for _, group := range []string{apiV3, apiV1} {
-		for _, names := range []struct{ release, namespace, id string }{
-			{"host-firewall", "host-firewall", "host-firewall"},
-			{"edge.eu", "kube-system", "edge-eu-host-firewall"},
-		} {
-			t.Run(group+"/"+names.release, func(t *testing.T) {
-				r := render(t, setting{release: names.release, namespace: names.namespace, served: clusterServing(group)})
-				require.Equal(t, wantTesting(names.release, names.namespace, names.id, group), r.testing)
+	eachNamed(t, func(t *testing.T, group string, names named, r *rendered) {
+		require.Equal(t, wantTesting(names.release, names.namespace, names.id, group), r.testing)
 
-				id := names.id + "-test"
-				want := &corev1.Pod{
-					TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
-					ObjectMeta: metav1.ObjectMeta{
-						Name: id, Namespace: names.namespace,
-						Labels: map[string]string{"app.kubernetes.io/instance": names.release, "app.kubernetes.io/component": "status"},
-						Annotations: map[string]string{
-							"helm.sh/hook":                   "test",
-							"helm.sh/hook-delete-policy":     "before-hook-creation",
-							"helm.sh/hook-output-log-policy": "hook-failed",
-						},
-					},
-					// It runs as and where the cleanup runs.
-					Spec: *r.cleanup(t).Spec.Template.Spec.DeepCopy(),
-				}
-				want.Spec.ActiveDeadlineSeconds = pointer[int64](120)
-				want.Spec.ServiceAccountName = id
-				want.Spec.Containers[0].Name = "status"
-				want.Spec.Containers[0].Args = []string{
-					"status", "--release=" + names.id, "--namespace=" + names.namespace, "--mode=enforce", "--api-group=" + group,
-					"--set=" + r.policies[0].Labels[setLabel], "--policies=" + controllerArguments(t, r)["policies"],
-					"--wait=1m", "--log-level=info", "--log-format=text",
-				}
-				require.Equal(t, want, r.testPod(t))
-			})
+		id := names.id + "-test"
+		want := &corev1.Pod{
+			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+			ObjectMeta: metav1.ObjectMeta{
+				Name: id, Namespace: names.namespace,
+				Labels: map[string]string{"app.kubernetes.io/instance": names.release, "app.kubernetes.io/component": "status"},
+				Annotations: map[string]string{
+					"helm.sh/hook":                   "test",
+					"helm.sh/hook-delete-policy":     "before-hook-creation",
+					"helm.sh/hook-output-log-policy": "hook-failed",
+				},
+			},
+			// It runs as and where the cleanup runs.
+			Spec: *r.cleanup(t).Spec.Template.Spec.DeepCopy(),
 		}
-	}
+		want.Spec.ActiveDeadlineSeconds = pointer[int64](120)
+		want.Spec.ServiceAccountName = id
+		want.Spec.Containers[0].Name = "status"
+		want.Spec.Containers[0].Args = []string{
+			"status", "--release=" + names.id, "--namespace=" + names.namespace, "--mode=enforce", "--api-group=" + group,
+			"--set=" + r.policies[0].Labels[setLabel], "--policies=" + controllerArguments(t, r)["policies"],
+			"--wait=1m", "--log-level=info", "--log-format=text",
+		}
+		require.Equal(t, want, r.testPod(t))
+	})
 }
 
 // wantTesting is what belongs to the release for helm test, in the order in which Helm writes it.
