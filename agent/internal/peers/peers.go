@@ -1,0 +1,90 @@
+// Package peers is what an agent tells of who is connected to its node, and what a controller
+// makes of that: whom a set of policies would cut. It is pure.
+package peers
+
+import (
+	"encoding/json"
+	"net/netip"
+	"time"
+)
+
+// Annotation holds the summary that an agent leaves on its endpoint.
+const Annotation = "host-firewall.io/peers"
+
+// The most that a summary holds.
+const (
+	MostPorts     = 64
+	MostAddresses = 16 // for each port
+)
+
+// Summary is what an agent has seen of TCP connections that others have made to processes of its
+// node, and what else it sees there that a firewall may concern. Loopback is not in it.
+type Summary struct {
+	// Since is when the agent began to look, and Until when it last did.
+	Since time.Time `json:"since"`
+	Until time.Time `json:"until"`
+	// Ports are those that somebody was connected to, in order.
+	Ports []Port `json:"ports,omitempty"`
+	// More is how many further ports there were.
+	More int `json:"more,omitempty"`
+	// Listens are the TCP ports that processes listen on at all addresses, or at one that others
+	// reach, in order, at most MostPorts.
+	Listens []uint16 `json:"listens,omitempty"`
+	// Sees is what else matters: see Sight.
+	Sees []Sight `json:"sees,omitempty"`
+}
+
+// Port is one port, and who was connected to it.
+type Port struct {
+	Port uint16 `json:"port"`
+	// Addresses is how many addresses were seen, of which From has at most MostAddresses: others
+	// each time, until each was told.
+	Addresses int    `json:"addresses"`
+	From      []Peer `json:"from"`
+}
+
+// Peer is one address, and how many connections were seen from it, open and ended ones.
+type Peer struct {
+	Addr        netip.Addr `json:"addr"`
+	Connections int        `json:"n"`
+}
+
+// Sight is something that an agent sees on its node: its kind, and what is told of it.
+type Sight struct {
+	Kind string `json:"kind"`
+	What string `json:"what,omitempty"`
+}
+
+// The kinds of Sight.
+const (
+	// SeesBridge is a bridge of containers or virtual machines outside Calico: its name and networks.
+	SeesBridge = "bridge"
+	// SeesSSH is a port on which an SSH server listens that is not among ssh.ports.
+	SeesSSH = "ssh"
+	// SeesIPVS is IPVS without connection tracking.
+	SeesIPVS = "ipvs"
+	// SeesEBPF is Calico's eBPF dataplane.
+	SeesEBPF = "ebpf"
+)
+
+// Parse reads a summary. What can't be read is one that says nothing, with Since zero.
+func Parse(text string) (s Summary) {
+	if json.Unmarshal([]byte(text), &s) != nil {
+		return Summary{}
+	}
+	return s
+}
+
+// Encode returns the summary as the annotation holds it.
+func (s Summary) Encode() string {
+	text, _ := json.Marshal(s) // numbers, texts and times can always be encoded
+	return string(text)
+}
+
+// Cut is a peer that a set of policies would cut off, as the clearance tells it.
+type Cut struct {
+	Node        string     `json:"node"`
+	Port        uint16     `json:"port"`
+	From        netip.Addr `json:"from"`
+	Connections int        `json:"n"`
+}
