@@ -12,14 +12,16 @@ COPY agent agent
 ARG TARGETOS=linux
 ARG TARGETARCH=amd64
 ARG VERSION=dev
-# Smaller: client-go brings its own HTTP/2, so the one of net/http is left out, what is generated for protobuf in k8s.io/api
-# is never called, so that nothing of it is worth inlining, and the linker may drop the maps there that nobody reads,
-# which are documentation, however small each is. Prometheus' library with its protobuf works when it is asked only, and an
-# agent does little: nothing of theirs is worth inlining either.
+# Smaller: client-go brings its own HTTP/2, so the one of net/http is left out, and the linker may drop the maps of k8s.io/api
+# that nobody reads, which are documentation, however small each is. What is generated for protobuf there is never called,
+# Prometheus' library with its own works when it is asked only, and an agent does little: of all that is not ours nothing is
+# worth inlining.
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/var/cache/go-build \
     GOCACHE=/var/cache/go-build CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} \
     go build -trimpath -buildvcs=false -tags nethttpomithttp2 \
     -gcflags "k8s.io/api/...=-l -d=wrapglobalmapctl=2" -gcflags github.com/...=-l -gcflags google.golang.org/...=-l \
+    -gcflags k8s.io/client-go/...=-l -gcflags k8s.io/apimachinery/...=-l -gcflags golang.org/...=-l \
+    -gcflags go.yaml.in/...=-l -gcflags sigs.k8s.io/...=-l \
     -ldflags "-s -w -X main.version=${VERSION}" -o /host-firewall-agent ./agent
 
 FROM scratch
