@@ -54,7 +54,9 @@ func Binary(ctx context.Context, root, pkg, target, arch string, set ...string) 
 // buildFlags are those of the Dockerfile, where their reason stands; a test compares the two.
 func buildFlags() []string {
 	return []string{"-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2",
-		"-gcflags", "k8s.io/api/...=-l -d=wrapglobalmapctl=2", "-gcflags", "github.com/...=-l", "-gcflags", "google.golang.org/...=-l"}
+		"-gcflags", "k8s.io/api/...=-l -d=wrapglobalmapctl=2", "-gcflags", "github.com/...=-l", "-gcflags", "google.golang.org/...=-l",
+		"-gcflags", "k8s.io/client-go/...=-l", "-gcflags", "k8s.io/apimachinery/...=-l", "-gcflags", "golang.org/...=-l",
+		"-gcflags", "go.yaml.in/...=-l", "-gcflags", "sigs.k8s.io/...=-l"}
 }
 
 // File is one file of an image.
