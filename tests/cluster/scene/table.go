@@ -157,16 +157,22 @@ func (s *Scene) Streams(want Expectation) []probe.Path {
 }
 
 // WatchClosing tells when a node that is just starting, and is open to the stranger, is open no more: the start of the
-// first connection to its ordinary port that nothing answered.
+// first connection to its ordinary port that nothing answered, nor the one after it. While a host starts one alone may get lost.
 func (s *Scene) WatchClosing(ctx context.Context, m cluster.Member) <-chan time.Time {
 	closed := make(chan time.Time, 1)
 	from := s.hosts[cluster.StrangerHost].Source
 	go func() {
+		var dropped time.Time // the start of the last one, if it was not answered
 		for open := false; ctx.Err() == nil; {
 			start := time.Now()
 			err := probe.Connect(from, probe.Address{Protocol: probe.TCP, AddrPort: netip.AddrPortFrom(m.Addresses.V4, cluster.OrdinaryPort)})
-			if open = open || err == nil; open && errors.Is(err, probe.ErrDropped) {
-				closed <- start
+			switch open = open || err == nil; {
+			case !open || !errors.Is(err, probe.ErrDropped):
+				dropped = time.Time{}
+			case dropped.IsZero():
+				dropped = start
+			default:
+				closed <- dropped
 				return
 			}
 		}
