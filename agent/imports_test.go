@@ -85,6 +85,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/keeper":     {"/internal/agenda", "/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/probe", "/internal/proof", "/internal/trial"},
 		"/internal/links":      {"/internal/endpoint"},
 		"/internal/loop":       {},
+		"/internal/peers":      {},
 		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint", "/internal/witness"},
 		"/internal/probe":      {"/internal/clearance", "/internal/endpoint", "/internal/trial"},
 		"/internal/proof":      {"/internal/probe", "/internal/trial"},
@@ -95,6 +96,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/transport":  {},
 		"/internal/trial":      {"/internal/clearance"},
 		"/internal/trust":      {"/internal/endpoint"},
+		"/internal/verdict":    {},
 		"/internal/wiring":     {"/internal/calico", "/internal/clearance", "/internal/controller", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/probe", "/internal/settings", "/internal/trial"},
 		"/internal/witness":    {"/internal/clearance", "/internal/endpoint", "/internal/trust"},
 	}
@@ -114,7 +116,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 
 func TestPurePackagesDoNoIO(t *testing.T) {
 	for _, pkg := range []string{
-		"./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/policyset", "./internal/settings", "./internal/trial", "./internal/trust", "./internal/witness",
+		"./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/policyset", "./internal/settings", "./internal/trial", "./internal/trust", "./internal/verdict", "./internal/witness",
 	} {
 		for _, imported := range imports(t, pkg) {
 			assert.NotContains(t, []string{"net", "net/http", "os", "os/exec", "syscall", "log"}, imported, "imported by %s", pkg)

@@ -40,11 +40,15 @@ const (
 // endpoint.
 type Connection struct {
 	From     netip.Addr
+	FromPort uint16     // of the client; 0: one that no rule names
 	To       netip.Addr // where the client connects to; not valid: an address of the node
-	Protocol string
-	Port     uint16 // that the client connects to; 0 for ICMP
-	ICMPType int    // for ICMP and ICMPv6
+	Protocol string     // one of the above, or a number such as "112"
+	Port     uint16     // that the client connects to; 0 for what has no ports
+	ICMPType int        // for ICMP and ICMPv6
 	Way      Way
+	// Behind is the pod that kube-proxy passes it on to, which is what policies that are not
+	// preDNAT see in the place of To and Port. Not valid: it goes where the client says.
+	Behind netip.AddrPort
 }
 
 // World is what counts beside the policies.
