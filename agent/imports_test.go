@@ -78,16 +78,16 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/cleanup":    {"/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/settings"},
 		"/internal/clearance":  {},
 		"/internal/controller": {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/policyset", "/internal/trial", "/internal/trust", "/internal/witness"},
-		"/internal/endpoint":   {},
+		"/internal/endpoint":   {"/internal/peers"},
 		"/internal/event":      {},
 		"/internal/failsafe":   {"/internal/endpoint"},
 		"/internal/health":     {},
-		"/internal/keeper":     {"/internal/agenda", "/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/probe", "/internal/proof", "/internal/trial"},
+		"/internal/keeper":     {"/internal/agenda", "/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/peers", "/internal/probe", "/internal/proof", "/internal/trial"},
 		"/internal/links":      {"/internal/endpoint"},
 		"/internal/loop":       {},
 		"/internal/peers":      {},
 		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint", "/internal/witness"},
-		"/internal/probe":      {"/internal/clearance", "/internal/endpoint", "/internal/trial"},
+		"/internal/probe":      {"/internal/clearance", "/internal/endpoint", "/internal/links", "/internal/peers", "/internal/trial"},
 		"/internal/proof":      {"/internal/probe", "/internal/trial"},
 		// The bench at scale: it is no part of the agent, but drives its packages.
 		"/internal/scalebench": {"/internal/calico", "/internal/clearance", "/internal/endpoint", "/internal/keeper", "/internal/probe", "/internal/settings", "/internal/trial", "/internal/wiring"},
@@ -116,7 +116,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 
 func TestPurePackagesDoNoIO(t *testing.T) {
 	for _, pkg := range []string{
-		"./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/policyset", "./internal/settings", "./internal/trial", "./internal/trust", "./internal/verdict", "./internal/witness",
+		"./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/peers", "./internal/policyset", "./internal/settings", "./internal/trial", "./internal/trust", "./internal/verdict", "./internal/witness",
 	} {
 		for _, imported := range imports(t, pkg) {
 			assert.NotContains(t, []string{"net", "net/http", "os", "os/exec", "syscall", "log"}, imported, "imported by %s", pkg)

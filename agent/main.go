@@ -115,7 +115,7 @@ func keep(ctx context.Context, config *rest.Config, s settings.Settings, log *sl
 	}
 	var keep *keeper.Keeper
 	kept := wiring.Keeper(s)
-	if kept.Self, err = wiring.Self(config.Host); err != nil {
+	if kept.Self, err = wiring.Self(s, config.Host); err != nil {
 		return err
 	}
 	if metrics != nil {

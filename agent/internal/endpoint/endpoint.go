@@ -16,6 +16,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 )
 
 // ReleaseLabel names the release that an object belongs to.
@@ -159,7 +161,8 @@ func (s Shape) fromNode(node *corev1.Node) map[string]string {
 // Patch returns the JSON merge patch that leads from current to desired, or nil when
 // nothing that the agent owns differs. What others wrote survives: labels, annotations,
 // owner references and fields that desired does not speak of. A label that the agent once
-// wrote, as current's note remembers, and that desired's note does not, goes.
+// wrote, as current's note remembers, and that desired's note does not, goes, and so does what was told
+// of peers.
 func Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 	next := Plain(current)
 	delete(next.Labels, SetLabel)
@@ -170,6 +173,7 @@ func Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 		}
 	}
 	maps.Copy(next.Labels, desired.Labels)
+	delete(next.Annotations, peers.Annotation)
 	maps.Copy(next.Annotations, desired.Annotations)
 	for _, our := range desired.OwnerReferences {
 		next.OwnerReferences = withOwner(next.OwnerReferences, our)

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 )
 
 // Fields returns what a merge patch sets, each as its path and value, without
-// the version and the agent's note.
+// the version and what the agent only tells.
 func Fields(object string, patch []byte) []string {
 	var tree map[string]any
 	if json.Unmarshal(patch, &tree) != nil {
@@ -18,7 +20,7 @@ func Fields(object string, patch []byte) []string {
 	walk = func(path string, node any) {
 		if branch, ok := node.(map[string]any); ok {
 			for _, key := range slices.Sorted(maps.Keys(branch)) {
-				if key != StateAnnotation && path+key != "metadata.resourceVersion" {
+				if key != StateAnnotation && key != peers.Annotation && path+key != "metadata.resourceVersion" {
 					walk(path+key+".", branch[key])
 				}
 			}

@@ -29,6 +29,7 @@ const (
 type Link struct {
 	Name      string
 	Addresses []netip.Addr
+	Networks  []netip.Prefix // of these addresses
 }
 
 // Interface is an interface that gets an endpoint.
@@ -102,16 +103,16 @@ func insideOnly(link string) bool {
 func Reached(links []Link) []netip.Addr {
 	var all []netip.Addr
 	for _, link := range links {
-		if !strings.HasPrefix(link.Name, calicoPrefix) && !insideOnly(link.Name) && !isBridgeOfContainers(link.Name) {
+		if !strings.HasPrefix(link.Name, calicoPrefix) && !insideOnly(link.Name) && !IsBridgeOfContainers(link.Name) {
 			all = append(all, link.Addresses...)
 		}
 	}
 	return usable(all)
 }
 
-// isBridgeOfContainers tells whether an interface is the bridge that a container runtime
+// IsBridgeOfContainers tells whether an interface is the bridge that a container runtime
 // or a network plugin makes on each node, with the same address on all of them.
-func isBridgeOfContainers(link string) bool {
+func IsBridgeOfContainers(link string) bool {
 	if network, ok := strings.CutPrefix(link, "br-"); ok && hashed("-"+network) {
 		return true
 	}
@@ -167,9 +168,9 @@ func holdsOnly(text, characters string) bool {
 	return text != "" && strings.Trim(text, characters) == ""
 }
 
-// bpfDevice is there as long as Felix uses eBPF, whether its environment (calico-bpf.yaml) or
+// BPFDevice is there as long as Felix uses eBPF, whether its environment (calico-bpf.yaml) or
 // a FelixConfiguration says so.
-const bpfDevice = "bpfin.cali"
+const BPFDevice = "bpfin.cali"
 
 // Blind says why policies decide nothing on loopback, where these patterns select the
 // interfaces that have an endpoint, and these are there; empty: they do.
@@ -177,7 +178,7 @@ func Blind(patterns, present []string) string {
 	switch {
 	case !slices.Contains(patterns, AllInterfaces) && !slices.Contains(patterns, "lo"):
 		return "only single interfaces have an endpoint, and loopback has none"
-	case slices.Contains(present, bpfDevice):
+	case slices.Contains(present, BPFDevice):
 		return "Felix uses eBPF on this node, and asks no policy on loopback"
 	}
 	return ""

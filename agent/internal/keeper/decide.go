@@ -76,6 +76,7 @@ type decision struct {
 	again time.Time
 	// urgent tells that the controller has to see at once what this agent waits for.
 	urgent bool
+	peers  string // what is told of who is connected
 }
 
 // decide says what should be, from what is known and remembered.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
@@ -78,7 +79,7 @@ func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *St
 // narrowFelix follows the FelixConfigurations and keeps the failsafe narrow. The
 // error is worth telling.
 func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
-	k.agenda.NotAfter(narrowWork, f.now.Add(k.spread+spread(narrowWithin+k.spread)))
+	k.agenda.NotAfter(narrowWork, f.now.Add(k.spread+rand.N(narrowWithin+k.spread)))
 	if k.spread > 0 && k.agenda.Waits(narrowWork) {
 		return errNarrows
 	}

@@ -178,7 +178,6 @@ type Keeper struct {
 	proofs     proof.Record
 	rounds     probe.Prober[[]trial.Result]
 	contested  string // field of the last fight
-	untracked  bool   // that was told
 	told       map[string]string
 	events     event.Queue
 
@@ -254,6 +253,7 @@ func (k *Keeper) pass(ctx context.Context) {
 	if d.trial != nil {
 		k.memory.trial = d.trial
 	}
+	d.peers = k.config.Self.Peers(ctx, !k.config.Off && (k.config.Audit || d.set != k.config.Set || d.state == Trying), k.Wake)
 	if err := k.writeEndpoints(ctx, f, d, &status); err == nil {
 		k.memory.set = d.set
 		k.writeFelix(ctx, f, d, &status)
@@ -325,7 +325,7 @@ func (k *Keeper) isEarly(f facts) bool {
 	}
 	if !k.agenda.Has(turnWork) {
 		k.spread = f.said.Spread
-		k.agenda.Set(turnWork, f.now.Add(spread(k.spread)))
+		k.agenda.Set(turnWork, f.now.Add(rand.N(k.spread)))
 	}
 	return k.agenda.Waits(turnWork)
 }
@@ -398,10 +398,6 @@ type nobody struct{}
 func (nobody) Passed(time.Duration) {}
 func (nobody) Repaired(string)      {}
 func (nobody) Contested()           {}
-
-// spread returns a random part of a time, so that thousands of agents don't do one thing
-// in one moment.
-func spread(d time.Duration) time.Duration { return rand.N(d) }
 
 // errWaits tells that a write waits after a failure.
 var errWaits = errors.New("held back after a failure")

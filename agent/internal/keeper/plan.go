@@ -7,6 +7,7 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
@@ -25,7 +26,7 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 	}
 	shape := c.shape()
 	wanted := map[string]bool{}
-	for _, iface := range f.interfaces {
+	for i, iface := range f.interfaces {
 		if d.remove {
 			break
 		}
@@ -51,6 +52,9 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 		endpoint.SetNote(desired, current, note, keep)
 		if d.trial != nil && d.trial.Phase != "" {
 			desired.Annotations[trial.Annotation] = d.trial.Encode()
+		}
+		if i == 0 && d.peers != "" {
+			desired.Annotations[peers.Annotation] = d.peers
 		}
 		w := write{current: current, desired: desired}
 		if current != nil {

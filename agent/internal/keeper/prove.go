@@ -38,6 +38,9 @@ type Node interface {
 	Sessions(ports []uint16) ([]netip.AddrPort, error)
 	// FelixReady asks the node's Felix.
 	FelixReady(ctx context.Context) (probe.Readiness, error)
+	// Peers returns what is to be told of who is connected, empty: nothing; and wakes when that is
+	// something else. It looks, by itself, only while that matters.
+	Peers(ctx context.Context, matters bool, wake func()) string
 }
 
 // prove says what is known, and looks again when that is due.

@@ -29,6 +29,8 @@ type self struct {
 	sessions []netip.AddrPort
 	felix    probe.Readiness
 	rounds   int
+	peers    string // what is told of them while they matter
+	matters  bool
 }
 
 func newSelf() *self {
@@ -66,6 +68,15 @@ func (n *self) Round(_ context.Context, targets []probe.Target) (results []trial
 func (n *self) Sessions([]uint16) (all []netip.AddrPort, _ error) {
 	n.change(func() { all = n.sessions })
 	return all, nil
+}
+
+func (n *self) Peers(_ context.Context, matters bool, _ func()) (text string) {
+	n.change(func() {
+		if n.matters = matters; matters {
+			text = n.peers
+		}
+	})
+	return text
 }
 
 func (n *self) FelixReady(context.Context) (readiness probe.Readiness, err error) {
@@ -460,6 +471,7 @@ func (nowhere) Witness(context.Context, clearance.Witness) probe.Enforcement {
 }
 func (nowhere) Round(context.Context, []probe.Target) []trial.Result { return nil }
 func (nowhere) Sessions([]uint16) ([]netip.AddrPort, error)          { return nil, nil }
+func (nowhere) Peers(context.Context, bool, func()) string           { return "" }
 func (nowhere) FelixReady(context.Context) (probe.Readiness, error)  { return probe.Silent, nil }
 
 // The way that nobody confirms may be the one over SSH.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/event"
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
@@ -112,6 +114,9 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, d decision
 		return false, err
 	}
 	fields := endpoint.Fields("HostEndpoint "+name, patch)
+	// Whoever tells of peers keeps an own pace, and who takes that away again is in no hurry.
+	news := w.desired.Annotations[peers.Annotation]
+	w.urgent = w.urgent || news != "" && (k.wrote[name] == nil || k.wrote[name].Annotations[peers.Annotation] != news)
 	switch {
 	case len(fields) == 0 && !w.urgent && !k.noteIsDue(f.now), k.agenda.LeaveAlone(fields):
 		return true, nil
@@ -184,7 +189,7 @@ func same(a, b *v3.HostEndpoint) bool {
 // noteIsDue tells whether to write a note alone.
 func (k *Keeper) noteIsDue(now time.Time) bool {
 	if !k.agenda.Has(noteWork) {
-		k.agenda.Set(noteWork, now.Add(noteDelay+spread(noteDelay)))
+		k.agenda.Set(noteWork, now.Add(noteDelay+rand.N(noteDelay)))
 	}
 	return !k.agenda.Waits(noteWork)
 }

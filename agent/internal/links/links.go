@@ -47,15 +47,17 @@ func list() ([]endpoint.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
-	addresses := map[int][]netip.Addr{}
+	addresses, networks := map[int][]netip.Addr{}, map[int][]netip.Prefix{}
 	for _, a := range all {
 		if addr, ok := netip.AddrFromSlice(a.IP); ok {
 			addresses[a.LinkIndex] = append(addresses[a.LinkIndex], addr.Unmap())
+			bits, _ := a.Mask.Size()
+			networks[a.LinkIndex] = append(networks[a.LinkIndex], netip.PrefixFrom(addr.Unmap(), bits).Masked())
 		}
 	}
 	links := make([]endpoint.Link, 0, len(interfaces))
 	for _, i := range interfaces {
-		links = append(links, endpoint.Link{Name: i.Name, Addresses: addresses[i.Index]})
+		links = append(links, endpoint.Link{Name: i.Name, Addresses: addresses[i.Index], Networks: networks[i.Index]})
 	}
 	return links, nil
 }

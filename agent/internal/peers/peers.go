@@ -14,7 +14,9 @@ const Annotation = "host-firewall.io/peers"
 // The most that a summary holds.
 const (
 	MostPorts     = 64
-	MostAddresses = 16 // for each port
+	MostAddresses = 16  // for each port
+	MostPeers     = 256 // for all ports, each of which has an equal share
+	MostSights    = 32
 )
 
 // Summary is what an agent has seen of TCP connections that others have made to processes of its
@@ -65,6 +67,8 @@ const (
 	SeesIPVS = "ipvs"
 	// SeesEBPF is Calico's eBPF dataplane.
 	SeesEBPF = "ebpf"
+	// SeesNothing is why the agent can't see who is connected: what the kernel says.
+	SeesNothing = "nothing"
 )
 
 // Parse reads a summary. What can't be read is one that says nothing, with Since zero.

@@ -17,4 +17,5 @@ func (nowhere) Witness(context.Context, clearance.Witness) probe.Enforcement {
 }
 func (nowhere) Round(context.Context, []probe.Target) []trial.Result { return nil }
 func (nowhere) Sessions([]uint16) ([]netip.AddrPort, error)          { return nil, nil }
+func (nowhere) Peers(context.Context, bool, func()) string           { return "" }
 func (nowhere) FelixReady(context.Context) (probe.Readiness, error)  { return probe.Silent, nil }

@@ -35,7 +35,7 @@ Usage:
 		groups: []group{
 			{"What to look after", []string{"node-name", "release", "namespace", "mode", "api-group"}},
 			{"The endpoints", []string{"interfaces", "node-labels", "adopt", "endpoint-labels"}},
-			{"When to arm", []string{"set", "rollout", "verify"}},
+			{"When to arm", []string{"set", "rollout", "verify", "watch-peers"}},
 			{"SSH", []string{"ssh-cidrs", "ssh-ports", "narrow-failsafe"}},
 			{apiServer, []string{"kubeconfig"}},
 			{"The agent itself", []string{"health-port", "metrics-address", "resync", "log-level", "log-format"}},

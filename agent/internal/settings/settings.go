@@ -24,6 +24,9 @@ const (
 	ModeOff = "off"
 )
 
+// When an agent looks who is connected to its node: while that matters, always or never.
+const WatchAuto, WatchAlways, WatchNever = "auto", "always", "never"
+
 // Settings is everything that a command is told, checked. A field is called like its
 // option, whose usage says what it means. What a command is not told is empty.
 type Settings struct {
@@ -31,6 +34,7 @@ type Settings struct {
 	DaemonSet, Deployment, Account, TestPod   string
 	APIGroup, Kubeconfig                      string
 	Mode                                      string // ModeEnforce, ModeAudit or ModeOff
+	WatchPeers                                string // WatchAuto, WatchAlways or WatchNever
 	Set, Rollout                              string
 	Policies                                  map[string]string // digests by name
 	EndpointLabels                            map[string]string

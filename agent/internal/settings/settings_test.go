@@ -51,6 +51,7 @@ func TestDefaultsAreThoseOfTheContract(t *testing.T) {
 	assert.Equal(t, []string{"*"}, s.Interfaces)
 	assert.Empty(t, s.NodeLabels)
 	assert.False(t, s.Adopt)
+	assert.Equal(t, settings.WatchAuto, s.WatchPeers)
 	assert.Empty(t, s.SSHCIDRs)
 	assert.Equal(t, []uint16{22}, s.SSHPorts)
 	assert.False(t, s.NarrowFailsafe)
@@ -77,6 +78,7 @@ func TestEverySettingIsReadFromFlagAndFromEnvironment(t *testing.T) {
 		{"interfaces", "HOST_FIREWALL_INTERFACES", "*,eth*,bond?,en[po]1", func(s settings.Settings) any { return s.Interfaces }, []string{"*", "eth*", "bond?", "en[po]1"}},
 		{"node-labels", "HOST_FIREWALL_NODE_LABELS", "zone,topology.kubernetes.io/*,node-*,*", func(s settings.Settings) any { return s.NodeLabels },
 			[]string{"zone", "topology.kubernetes.io/*", "node-*", "*"}},
+		{"watch-peers", "HOST_FIREWALL_WATCH_PEERS", "never", func(s settings.Settings) any { return s.WatchPeers }, settings.WatchNever},
 		{"adopt", "HOST_FIREWALL_ADOPT", "true", func(s settings.Settings) any { return s.Adopt }, true},
 		{"ssh-cidrs", "HOST_FIREWALL_SSH_CIDRS", "203.0.113.0/24", func(s settings.Settings) any { return s.SSHCIDRs }, []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}},
 		{"ssh-ports", "HOST_FIREWALL_SSH_PORTS", "22,2222", func(s settings.Settings) any { return s.SSHPorts }, []uint16{22, 2222}},
@@ -243,5 +245,5 @@ func TestLogShowsEverySettingAsItWasTold(t *testing.T) {
 	} {
 		assert.Contains(t, log.String(), words)
 	}
-	assert.Equal(t, 21, strings.Count(log.String(), "settings."))
+	assert.Equal(t, 22, strings.Count(log.String(), "settings."))
 }

@@ -52,16 +52,28 @@ func Keeper(s settings.Settings) keeper.Config {
 }
 
 // self is the node that the agent runs on.
-type self struct{ always []probe.Target }
+type self struct {
+	always  []probe.Target
+	watch   string // as settings.WatchAuto
+	watcher *probe.Watcher
+}
 
 // Self is the node that the agent runs on, from which the API server is reached at the URL.
-func Self(apiServer string) (keeper.Node, error) {
+func Self(s settings.Settings, apiServer string) (keeper.Node, error) {
 	at, err := url.Parse(apiServer)
 	if err != nil {
 		return nil, fmt.Errorf("read address of the API server: %w", err)
 	}
 	port := cmp.Or(at.Port(), map[string]string{"http": "80"}[at.Scheme], "443")
-	return self{[]probe.Target{{Name: "API server", Any: []string{net.JoinHostPort(at.Hostname(), port)}}, probe.DNS("/etc/resolv.conf")}}, nil
+	return self{
+		always:  []probe.Target{{Name: "API server", Any: []string{net.JoinHostPort(at.Hostname(), port)}}, probe.DNS("/etc/resolv.conf")},
+		watch:   s.WatchPeers,
+		watcher: &probe.Watcher{SSH: s.SSHPorts, Sees: probe.Sights},
+	}, nil
+}
+
+func (s self) Peers(ctx context.Context, matters bool, wake func()) string {
+	return s.watcher.Tell(ctx, s.watch == settings.WatchAlways || s.watch == settings.WatchAuto && matters, wake)
 }
 
 func (self) Witness(ctx context.Context, w clearance.Witness) probe.Enforcement {

@@ -1,0 +1,184 @@
+package probe_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
+	"github.com/host-firewall/host-firewall/agent/internal/probe"
+)
+
+var client = netip.MustParseAddr("192.0.2.7")
+
+// serve accepts what comes to an address, says hello to each, and waits for it to go.
+func serve(t *testing.T, address, hello string) {
+	t.Helper()
+	listener, _ := listen(t, address)
+	go func() {
+		for {
+			connection, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer connection.Close()
+				_, _ = connection.Write([]byte(hello))
+				_, _ = connection.Read(make([]byte, 1))
+			}()
+		}
+	}()
+}
+
+// watched returns a watcher that looks all the time, and is told to; and what it says when that has changed.
+func watched(t *testing.T, w *probe.Watcher) (first peers.Summary, next func() peers.Summary) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	t.Cleanup(stop)
+	w.LookEvery(100 * time.Millisecond)
+	woken := make(chan struct{}, 1000)
+	wake := func() { woken <- struct{}{} }
+	text := w.Tell(ctx, true, wake)
+	require.NotEmpty(t, text)
+	return peers.Parse(text), func() peers.Summary {
+		select {
+		case <-woken:
+		case <-time.After(10 * time.Second):
+			t.Fatal("nothing new is told")
+		}
+		return peers.Parse(w.Tell(ctx, true, wake))
+	}
+}
+
+// from returns how many connections are told of from the client, to a port; -1: the port is not told.
+func from(s peers.Summary, port uint16) int {
+	for _, p := range s.Ports {
+		for _, peer := range p.From {
+			if p.Port == port && peer.Addr == client {
+				return peer.Connections
+			}
+		}
+	}
+	return -1
+}
+
+func TestWatcherSeesWhoIsConnectedAndWhoWasForAMoment(t *testing.T) {
+	if !inNamespace(t, "192.0.2.1/32", "192.0.2.7/32", "2001:db8::1/128", "2001:db8::7/128") {
+		return
+	}
+	for _, address := range []string{"[::]:22", "192.0.2.1:9100", "[2001:db8::1]:443", "127.0.0.1:8080"} {
+		serve(t, address, "")
+	}
+	dial(t, client.String(), "192.0.2.1:22")
+	dial(t, client.String(), "192.0.2.1:22")
+	dial(t, "2001:db8::7", "[2001:db8::1]:443")
+	dial(t, "", "127.0.0.1:8080")
+	dial(t, "", "127.0.0.1:22")
+	becomeNobody(t)
+
+	first, next := watched(t, &probe.Watcher{SSH: []uint16{22}})
+	assert.Equal(t, []uint16{22, 443, 9100}, first.Listens)
+	assert.Equal(t, []peers.Port{
+		{Port: 22, Addresses: 1, From: []peers.Peer{{Addr: client, Connections: 2}}},
+		{Port: 443, Addresses: 1, From: []peers.Peer{{Addr: netip.MustParseAddr("2001:db8::7"), Connections: 1}}},
+	}, first.Ports)
+	assert.Equal(t, 2, from(next(), 22), "the second look is told in any case")
+
+	// No look sees these.
+	const short = 20
+	for range short {
+		connection := dial(t, client.String(), "192.0.2.1:9100")
+		time.Sleep(50 * time.Millisecond) // that long they are
+		require.NoError(t, connection.Close())
+	}
+	// Somebody else is news, so that what was counted until then is told.
+	dial(t, client.String(), "[::ffff:192.0.2.1]:9100")
+	require.Eventually(t, func() bool {
+		again := dial(t, "192.0.2.1", "192.0.2.1:22")
+		again.Close()
+		return from(next(), 9100) > short/2
+	}, 10*time.Second, time.Millisecond)
+}
+
+func TestWatcherTellsNothingThatNobodyWants(t *testing.T) {
+	if !inNamespace(t, "192.0.2.1/32", "192.0.2.7/32") {
+		return
+	}
+	serve(t, "192.0.2.1:22", "")
+	dial(t, client.String(), "192.0.2.1:22")
+	w := &probe.Watcher{SSH: []uint16{22}}
+	assert.Empty(t, w.Tell(t.Context(), false, nil))
+	_, next := watched(t, w)
+	next()
+	assert.Empty(t, w.Tell(t.Context(), false, nil))
+	assert.Empty(t, w.Tell(t.Context(), false, nil))
+	again, _ := watched(t, w)
+	assert.Equal(t, 1, from(again, 22), "it begins anew")
+}
+
+// Whoever closes first waits for a minute in the kernel: so what was cut before the first look is seen.
+func TestWatcherSeesWhatHasEndedAMomentBefore(t *testing.T) {
+	if !inNamespace(t, "192.0.2.1/32", "192.0.2.7/32") {
+		return
+	}
+	listener, _ := listen(t, "192.0.2.1:9100")
+	dial(t, client.String(), "192.0.2.1:9100")
+	accepted, err := listener.Accept()
+	require.NoError(t, err)
+	peer := accepted.RemoteAddr()
+	require.NoError(t, accepted.Close())
+	other := dial(t, client.String(), "192.0.2.1:9100")
+	require.NotEqual(t, peer, other.LocalAddr())
+	first, _ := watched(t, &probe.Watcher{})
+	assert.GreaterOrEqual(t, from(first, 9100), 1)
+}
+
+func TestSSHIsFoundWhereNobodyExpectsIt(t *testing.T) {
+	if !inNamespace(t, "192.0.2.1/32") {
+		return
+	}
+	serve(t, "[::]:2222", "SSH-2.0-OpenSSH_9.9\r\n")
+	serve(t, "192.0.2.1:2022", "SSH-2.0-dropbear\r\n")
+	serve(t, "[::]:80", "HTTP/1.1 400 Bad Request\r\n")
+	serve(t, "[::]:8443", "")
+	serve(t, "127.0.0.1:3333", "SSH-2.0-inside\r\n")
+	first, next := watched(t, &probe.Watcher{SSH: []uint16{22}, Sees: func() []peers.Sight { return []peers.Sight{{Kind: peers.SeesEBPF}} }})
+	assert.ElementsMatch(t, []peers.Sight{{Kind: peers.SeesSSH, What: "2222"}, {Kind: peers.SeesSSH, What: "2022"}, {Kind: peers.SeesEBPF}}, first.Sees)
+	assert.Empty(t, first.Ports, "the agent itself is nobody")
+	assert.Empty(t, next().Ports)
+
+	first, _ = watched(t, &probe.Watcher{SSH: []uint16{2222}})
+	assert.Empty(t, first.Sees, "one is where it is expected")
+}
+
+func TestAThousandPeersAreSeen(t *testing.T) {
+	const crowd = 250
+	addresses := []string{"192.0.2.1/32"}
+	for i := range crowd {
+		addresses = append(addresses, fmt.Sprintf("10.4.0.%d/32", i+1))
+	}
+	if !inNamespace(t, addresses...) {
+		return
+	}
+	serve(t, "192.0.2.1:443", "")
+	var open []net.Conn
+	for _, address := range addresses[1:] {
+		address, _, _ := strings.Cut(address, "/")
+		for range 4 {
+			open = append(open, dial(t, address, "192.0.2.1:443"))
+		}
+	}
+	require.Len(t, open, 4*crowd)
+	first, _ := watched(t, &probe.Watcher{SSH: []uint16{443}})
+	require.Len(t, first.Ports, 1)
+	assert.Equal(t, crowd, first.Ports[0].Addresses)
+	require.Len(t, first.Ports[0].From, peers.MostAddresses)
+	assert.Equal(t, 4, first.Ports[0].From[0].Connections)
+}
