@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -34,7 +35,10 @@ func (s Set) Judge(c Connection, w World) Verdict {
 		return Verdict{Allowed: action == v3.Allow, By: why}
 	}
 	normal := s.normal
-	if c.Way != ToHost {
+	switch c.Way {
+	case FromOwnPod:
+		normal = nil
+	case ToNodePort, Forwarded:
 		normal = slices.DeleteFunc(slices.Clone(normal), func(p policy) bool { return !p.onForward })
 	}
 	switch {
@@ -73,7 +77,7 @@ func ask(policies []policy, c Connection, w World) (action v3.Action, by string)
 // network it can't read opens nothing, and one with a network is for that family.
 func (w World) failsafe(c Connection) bool {
 	return slices.ContainsFunc(w.Failsafe, func(p v3.ProtoPort) bool {
-		if !strings.EqualFold(p.Protocol, c.Protocol) || p.Port != c.Port {
+		if !strings.EqualFold(cmp.Or(p.Protocol, TCP), c.Protocol) || p.Port != c.Port {
 			return false
 		}
 		if p.Net == "" {

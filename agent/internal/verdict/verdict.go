@@ -30,6 +30,9 @@ type Way int
 const (
 	// ToHost is to a process of the node, in the node's own network.
 	ToHost Way = iota
+	// FromOwnPod is from a pod of the node to a process of it. Policies that are not preDNAT have
+	// no say there, but Felix's defaultEndpointToHostAction, here Accept as Calico's manifests have it.
+	FromOwnPod
 	// ToNodePort is to a port of the node from which kube-proxy passes it on to a pod.
 	ToNodePort
 	// Forwarded is through the node, to a pod or a Service at an address of its own.

@@ -151,6 +151,7 @@ func TestVerdictNamesTheValue(t *testing.T) {
 			{from(stranger, verdict.TCP, 9100), false, verdict.ByNothing},
 			{from(stranger, verdict.TCP, 179), true, verdict.ByFailsafe},
 			{from("192.0.2.5", verdict.TCP, 22), true, verdict.ByFailsafe},
+			{from("198.18.3.4", verdict.TCP, 9100, by(verdict.FromOwnPod)), true, verdict.Ungoverned},
 			{from(stranger, verdict.TCP, 30080, by(verdict.ToNodePort), behind("198.18.3.4:8080")), true, verdict.Ungoverned},
 			{from(stranger, verdict.TCP, 6443, by(verdict.Forwarded), to("198.18.3.4")), true, verdict.Ungoverned},
 		},
@@ -161,6 +162,7 @@ func TestVerdictNamesTheValue(t *testing.T) {
 		"article": {
 			{from("192.0.2.10", verdict.TCP, 9100), false, verdict.ByNothing},
 			{from("198.18.3.4", verdict.TCP, 9100), false, verdict.ByNothing},
+			{from("198.18.3.4", verdict.TCP, 9100, by(verdict.FromOwnPod)), false, verdict.ByNothing},
 			{from("203.0.113.99", verdict.TCP, 9100), false, verdict.ByNothing},
 			{from("192.168.3.4", verdict.TCP, 9100), true, "cluster.cidrs"},
 		},

@@ -91,6 +91,9 @@ type Scene struct {
 	hosts    map[string]place // nodes and outsiders by name
 	pods     []place
 	service  place // its addresses are the ClusterIPs, its node is that of its only pod
+	// What a firewall trusts, and is not in the table.
+	tunnels    map[string]cluster.Addresses // of nodes, by name
+	apiServers []netip.Addr
 }
 
 // place is where connections come from and go to.
@@ -98,6 +101,7 @@ type place struct {
 	probe.Source
 	cluster.Addresses
 	node string // that a pod is on, or that the place is
+	app  string // of a pod
 	role cluster.Role
 }
 
@@ -255,6 +259,9 @@ func (s *Scene) Refresh(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if err := s.refreshWorld(ctx); err != nil {
+		return err
+	}
 	for _, behind := range append(slices.Clone(s.pods), s.service) {
 		for _, family := range Families() {
 			address := behind.Of(family)
@@ -284,7 +291,7 @@ func placeOf(p *corev1.Pod) (place, error) {
 	for _, ip := range p.Status.PodIPs {
 		ips = append(ips, ip.IP)
 	}
-	found := place{Source: probe.Source{Name: p.Name, NetNS: fmt.Sprintf("/proc/%d/ns/net", pid)}, node: p.Spec.NodeName}
+	found := place{Source: probe.Source{Name: p.Name, NetNS: fmt.Sprintf("/proc/%d/ns/net", pid)}, node: p.Spec.NodeName, app: p.Labels["app"]}
 	if found.Addresses, err = addresses(ips); err != nil {
 		return place{}, fmt.Errorf("read addresses of pod %s: %w", p.Name, err)
 	}
@@ -321,18 +328,26 @@ func (s *Scene) PodOn(node string) Pod {
 // question makes no sense, as an outsider's loopback.
 func (s *Scene) Paths(c Cell) []probe.Path {
 	var paths []probe.Path
-	for _, from := range s.sources(c.Row) {
-		path := probe.Path{From: from.Source, What: c.Column}
-		for _, to := range s.targets(c.Column) {
-			if meant(c, from, to) {
-				path.To = append(path.To, probe.Address{Protocol: to.protocol, AddrPort: netip.AddrPortFrom(to.Of(c.Family), to.port)})
-			}
-		}
-		if len(path.To) > 0 {
-			paths = append(paths, path)
+	for _, q := range s.questions(c) {
+		if last := len(paths) - 1; last >= 0 && paths[last].From == q.from.Source {
+			paths[last].To = append(paths[last].To, q.address())
+		} else {
+			paths = append(paths, probe.Path{From: q.from.Source, What: c.Column, To: []probe.Address{q.address()}})
 		}
 	}
 	return paths
+}
+
+// questions are all connections that a cell stands for, those of one source behind each other.
+func (s *Scene) questions(c Cell) (all []question) {
+	for _, from := range s.sources(c.Row) {
+		for _, to := range s.targets(c.Column) {
+			if meant(c, from, to) {
+				all = append(all, question{c, from, to})
+			}
+		}
+	}
+	return all
 }
 
 func (s *Scene) sources(row string) []place {

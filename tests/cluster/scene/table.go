@@ -26,8 +26,8 @@ type Table map[Cell][]probe.Answer
 // Families are those of addresses, 4 and 6.
 func Families() []int { return []int{4, 6} }
 
-// cells are all cells of a table, in its order.
-func cells() []Cell {
+// Cells are all cells of a table, in its order.
+func Cells() []Cell {
 	var all []Cell
 	for _, row := range Rows() {
 		for _, column := range Columns() {
@@ -43,7 +43,7 @@ func cells() []Cell {
 func (s *Scene) Measure() Table {
 	var paths []probe.Path
 	var asked []Cell
-	for _, c := range cells() {
+	for _, c := range Cells() {
 		for _, p := range s.Paths(c) {
 			paths = append(paths, p)
 			asked = append(asked, c)
@@ -70,7 +70,7 @@ func (s *Scene) MeasureUntil(ctx context.Context, want Expectation, limit time.D
 // Surprises lists what is not as expected, with one connection each that shows it.
 func (t Table) Surprises(want Expectation) []string {
 	var surprises []string
-	for _, c := range cells() {
+	for _, c := range Cells() {
 		for _, a := range t[c] {
 			switch {
 			case want(c) && !a.Open():
@@ -138,7 +138,7 @@ func (t Table) text(c Cell) string {
 // Select returns the paths of all cells that an expectation holds open.
 func (s *Scene) Select(want Expectation) []probe.Path {
 	var paths []probe.Path
-	for _, c := range cells() {
+	for _, c := range Cells() {
 		if want(c) {
 			paths = append(paths, s.Paths(c)...)
 		}
