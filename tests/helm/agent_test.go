@@ -39,7 +39,7 @@ func objectLabels(release, id string) map[string]string {
 // unknown or has a value that its type does not take fails the test.
 func argumentsOf(t testing.TB, r *rendered) map[string]string {
 	t.Helper()
-	return parsed(t, r.container(t).Args, "node-name", "ssh-cidrs", "ssh-ports", "narrow-failsafe")
+	return parsed(t, r.container(t).Args, "node-name", "ssh-cidrs", "ssh-ports", "narrow-failsafe", "watch-peers")
 }
 
 // parsed are arguments of agent or controller, which have these flags beside those that both have.
@@ -83,6 +83,7 @@ func TestDaemonSetIsAWholeObject(t *testing.T) {
 						"--mode=enforce",
 						"--api-group=" + group,
 						"--set=" + r.policies[0].Labels[setLabel],
+						"--ssh-ports=22",
 						"--rollout=" + controllerArguments(t, r)["rollout"],
 						"--verify=true",
 						"--endpoint-labels=host-endpoint=ingress",
@@ -209,12 +210,15 @@ func TestAgentIsToldWhatTheValuesSay(t *testing.T) {
 			`ssh: {cidrs: [192.0.2.0/24, "2001:DB8::/32", 192.0.2.0/24], ports: [22, "2200:2299", 22]}`,
 			map[string]string{"narrow-failsafe": "true", "ssh-cidrs": "192.0.2.0/24,2001:db8::/32", "ssh-ports": "22,2200:2299"},
 		},
-		"not to narrow it": {`ssh: {cidrs: [192.0.2.0/24], narrowFailsafe: false}`, map[string]string{}},
+		"where SSH is, also where it is not narrowed": {`ssh: {ports: [2222]}`, map[string]string{"ssh-ports": "2222"}},
+		"to look at nobody":                           {`rollout: {watchPeers: never}`, map[string]string{"watch-peers": "never"}},
+		"to look at them always":                      {`rollout: {watchPeers: always}`, map[string]string{"watch-peers": "always"}},
+		"not to narrow it":                            {`ssh: {cidrs: [192.0.2.0/24], narrowFailsafe: false}`, map[string]string{}},
 		"its ports": {
 			`agent: {health: {port: 19097}, metrics: {enabled: true, address: 127.0.0.1, port: 9198}}`,
 			map[string]string{"health-port": "19097", "metrics-address": "127.0.0.1:9198"},
 		},
-	}, map[string]string{"health-port": "9097"}, "9096")
+	}, map[string]string{"health-port": "9097", "ssh-ports": "22"}, "9096")
 }
 
 // told is what a program is told otherwise than by default.

@@ -149,6 +149,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`agent: {resync: 500ms}`, []string{"agent.resync is ", "Write "}},
 		{`agent: {resync: 10 minutes}`, []string{"agent.resync is ", "Write "}},
 		{`rollout: {verify: "no"}`, []string{"/rollout/verify", "want boolean"}},
+		{`rollout: {watchPeers: sometimes}`, []string{"/rollout/watchPeers", "value must be one of 'auto', 'always', 'never'"}},
 		{`rollout: {confirm: 15}`, []string{"rollout.confirm is 15, not a time in hours, minutes and seconds. Write for example 15m, or nothing where nobody has to confirm."}},
 		{`rollout: {confirm: false}`, []string{"rollout.confirm is false, not a time"}},
 		{`rollout: {confirm: 1d}`, []string{`rollout.confirm is "1d", not a time`}},

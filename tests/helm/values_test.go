@@ -360,6 +360,7 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"global.imageRegistry":                   {``, `global: {imageRegistry: mirror.example.org}`},
 		"global.imagePullSecrets":                {``, `global: {imagePullSecrets: [shared]}`},
 		"rollout.verify":                         {``, `rollout: {verify: false}`},
+		"rollout.watchPeers":                     {``, `rollout: {watchPeers: never}`},
 		"rollout.confirm":                        {``, `rollout: {confirm: 15m}`},
 		"agent.image.registry":                   {``, `agent: {image: {registry: mirror.example.org}}`},
 		"agent.image.repository":                 {``, `agent: {image: {repository: other}}`},

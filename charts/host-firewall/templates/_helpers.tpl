@@ -208,6 +208,13 @@ Whether nodes that have moved try what worked before: true or false. And how lon
 {{- end -}}
 
 {{/*
+When agents look who is connected to their nodes: auto, always or never.
+*/}}
+{{- define "host-firewall.watchPeers" -}}
+{{- dig "watchPeers" "auto" (.Values.rollout | default dict) -}}
+{{- end -}}
+
+{{/*
 Whose resolver agents have. The cluster's is the one that people fear to lose, so it is the one to try after a move: a kubelet that knows none
 gives the node's. But where the way to the API server may begin with a name, it must not need what may come later than the agent, or be cut.
 */}}
