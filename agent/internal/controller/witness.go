@@ -33,7 +33,7 @@ func (c Config) keepWitnesses(f facts, m *memory, carried map[string]int, presen
 		order, complete := orders[set]
 		switch {
 		case policy.DeletionTimestamp != nil:
-		case policy.Witness == "" || c.Off || len(present[set]) == 0 || complete && policy.Order != order,
+		case policy.Witness == "" || c.Off || len(present[set]) == 0 || complete && policy.Order > order,
 			// When the set is mended, Felix does not know it as a whole because it knows this. But who is
 			// armed with it goes on seeing that the rest is there.
 			!complete && set == c.Wanted.Revision && carried[set] == 0:
@@ -54,8 +54,9 @@ func (c Config) keepWitnesses(f facts, m *memory, carried map[string]int, presen
 	c.keepWitnessSet(f, m, sets, now, d)
 }
 
-// ordersOfWitnesses returns, of the sets that are known to be complete, the orders of their
-// witnesses: just below those of all their policies.
+// ordersOfWitnesses returns, of the sets that are known to be complete, the highest orders that
+// their witnesses may have: just below those of all their policies. A node that is to move
+// carries another set, which lets loopback in too, so for the wanted one every set counts.
 func (c Config) ordersOfWitnesses(f facts, m *memory, now clearance.Clearance, present map[string][]*policyset.Policy) map[string]float64 {
 	orders := map[string]float64{}
 	for _, set := range []clearance.Set{now.Wanted, now.Before} {
@@ -63,7 +64,11 @@ func (c Config) ordersOfWitnesses(f facts, m *memory, now clearance.Clearance, p
 		if set.Revision != now.Wanted.Revision {
 			complete = policyset.Lack(c.Release, set, f.policies) == ""
 		}
-		if policies := present[set.Revision]; complete && len(policies) > 0 && !c.Off {
+		policies := present[set.Revision]
+		if set.Revision == now.Wanted.Revision && len(policies) > 0 {
+			policies = slices.Concat(slices.Collect(maps.Values(present))...)
+		}
+		if complete && len(policies) > 0 && !c.Off {
 			orders[set.Revision] = slices.MinFunc(policies, func(a, b *policyset.Policy) int { return cmp.Compare(a.Order, b.Order) }).Order - 1
 		}
 	}

@@ -107,6 +107,21 @@ func TestEachSetHasItsWitnessUntilItGoes(t *testing.T) {
 	assert.Equal(t, witness.NewSet("fw", []string{"B"}).Spec.Nets, w.seenFrom())
 }
 
+// What a node has lets loopback in, and with that the packet of a witness that is asked later: the node would never see it, and never move.
+func TestWitnessComesBeforeThePoliciesThatNodesHaveAlready(t *testing.T) {
+	w := newWorld(t, "n1")
+	w.roll("A", "n1")
+	w.upgrade(early)
+	assert.Equal(t, map[string]float64{"A": 9, early: 1}, w.witnesses(), "who is at A goes on seeing that of A")
+	w.roll(early, "n1")
+	w.upgrade("A")
+	assert.Equal(t, map[string]float64{"A": 1, early: 1}, w.witnesses())
+	assert.Equal(t, saidOf("A", early), w.said().Witnesses)
+	w.roll("A", "n1")
+	w.after(unusedFor)
+	assert.Equal(t, map[string]float64{"A": 1}, w.witnesses(), "it stays as it is when the other set is gone")
+}
+
 func TestWitnessOfASetThatIsOlderThanTheOneBeforeStays(t *testing.T) {
 	w := newWorld(t, "n1")
 	w.roll("A", "n1")

@@ -116,8 +116,14 @@ func setOf(revision string) clearance.Set {
 	return set
 }
 
+// early is a set whose policies are asked before those of all others.
+const early = "early"
+
 func specOf(purpose, revision string) map[string]any {
 	order := map[string]any{"allow": 10.0, "drop": 20.0}[purpose]
+	if revision == early {
+		order = 2.0
+	}
 	return map[string]any{"selector": fmt.Sprintf("host-firewall.io/release == 'fw' && host-firewall.io/set == '%s'", revision), "order": order}
 }
 
