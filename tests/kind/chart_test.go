@@ -202,14 +202,6 @@ type ciFile struct {
 	open   scene.Expectation
 }
 
-// leftOpen is what a file leaves open that is more or less than without any values. Nobody here is in the networks that they name.
-var leftOpen = map[string]scene.Expectation{
-	"audit":           scene.Everything,
-	"off":             scene.Everything,
-	"ssh":             scene.ProtectedFromAll,
-	"host-ports-only": scene.HostPorts(scene.ProtectedFromAll),
-}
-
 // ciFiles are all of them, by name. This cluster's own networks and image are laid over what they say. Where they don't speak of
 // how pods are replaced, all are at once, to save time.
 func ciFiles(t *testing.T) (files []ciFile) {
@@ -230,10 +222,8 @@ func ciFiles(t *testing.T) (files []ciFile) {
 			}
 			trusted["cidrs"] = cidrs
 		}
-		file := ciFile{name: strings.TrimSuffix(filepath.Base(path), "-values.yaml"), values: atOnce(release.Values(values)), open: scene.ProtectedButSSH}
-		if open, ok := leftOpen[file.name]; ok {
-			file.open = open
-		}
+		file := ciFile{name: strings.TrimSuffix(filepath.Base(path), "-values.yaml"), values: atOnce(release.Values(values))}
+		file.open = expected(t, file.values)
 		files = append(files, file)
 	}
 	return files

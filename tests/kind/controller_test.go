@@ -156,7 +156,8 @@ func requireEvent(t *testing.T, kind, object, words string) {
 	})
 }
 
-// openToMore is rolling() with an ingress list: another set, which opens what scene.Ingress says.
+// openToMore is rolling() with an ingress list: another set, which opens TCP to the ordinary port to everybody, UDP to it to the stranger, and NodePorts
+// over TCP to the one of IPv4.
 func openToMore() map[string]any {
 	return changed(rolling(), map[string]any{"ingress": []any{
 		listed("web", "TCP", cluster.OrdinaryPort, "0.0.0.0/0", "::/0"),

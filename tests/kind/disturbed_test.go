@@ -31,7 +31,7 @@ func TestMoveThatIsDisturbedIsMadeAfterAll(t *testing.T) {
 		"the API server is away for longer than Trying": stopsAPIServer,
 	} {
 		t.Run(what, func(t *testing.T) {
-			to, set, open := tried(atOnce(openToMore())), next, scene.Expectation(scene.Ingress)
+			to, set, open := tried(atOnce(openToMore())), next, expected(t, openToMore())
 			if turn++; turn%2 == 0 {
 				to, set, open = tried(values()), old, scene.Protected
 			}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -33,7 +34,9 @@ func TestSSHIsClosedToStrangersAndOpenToAdminsWhateverThePoliciesSay(t *testing.
 	require.NoError(t, err)
 	now, err := policies.Patch(t.Context(), right.GetName(), types.MergePatchType, []byte(wrong), metav1.PatchOptions{})
 	require.NoError(t, err)
-	requireTable(t, scene.OrdinaryOpen(scene.Protected), "with a wrong SSH policy")
+	requireTable(t, func(c scene.Cell) bool {
+		return scene.Protected(c) || slices.Contains([]string{scene.Ordinary, scene.Pods, scene.Service}, c.Column)
+	}, "with a wrong SSH policy")
 
 	right.SetResourceVersion(now.GetResourceVersion())
 	_, err = policies.Update(t.Context(), right, metav1.UpdateOptions{})
@@ -174,10 +177,11 @@ func TestNarrowedFailsafeIsTakenBackWhenItIsSwitchedOff(t *testing.T) {
 		filled = defaultsOverrule(t)
 	}
 	// Networks of one family close the other one to the admins as well, and to nobody of the cluster.
-	stop := undisturbed(t, scene.ProtectedOneFamily(4))
-	_, err := r.Upgrade(t.Context(), with(map[string]any{"ssh": map[string]any{"cidrs": nodes.AdminCIDRs()[:1]}}))
+	oneFamily := with(map[string]any{"ssh": map[string]any{"cidrs": nodes.AdminCIDRs()[:1]}})
+	stop := undisturbed(t, expected(t, oneFamily))
+	_, err := r.Upgrade(t.Context(), oneFamily)
 	require.NoError(t, err)
-	requireTable(t, scene.ProtectedOneFamily(4), "without IPv6 networks")
+	requireTable(t, expected(t, oneFamily), "without IPv6 networks")
 	for name := range filled {
 		requireFelixSays(t, name, "Enabled")
 	}

@@ -25,6 +25,7 @@ func TestUpgradeThatIsKilledAtAnyMomentLeavesEachNodeAtOneSetOrTheOther(t *testi
 	r := install(t)
 	old := setInForce(t)
 	_, next := setOf(t, r, openToMore())
+	more := expected(t, openToMore())
 	chance := seeded(t)
 	victims := victims(t, chance)
 	rounds := 1
@@ -34,7 +35,7 @@ func TestUpgradeThatIsKilledAtAnyMomentLeavesEachNodeAtOneSetOrTheOther(t *testi
 	for range rounds {
 		chance.Shuffle(len(victims), func(i, j int) { victims[i], victims[j] = victims[j], victims[i] })
 		for i, victim := range victims {
-			to, set, open := openToMore(), next, scene.Ingress
+			to, set, open := openToMore(), next, more
 			if i%2 == 1 {
 				to, set, open = rolling(), old, scene.Protected
 			}
@@ -44,8 +45,8 @@ func TestUpgradeThatIsKilledAtAnyMomentLeavesEachNodeAtOneSetOrTheOther(t *testi
 				watched := func(want scene.Expectation) scene.Expectation {
 					return func(c scene.Cell) bool { return want(c) && !apiServer(c) && !scene.OfServices(c) }
 				}
-				reached := reached(t, place.Select(watched(both(scene.Protected, scene.Ingress))))
-				unreached := unreached(t, place.Select(neither(scene.Protected, scene.Ingress)))
+				reached := reached(t, place.Select(watched(both(scene.Protected, more))))
+				unreached := unreached(t, place.Select(neither(scene.Protected, more)))
 				upgrade := start(t, helm, append([]string{"upgrade"}, helm.with(t, to)...)...)
 				<-time.After(after)
 				if err := victim.end(t.Context(), upgrade); err != nil {

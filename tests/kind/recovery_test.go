@@ -154,7 +154,7 @@ func TestEveryNodeOpensAndClosesByOneAnnotation(t *testing.T) {
 	requireOpen(t, "after an upgrade")
 	require.NoError(t, admin(t.Context(), ways[closeAgain]))
 	requireArmed(t)
-	requireTable(t, scene.Ingress, "closed again")
+	requireTable(t, expected(t, openToMore()), "closed again")
 	stop()
 	_, err = r.Upgrade(t.Context(), values())
 	require.NoError(t, err)

@@ -129,12 +129,12 @@ func TestUpgradeMovesEachNodeAtOnceAndOnlyToASetThatIsWhole(t *testing.T) {
 
 	t.Run("there and back", func(t *testing.T) {
 		_, next := setOf(t, r, openToMore())
-		stop, armed := oftenBetween(t, scene.Protected, scene.Ingress), stayArmed(t, old, next)
+		stop, armed := oftenBetween(t, scene.Protected, expected(t, openToMore())), stayArmed(t, old, next)
 		_, err := r.Upgrade(t.Context(), openToMore())
 		require.NoError(t, err)
 		requireArmed(t)
 		requireSet(t, next)
-		requireTable(t, scene.Ingress, "upgraded")
+		requireTable(t, expected(t, openToMore()), "upgraded")
 		require.NoError(t, r.Rollback(0))
 		requireArmed(t)
 		requireSet(t, old)
@@ -165,7 +165,7 @@ func TestUpgradeMovesEachNodeAtOnceAndOnlyToASetThatIsWhole(t *testing.T) {
 		apply(t, allow)
 		requireArmed(t)
 		requireSet(t, next)
-		requireTable(t, scene.Ingress, "with the whole set")
+		requireTable(t, expected(t, openToMore()), "with the whole set")
 	})
 
 	_, err := r.Upgrade(t.Context(), values())

@@ -173,7 +173,15 @@ func setB() map[string]any {
 // upgrade puts another set of policies beside the one in force, the nodes move to it, and back.
 func (d *demo) upgrade(ctx context.Context) error {
 	d.head("helm upgrade %s charts/host-firewall, with an entry web in ingress: TCP %d for everybody", releaseName, cluster.OrdinaryPort)
-	if err := d.move(ctx, "helm upgrade", scene.OrdinaryOpen(scene.Protected), func() error {
+	firewall, err := d.release.Firewall(ctx, setB())
+	if err != nil {
+		return err
+	}
+	want, err := d.scene.Expect(firewall)
+	if err != nil {
+		return err
+	}
+	if err := d.move(ctx, "helm upgrade", want, func() error {
 		_, err := d.release.Upgrade(ctx, setB())
 		return err
 	}); err != nil {
