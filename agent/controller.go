@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/rest"
@@ -11,6 +12,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
 	"github.com/host-firewall/host-firewall/agent/internal/controller"
 	"github.com/host-firewall/host-firewall/agent/internal/health"
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 	"github.com/host-firewall/host-firewall/agent/internal/wiring"
 )
@@ -56,12 +58,25 @@ func ofRelease(status func() controller.Status) prometheus.Collector {
 		{desc("host_firewall_untrusted_nodes", "Nodes whose addresses the other nodes do not trust."), func(s s, is is) { is(float64(s.Untrusted)) }},
 		{desc("host_firewall_trust_sets", "GlobalNetworkSets with addresses of Nodes."), func(s s, is is) { is(float64(s.TrustSets)) }},
 		{desc("host_firewall_policy_sets", "Sets of policies that are there."), func(s s, is is) { is(float64(s.Sets)) }},
+		{desc("host_firewall_would_cut", "Connections of those who are connected to the port of a node and whom the wanted set would cut off.", "node", "port"), func(s s, is is) { eachCut(s.WouldCut, is) }},
 		{desc("host_firewall_policy_drift", "1 for each set of policies that nodes are armed with and that is not as the chart has rendered it.", "set"), func(s s, is is) {
 			for _, set := range s.Drift {
 				is(1, set)
 			}
 		}},
 	}}
+}
+
+// eachCut says how many connections to each port of each node would be cut.
+func eachCut(cuts []peers.Cut, is is) {
+	type port struct{ node, port string }
+	connections := map[port]int{}
+	for _, cut := range cuts {
+		connections[port{cut.Node, strconv.Itoa(int(cut.Port))}] += cut.Connections
+	}
+	for at, n := range connections {
+		is(float64(n), at.node, at.port)
+	}
 }
 
 // each says how many there are of each kind.

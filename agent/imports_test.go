@@ -72,12 +72,13 @@ func TestAgentImportsNoMoreOfClientGoThanItNeeds(t *testing.T) {
 func TestDependenciesPointOneWay(t *testing.T) {
 	want := map[string][]string{
 		"": {"/internal/calico", "/internal/cleanup", "/internal/controller", "/internal/endpoint", "/internal/health",
-			"/internal/keeper", "/internal/links", "/internal/settings", "/internal/status", "/internal/wiring"},
+			"/internal/keeper", "/internal/links", "/internal/peers", "/internal/settings", "/internal/status", "/internal/wiring"},
+		"/internal/advice":     {"/internal/peers", "/internal/verdict"},
 		"/internal/agenda":     {},
 		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/status", "/internal/transport", "/internal/witness"},
 		"/internal/cleanup":    {"/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/settings"},
-		"/internal/clearance":  {},
-		"/internal/controller": {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/policyset", "/internal/trial", "/internal/trust", "/internal/witness"},
+		"/internal/clearance":  {"/internal/peers"},
+		"/internal/controller": {"/internal/advice", "/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/peers", "/internal/policyset", "/internal/trial", "/internal/trust", "/internal/verdict", "/internal/witness"},
 		"/internal/endpoint":   {"/internal/peers"},
 		"/internal/event":      {},
 		"/internal/failsafe":   {"/internal/endpoint"},
@@ -85,21 +86,21 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/keeper":     {"/internal/agenda", "/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/peers", "/internal/probe", "/internal/proof", "/internal/trial"},
 		"/internal/links":      {"/internal/endpoint"},
 		"/internal/loop":       {},
-		"/internal/peers":      {},
+		"/internal/peers":      {"/internal/verdict"},
 		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint", "/internal/witness"},
 		"/internal/probe":      {"/internal/clearance", "/internal/endpoint", "/internal/links", "/internal/peers", "/internal/trial"},
 		"/internal/proof":      {"/internal/probe", "/internal/trial"},
 		// The bench at scale: it is no part of the agent, but drives its packages.
 		"/internal/scalebench": {"/internal/calico", "/internal/clearance", "/internal/endpoint", "/internal/keeper", "/internal/probe", "/internal/settings", "/internal/trial", "/internal/wiring"},
 		"/internal/settings":   {"/internal/endpoint"},
-		"/internal/status":     {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/policyset", "/internal/settings", "/internal/trial"},
+		"/internal/status":     {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/peers", "/internal/policyset", "/internal/settings", "/internal/trial"},
 		"/internal/transport":  {},
 		"/internal/trial":      {"/internal/clearance"},
 		"/internal/trust":      {"/internal/endpoint"},
 		"/internal/verdict":    {},
 		// What the tests of the whole ask.
-		"/oracle":           {"/internal/verdict"},
-		"/internal/wiring":  {"/internal/calico", "/internal/clearance", "/internal/controller", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/probe", "/internal/settings", "/internal/trial"},
+		"/oracle":           {"/internal/failsafe", "/internal/verdict"},
+		"/internal/wiring":  {"/internal/calico", "/internal/clearance", "/internal/controller", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/peers", "/internal/probe", "/internal/settings", "/internal/trial"},
 		"/internal/witness": {"/internal/clearance", "/internal/endpoint", "/internal/trust"},
 	}
 	got := map[string][]string{}
@@ -118,7 +119,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 
 func TestPurePackagesDoNoIO(t *testing.T) {
 	for _, pkg := range []string{
-		"./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/peers", "./internal/policyset", "./internal/settings", "./internal/trial", "./internal/trust", "./internal/verdict", "./internal/witness",
+		"./internal/advice", "./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/peers", "./internal/policyset", "./internal/settings", "./internal/trial", "./internal/trust", "./internal/verdict", "./internal/witness",
 	} {
 		for _, imported := range imports(t, pkg) {
 			assert.NotContains(t, []string{"net", "net/http", "os", "os/exec", "syscall", "log"}, imported, "imported by %s", pkg)

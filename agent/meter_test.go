@@ -15,6 +15,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/controller"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
 
@@ -81,6 +82,7 @@ func TestMetricsSayHowTheReleaseIs(t *testing.T) {
 	status := controller.Status{
 		State: controller.Cleared, Ready: true, Held: 1, Untrusted: 2, TrustSets: 3, Sets: 4, Drift: []string{"r1"}, Deadline: time.Unix(300, 0),
 		Nodes: map[string]int{"Armed": 5, "Trying": 1}, Proven: map[string]int{"IPv4 and IPv6": 4, "unproven": 2},
+		WouldCut: []peers.Cut{{Node: "n1", Port: 22, Connections: 2}, {Node: "n1", Port: 22, Connections: 3}, {Node: "n2", Port: 22, Connections: 1}},
 	}
 	m := ofController(&status)
 	text := m.scrape(t)
@@ -89,6 +91,7 @@ func TestMetricsSayHowTheReleaseIs(t *testing.T) {
 		`host_firewall_trust_sets 3`, `host_firewall_policy_sets 4`, `host_firewall_policy_drift{set="r1"} 1`,
 		`host_firewall_nodes{state="Armed"} 5`, `host_firewall_nodes{state="Trying"} 1`,
 		`host_firewall_armed_nodes{enforced="IPv4 and IPv6"} 4`, `host_firewall_armed_nodes{enforced="unproven"} 2`,
+		`host_firewall_would_cut{node="n1",port="22"} 5`, `host_firewall_would_cut{node="n2",port="22"} 1`,
 		`host_firewall_confirm_deadline_timestamp_seconds 300`, `host_firewall_api_requests_total{code="409",verb="patch"} 1`,
 	} {
 		assert.Contains(t, text, line+"\n")

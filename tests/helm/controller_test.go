@@ -21,7 +21,8 @@ import (
 // controllerArguments parses the controller's arguments as it does, see argumentsOf.
 func controllerArguments(t testing.TB, r *rendered) map[string]string {
 	t.Helper()
-	return parsed(t, controllerTold(t, r)[1:], "policies", "trust-nodes", "cluster-cidrs", "api-server-ports", "accept-policies", "confirm")
+	return parsed(t, controllerTold(t, r)[1:], "policies", "trust-nodes", "cluster-cidrs", "api-server-ports", "accept-policies", "confirm",
+		"on-would-cut", "accept-cuts-ports", "accept-cuts-cidrs", "ssh-ports", "ssh-cidrs", "narrow-failsafe")
 }
 
 // controllerTold are the controller's arguments, with those in their place that it gets as variables.
@@ -138,8 +139,14 @@ func TestControllerIsToldWhatTheValuesSay(t *testing.T) {
 		},
 		"what to put up with":              {`hostEndpoint: {acceptPolicies: [baseline, default.x]}`, map[string]string{"accept-policies": "baseline,default.x"}},
 		"how long a person has to confirm": {`rollout: {confirm: 1h30m}`, map[string]string{"confirm": "1h30m"}},
-		"nothing of SSH and its ports":     {`ssh: {cidrs: [192.0.2.0/24]}`, map[string]string{}},
-		"nor of what is the agents' own":   {`agent: {health: {port: 19097}}`, map[string]string{}},
+		"how SSH will be": {
+			`ssh: {cidrs: [192.0.2.0/24], ports: [22, 2222]}`,
+			map[string]string{"ssh-cidrs": "192.0.2.0/24", "ssh-ports": "22,2222", "narrow-failsafe": "true"},
+		},
+		"where SSH is":                   {`ssh: {cidrs: [192.0.2.0/24], ports: [2222], narrowFailsafe: false}`, map[string]string{"ssh-ports": "2222"}},
+		"to wait, and not for whom":      {`rollout: {onWouldCut: wait, acceptCuts: {ports: [9100, "9200:9300"], cidrs: [10.4.0.0/16, 10.4.0.0/16]}}`, map[string]string{"on-would-cut": "wait", "accept-cuts-ports": "9100,9200:9300", "accept-cuts-cidrs": "10.4.0.0/16"}},
+		"to tell who would be cut":       {`rollout: {onWouldCut: report, acceptCuts: null}`, map[string]string{}},
+		"nor of what is the agents' own": {`agent: {health: {port: 19097}}`, map[string]string{}},
 		"its ports": {
 			`{agent: {metrics: {enabled: true, address: 127.0.0.1}}, controller: {health: {port: 19095}, metrics: {port: 19094}}}`,
 			map[string]string{"health-port": "19095", "metrics-address": "127.0.0.1:19094"},
@@ -173,6 +180,7 @@ func TestRightsAreExactlyWhatTheControllerCalls(t *testing.T) {
 					rule("", "nodes", "list", "watch"),
 					rule(calico, "hostendpoints clusterinformations", "list", "watch"),
 					rule(calico, "felixconfigurations", "list", "watch"),
+					rule(calico, "ippools", "list"),
 					rule(calico, "globalnetworkpolicies", "list", "watch", "create", "delete"),
 				}
 				if group == apiV3 {
@@ -193,7 +201,6 @@ func TestRightsAreExactlyWhatTheControllerCalls(t *testing.T) {
 		}
 	}
 	r := render(t, setting{values: `essential: {apiServerPorts: []}`})
-	require.Empty(t, r.rights("host-firewall-endpointslices"), "nobody asks")
 	require.NotContains(t, controllerArguments(t, r), "api-server-ports")
 	require.Len(t, render(t, setting{values: `rbac: {create: false}`}).rights("host-firewall-controller"), 1, "its account; its rights are somebody else's")
 }

@@ -39,6 +39,12 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`cleanup: {image: x}`, []string{"/cleanup", "'image' not allowed"}},
 		{`agent: {log: {colour: true}}`, []string{"/agent/log", "'colour' not allowed"}},
 		{`rollout: {retry: true}`, []string{"/rollout", "'retry' not allowed"}},
+		{`rollout: {acceptCuts: {nodes: [a]}}`, []string{"/rollout/acceptCuts", "'nodes' not allowed"}},
+		{`rollout: {onWouldCut: wait, watchPeers: never}`, []string{"rollout.onWouldCut is wait and rollout.watchPeers is never", "Write rollout.watchPeers: auto"}},
+		{`rollout: {onWouldCut: stop}`, []string{"/rollout/onWouldCut", "must be one of 'report', 'wait'"}},
+		{`rollout: {acceptCuts: {ports: ["9100-9200"]}}`, []string{"rollout.acceptCuts.ports[0] is \"9100-9200\", not a port"}},
+		{`rollout: {acceptCuts: {ports: ["9200:9100"]}}`, []string{"rollout.acceptCuts.ports[0]", "ends before it begins"}},
+		{`rollout: {acceptCuts: {cidrs: [10.4.0.1/16]}}`, []string{"rollout.acceptCuts.cidrs[0] is 10.4.0.1/16, which has host bits"}},
 		{`rbac: {enabled: true}`, []string{"/rbac", "'enabled' not allowed"}},
 		{`serviceAccount: {labels: {}}`, []string{"/serviceAccount", "'labels' not allowed"}},
 

@@ -56,10 +56,9 @@ func (c *Controller) TrustSets() []*v3.GlobalNetworkSet {
 	return objectsOf[*v3.GlobalNetworkSet](c.trustSets)
 }
 
-// DatastoreReady tells whether Calico lets its datastore be written to.
-func (c *Controller) DatastoreReady() bool {
-	information := first[*v3.ClusterInformation](c.information)
-	return information == nil || information.Spec.DatastoreReady == nil || *information.Spec.DatastoreReady
+// Information returns what Calico says of the cluster, nil when it says nothing.
+func (c *Controller) Information() *v3.ClusterInformation {
+	return first[*v3.ClusterInformation](c.information)
 }
 
 // FelixForAll returns the FelixConfiguration for all nodes, nil when there is none.

@@ -79,7 +79,7 @@ func TestControllerSeesTheWholeCluster(t *testing.T) {
 			assert.Equal(t, group == calico.GroupCRD, policy.Labels["from"] == "calicoctl", "that means something in the CRDs only")
 			require.Len(t, c.TrustSets(), 1)
 			assert.Equal(t, []string{"192.0.2.1/32"}, c.TrustSets()[0].Spec.Nets)
-			assert.False(t, c.DatastoreReady())
+			assert.False(t, *c.Information().Spec.DatastoreReady)
 			assert.Equal(t, map[string]any{"bpfEnabled": true}, c.FelixForAll().Spec)
 			assert.Equal(t, map[string]string{"set": "aaaa0001"}, c.ConfigMap().Data)
 			assert.Equal(t, "1", c.ConfigMap().ResourceVersion)

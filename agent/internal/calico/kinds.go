@@ -3,8 +3,6 @@ package calico
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
-	"slices"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
@@ -50,6 +48,7 @@ type node = partial[struct {
 	Conditions      []corev1.NodeCondition     `json:"conditions"`
 	Addresses       []corev1.NodeAddress       `json:"addresses"`
 	DaemonEndpoints corev1.NodeDaemonEndpoints `json:"daemonEndpoints"`
+	NodeInfo        corev1.NodeSystemInfo      `json:"nodeInfo"`
 }]
 
 // wholeNode returns the Node, of which nothing else is known: its heartbeat is left out.
@@ -60,18 +59,8 @@ func wholeNode(n *node) *corev1.Node {
 	return &corev1.Node{
 		ObjectMeta: n.ObjectMeta,
 		Spec:       corev1.NodeSpec{PodCIDRs: n.Spec.PodCIDRs},
-		Status:     corev1.NodeStatus{Conditions: n.Status.Conditions, Addresses: n.Status.Addresses, DaemonEndpoints: n.Status.DaemonEndpoints},
+		Status:     corev1.NodeStatus{Conditions: n.Status.Conditions, Addresses: n.Status.Addresses, DaemonEndpoints: n.Status.DaemonEndpoints, NodeInfo: n.Status.NodeInfo},
 	}
-}
-
-// isHeartbeat tells whether nothing of a Node has changed that anybody looks at: of
-// thousands of them some say every moment that they are still there.
-func isHeartbeat(before, after any) bool {
-	a, isNode := before.(*corev1.Node)
-	b, stays := after.(*corev1.Node)
-	return isNode && stays && maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) && slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs) &&
-		slices.Equal(a.Status.Addresses, b.Status.Addresses) && slices.Equal(a.Status.Conditions, b.Status.Conditions) &&
-		a.Status.DaemonEndpoints == b.Status.DaemonEndpoints
 }
 
 // policy is what is read of a GlobalNetworkPolicy.

@@ -21,7 +21,7 @@ func (d *Direct) Look(ctx context.Context) (s status.Seen, err error) {
 		return s, err
 	}
 	var controller *object
-	var said *configMap
+	var said []*configMap
 	var all []*metav1.PartialObjectMetadata
 	var policies []*policy
 	reading, ctx := errgroup.WithContext(ctx)
@@ -30,28 +30,16 @@ func (d *Direct) Look(ctx context.Context) (s status.Seen, err error) {
 		controller, err = d.workload(ctx, "Deployment", d.options.Release+"-controller")
 		return err
 	})
-	reading.Go(func() (err error) {
-		said, err = one(list[configMap](ctx, d.Cluster, "ConfigMap", d.options.Namespace, byName(d.options.Release)))
-		return err
-	})
-	reading.Go(func() (err error) {
-		all, err = list[metav1.PartialObjectMetadata](ctx, d.Cluster, "Node", "", metav1.ListOptions{})
-		return err
-	})
-	reading.Go(func() (err error) {
-		s.Endpoints, err = list[v3.HostEndpoint](ctx, d.Cluster, v3.KindHostEndpoint, "", metav1.ListOptions{})
-		return err
-	})
-	reading.Go(func() (err error) {
-		policies, err = list[policy](ctx, d.Cluster, v3.KindGlobalNetworkPolicy, "", metav1.ListOptions{LabelSelector: d.ofRelease()})
-		return err
-	})
+	listInto(ctx, reading, d, &said, cleanup.Object{Kind: "ConfigMap", Namespace: d.options.Namespace}, byName(d.options.Release))
+	listInto(ctx, reading, d, &all, cleanup.Object{Kind: "Node"}, metav1.ListOptions{})
+	listInto(ctx, reading, d, &s.Endpoints, cleanup.Object{Kind: v3.KindHostEndpoint}, metav1.ListOptions{})
+	listInto(ctx, reading, d, &policies, cleanup.Object{Kind: v3.KindGlobalNetworkPolicy}, metav1.ListOptions{LabelSelector: d.ofRelease()})
 	if err = reading.Wait(); err != nil {
 		return s, err
 	}
 	s.Controller = observed(controller) && controller.Status.UpdatedReplicas > 0 && controller.Status.ReadyReplicas >= controller.Status.Replicas
-	if said != nil {
-		s.Data, s.Annotations = said.Data, said.Annotations
+	if len(said) > 0 {
+		s.Data, s.Annotations = said[0].Data, said[0].Annotations
 	}
 	for _, node := range all {
 		s.Nodes = append(s.Nodes, node.Name)
@@ -60,6 +48,14 @@ func (d *Direct) Look(ctx context.Context) (s status.Seen, err error) {
 		s.Policies = append(s.Policies, policyset.Of(p.ObjectMeta, p.Spec))
 	}
 	return s, nil
+}
+
+// listInto lists beside others, and keeps what is listed.
+func listInto[T any, P kind[T]](ctx context.Context, reading *errgroup.Group, d *Direct, into *[]*T, of cleanup.Object, selection metav1.ListOptions) {
+	reading.Go(func() (err error) {
+		*into, err = list[T, P](ctx, d.Cluster, of.Kind, of.Namespace, selection)
+		return err
+	})
 }
 
 // lookAtAgents reads how far the DaemonSet is, and its pods.

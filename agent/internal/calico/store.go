@@ -5,6 +5,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
 
 // store holds the objects of one source as its reflector has last seen them. Who waits is
@@ -51,7 +53,7 @@ func (s *store) change(object any, do func(any) error) error {
 	err := do(object)
 	after, _, _ := s.Get(object)
 	s.mu.Unlock()
-	if err == nil && !isHeartbeat(before, after) {
+	if err == nil && !endpoint.IsHeartbeat(before, after) {
 		s.wake()
 	}
 	return err

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 )
 
 // OpenAnnotation is the way out: while the ConfigMap has it, with whatever text, agents
@@ -98,6 +100,8 @@ type Clearance struct {
 	// Cut says how nodes are not reached any more that try a set, as the controller sees
 	// it from its own: nodes by what it saw.
 	Cut map[string][]string
+	// Findings are who would be cut off by the wanted set, and what else agents see.
+	peers.Findings
 	// Cleared is when a node was first allowed to be armed with the wanted set, and Retried the
 	// last text of RetryAnnotation then.
 	Cleared time.Time
@@ -144,6 +148,9 @@ func (c *Clearance) keys() map[string]any {
 		"unproven":        &c.Unproven,
 		"peers":           &c.Peers,
 		"cut":             &c.Cut,
+		"would-cut":       &c.WouldCut,
+		"would-cut-more":  &c.WouldCutMore,
+		"advice":          &c.Advice,
 		"cleared":         &c.Cleared,
 		"retried":         &c.Retried,
 		"confirm-until":   &c.Deadline,

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 )
 
 var noon = time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
@@ -18,23 +19,28 @@ var noon = time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 // full has everything that can be said.
 func full() clearance.Clearance {
 	return clearance.Clearance{
-		Wanted:     clearance.Set{Revision: "b1b1b1b1", Policies: map[string]string{"fw-drop-b1b1b1b1": "0123456789abcdef", "fw-ssh-b1b1b1b1": "fedcba9876543210"}},
-		Before:     clearance.Set{Revision: "a0a0a0a0", Policies: map[string]string{"fw-drop-a0a0a0a0": "0123456789abcdef"}},
-		Rollout:    "c2c2c2c2",
-		Present:    []string{"a0a0a0a0", "b1b1b1b1"},
-		Reason:     "GlobalNetworkPolicies are missing: fw-ssh-b1b1b1b1",
-		Canary:     "n1",
-		Drift:      map[string]string{"a0a0a0a0": "GlobalNetworkPolicies are missing: fw-drop-a0a0a0a0"},
-		Held:       map[string][]string{`a "quoted" reason, <with> & signs`: {"n2", "n3"}, "a policy of others": {clearance.AllNodes}},
-		Conflicts:  map[string][]string{"HostEndpoint n4-auto-hep": {"n4"}},
-		Leftovers:  []string{"n5", "n6"},
-		Nodes:      noon,
-		Endpoints:  "4711",
-		Spread:     25 * time.Second,
-		Witnesses:  map[string]clearance.Witness{"b1b1b1b1": {From: netip.MustParseAddr("127.66.1.2"), To: netip.MustParseAddr("127.66.3.4"), Moved: netip.MustParseAddr("127.66.3.6"), Control: netip.MustParseAddr("127.66.3.5")}},
-		Unproven:   "Felix runs with eBPF",
-		Peers:      map[string]netip.AddrPort{"n1": netip.MustParseAddrPort("192.0.2.1:10250")},
-		Cut:        map[string][]string{"its kubelet does not answer": {"n1"}},
+		Wanted:    clearance.Set{Revision: "b1b1b1b1", Policies: map[string]string{"fw-drop-b1b1b1b1": "0123456789abcdef", "fw-ssh-b1b1b1b1": "fedcba9876543210"}},
+		Before:    clearance.Set{Revision: "a0a0a0a0", Policies: map[string]string{"fw-drop-a0a0a0a0": "0123456789abcdef"}},
+		Rollout:   "c2c2c2c2",
+		Present:   []string{"a0a0a0a0", "b1b1b1b1"},
+		Reason:    "GlobalNetworkPolicies are missing: fw-ssh-b1b1b1b1",
+		Canary:    "n1",
+		Drift:     map[string]string{"a0a0a0a0": "GlobalNetworkPolicies are missing: fw-drop-a0a0a0a0"},
+		Held:      map[string][]string{`a "quoted" reason, <with> & signs`: {"n2", "n3"}, "a policy of others": {clearance.AllNodes}},
+		Conflicts: map[string][]string{"HostEndpoint n4-auto-hep": {"n4"}},
+		Leftovers: []string{"n5", "n6"},
+		Nodes:     noon,
+		Endpoints: "4711",
+		Spread:    25 * time.Second,
+		Witnesses: map[string]clearance.Witness{"b1b1b1b1": {From: netip.MustParseAddr("127.66.1.2"), To: netip.MustParseAddr("127.66.3.4"), Moved: netip.MustParseAddr("127.66.3.6"), Control: netip.MustParseAddr("127.66.3.5")}},
+		Unproven:  "Felix runs with eBPF",
+		Peers:     map[string]netip.AddrPort{"n1": netip.MustParseAddrPort("192.0.2.1:10250")},
+		Cut:       map[string][]string{"its kubelet does not answer": {"n1"}},
+		Findings: peers.Findings{
+			WouldCut:     []peers.Cut{{Node: "n1", Port: 9100, From: netip.MustParseAddr("10.4.0.9"), Connections: 3}},
+			WouldCutMore: 7,
+			Advice:       []peers.Advice{{Text: "IPVS", Nodes: []string{"n1"}, More: 2}},
+		},
 		Cleared:    noon,
 		Retried:    "Sat Nov 28 12:00:00 UTC 2026",
 		Deadline:   noon.Add(10 * time.Minute),
@@ -88,6 +94,9 @@ func TestPersonSeesOneFactInEachKey(t *testing.T) {
 		"rollout":         "c2c2c2c2",
 		"spread":          "25s",
 		"witnesses":       `{"b1b1b1b1":{"from":"127.66.1.2","to":"127.66.3.4","moved":"127.66.3.6","control":"127.66.3.5"}}`,
+		"would-cut":       `[{"node":"n1","port":9100,"from":"10.4.0.9","n":3}]`,
+		"would-cut-more":  "7",
+		"advice":          `[{"text":"IPVS","nodes":["n1"],"more":2}]`,
 		"unproven":        "Felix runs with eBPF",
 		"peers":           `{"n1":"192.0.2.1:10250"}`,
 		"cut":             `{"its kubelet does not answer":["n1"]}`,

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
@@ -24,7 +25,7 @@ func (c Clearance) Data() map[string]string {
 // write returns the text of a field; empty: there is nothing in it.
 func write(field any) string {
 	value := reflect.ValueOf(field).Elem()
-	if value.IsZero() || value.Kind() == reflect.Map && value.Len() == 0 {
+	if value.IsZero() || slices.Contains([]reflect.Kind{reflect.Map, reflect.Slice}, value.Kind()) && value.Len() == 0 {
 		return ""
 	}
 	switch v := field.(type) {

@@ -20,6 +20,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/loop"
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 )
 
@@ -71,6 +72,15 @@ type Config struct {
 	// OwnNode is the Node that this controller runs on: what it dials there never leaves the
 	// host, so that one is not tried from outside. Empty: nobody knows.
 	OwnNode string
+	// Audit tells that the set drops nothing, but logs what another mode would drop.
+	Audit bool
+	// Wait holds back a node where somebody who is connected would be cut off, but for Accept.
+	Wait   bool
+	Accept peers.Accept
+	// Failsafe is how agents narrow it; nil: they don't.
+	Failsafe *failsafe.Want
+	// SSHPorts are the TCP ports of SSH.
+	SSHPorts []uint16
 	// Dial connects to a kubelet and ends the connection; nil: by TCP.
 	Dial func(ctx context.Context, to netip.AddrPort) error
 }
@@ -89,8 +99,8 @@ type Reader interface {
 	Policies() []*policyset.Policy
 	// TrustSets returns the sets of the release, that of witnesses too.
 	TrustSets() []*v3.GlobalNetworkSet
-	// DatastoreReady tells whether Calico lets its datastore be written to.
-	DatastoreReady() bool
+	// Information returns what Calico says of the cluster, nil when it says nothing.
+	Information() *v3.ClusterInformation
 	// FelixForAll returns the FelixConfiguration for all nodes, nil when there is none.
 	FelixForAll() *failsafe.Configuration
 	// ConfigMap returns that of the clearance, nil when there is none.
@@ -114,6 +124,9 @@ type Asker interface {
 	APIServer(ctx context.Context) (addresses []string, ports []uint16, err error)
 	// ReadFelix returns the FelixConfiguration with that name, nil when there is none.
 	ReadFelix(ctx context.Context, name string) (*failsafe.Configuration, error)
+	// FelixConfigurations returns all of them, and IPPools all networks of Calico's.
+	FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error)
+	IPPools(ctx context.Context) ([]*v3.IPPool, error)
 }
 
 // API is all that the controller needs of the API server.
@@ -133,6 +146,7 @@ type Controller struct {
 	// Only the loop touches these.
 	memory     memory
 	apiServers apiServers
+	around     around
 	writing    writing
 	events     events
 	took       time.Duration // by the last pass, without its requests
@@ -181,6 +195,10 @@ func (k *Controller) pass(all context.Context, now time.Time) (again time.Time) 
 		f.apiServers = k.askAPIServers(ctx, f)
 		k.apiServers = f.apiServers
 	}
+	if asks, _ := k.memory.looksAround(f); asks {
+		f.around = k.lookAround(ctx, f)
+		k.around = f.around
+	}
 	begin := time.Now()
 	d := k.config.decide(f, &k.memory)
 	d.at(resync)
@@ -200,13 +218,17 @@ func (k *Controller) facts(now time.Time) facts {
 		nodes:      k.api.Nodes(),
 		policies:   k.api.Policies(),
 		trusted:    k.api.TrustSets(),
-		paused:     !k.api.DatastoreReady(),
 		felix:      k.api.FelixForAll(),
 		configMap:  k.api.ConfigMap(),
 		apiServers: k.apiServers,
+		around:     k.around,
 		failures:   map[string]string{},
 	}
 	f.endpoints, f.version = k.api.Endpoints()
+	if information := k.api.Information(); information != nil {
+		ready := information.Spec.DatastoreReady
+		f.calico, f.paused = information.Spec.CalicoVersion, ready != nil && !*ready
+	}
 	for subject, waits := range k.writing.waits {
 		if waits.failure != "" {
 			f.failures[subject] = waits.failure

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -47,6 +48,7 @@ type fake struct {
 	events  []*corev1.Event
 	ports   []uint16 // of the API server on n1
 	felix   map[string]*failsafe.Configuration
+	pools   []*v3.IPPool
 }
 
 func newFake(t *testing.T, nodes ...string) *fake {
@@ -79,7 +81,7 @@ func (f *fake) TrustSets() []*v3.GlobalNetworkSet {
 	}
 	return f.trusted
 }
-func (f *fake) DatastoreReady() bool                 { return true }
+func (f *fake) Information() *v3.ClusterInformation  { return nil }
 func (f *fake) FelixForAll() *failsafe.Configuration { return f.felix["default"] }
 func (f *fake) ConfigMap() *corev1.ConfigMap         { f.mu.Lock(); defer f.mu.Unlock(); return f.configMap }
 
@@ -187,6 +189,16 @@ func (f *fake) APIServer(context.Context) ([]string, []uint16, error) {
 
 func (f *fake) ReadFelix(_ context.Context, name string) (*failsafe.Configuration, error) {
 	return f.felix[name], nil
+}
+
+func (f *fake) FelixConfigurations(context.Context) (all []*failsafe.Configuration, _ error) {
+	return slices.Collect(maps.Values(f.felix)), f.refuse["list felixconfigurations"]
+}
+
+func (f *fake) IPPools(context.Context) ([]*v3.IPPool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.pools, f.refuse["list ippools"]
 }
 
 // run runs a controller over the fake while time, which is not the world's, passes as the

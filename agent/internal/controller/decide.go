@@ -53,6 +53,8 @@ type facts struct {
 	felix      *failsafe.Configuration // for all nodes
 	configMap  *corev1.ConfigMap
 	apiServers apiServers
+	around     around
+	calico     string            // its version
 	failures   map[string]string // of writes, by their subjects
 	answers    []answer          // of kubelets, that have come since the last pass
 }
@@ -84,6 +86,10 @@ type memory struct {
 	kubelets     map[string]*kubelet  // by node: see reach
 	unusedSince  map[string]time.Time // by set
 	marked       time.Time            // when the marks were last changed
+	toldCuts     time.Time            // when it was last told who would be cut, and advice
+	watched      map[string]*watched  // by node
+	judge        *judge               // nil: nobody can be judged
+	refused      map[string][]string  // addresses that are not trusted, by node
 }
 
 // decision is what one pass comes to.
@@ -118,7 +124,9 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	c.keepDeadline(was, &now, carried)
 	others := c.others(m, now, carried)
 	c.keepTrust(f, m, len(others) > 0, &d)
+	c.lookAtPeers(f, m, was, present, &d)
 	now.Held, now.Conflicts = c.held(f, m, &d)
+	c.tellCuts(m, &now, &d)
 	c.removeUnused(f, m, now, present, others, &d)
 	now.Reason = c.mayNotArm(f, m, carried[c.Wanted.Revision] > 0, &d)
 	c.keepWitnesses(f, m, carried, present, &now, &d)
@@ -207,6 +215,9 @@ func (c Config) held(f facts, m *memory, d *decision) (held, conflicts map[strin
 	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
 		n := m.nodes[name]
 		reasons := c.holds(name, n, f, m)
+		if why := c.waits(name, n, f, m, d); why != "" {
+			reasons = append(reasons, why)
+		}
 		for _, reason := range reasons {
 			held[reason] = append(held[reason], name)
 		}
@@ -297,24 +308,38 @@ func (c Config) mark(f facts, m *memory, was clearance.Clearance, now *clearance
 	}
 }
 
-// publish adds to the decision the change of the ConfigMap, before all others. What marks
-// alone would change can wait a little.
+// publish adds to the decision the change of the ConfigMap, before all others. What marks, or
+// who would be cut and advice, alone would change can wait a little.
 func (c Config) publish(f facts, m *memory, was, now clearance.Clearance, d *decision) {
 	if f.configMap != nil {
 		if maps.Equal(now.Data(), f.configMap.Data) {
 			return
 		}
-		rest := now
+		rest, told := now, now
 		rest.Nodes, rest.Endpoints, rest.Spread = was.Nodes, was.Endpoints, was.Spread
-		if maps.Equal(rest.Data(), f.configMap.Data) && now.Nodes.Equal(was.Nodes) && now.Endpoints == was.Endpoints {
-			return
+		rest.Findings, told.Findings = was.Findings, was.Findings
+		marks, tells := !now.Nodes.Equal(was.Nodes) || now.Endpoints != was.Endpoints, !maps.Equal(told.Data(), now.Data())
+		if maps.Equal(rest.Data(), f.configMap.Data) {
+			var due time.Time
+			if tells {
+				due = m.toldCuts.Add(tellCutsEvery)
+			}
+			if soon := m.marked.Add(max(marksEvery, now.Spread/marksTimes)); marks && (!tells || soon.Before(due)) {
+				due = soon
+			}
+			if !marks && !tells {
+				return
+			}
+			if f.now.Before(due) {
+				d.at(due)
+				return
+			}
 		}
-		if due := m.marked.Add(max(marksEvery, now.Spread/marksTimes)); maps.Equal(rest.Data(), f.configMap.Data) && f.now.Before(due) {
-			d.at(due)
-			return
-		}
-		if !now.Nodes.Equal(was.Nodes) || now.Endpoints != was.Endpoints {
+		if marks {
 			m.marked = f.now
+		}
+		if tells {
+			m.toldCuts = f.now
 		}
 	}
 	d.writes = slices.Insert(d.writes, 0, c.writeOfConfigMap(f.configMap, now.Data()))

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/event"
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
@@ -39,6 +41,9 @@ type node struct {
 	variants       []variant
 	foreign        []string // policies of others that would select one of the variants
 	held           bool
+	object         *corev1.Node
+	addresses      []netip.Addr // that the Node or an endpoint on it says
+	peers          string       // who is connected to it, as its agent says
 }
 
 // variant are the labels that an endpoint of the node would have, unarmed and armed, and
@@ -93,7 +98,7 @@ func byNode(f facts) map[string][]*v3.HostEndpoint {
 
 // newNode finds out all but what policies of others would do.
 func (c Config) newNode(object *corev1.Node, heps []*v3.HostEndpoint, before *node, now time.Time) *node {
-	n := &node{uid: object.UID, created: object.CreationTimestamp.Time, known: now, carries: true, kubelet: endpoint.KubeletOf(object)}
+	n := &node{object: object, uid: object.UID, created: object.CreationTimestamp.Time, known: now, carries: true, kubelet: endpoint.KubeletOf(object)}
 	if before != nil && before.uid == n.uid {
 		n.known = before.known
 	}
@@ -119,6 +124,7 @@ func (c Config) newNode(object *corev1.Node, heps []*v3.HostEndpoint, before *no
 			n.has, n.armed = true, n.armed || set != ""
 			n.leftovers = n.leftovers || hep.Name != object.Name
 			n.note = endpoint.NoteOf(hep)
+			n.peers = cmp.Or(n.peers, endpoint.AnnotationsOf(hep)[peers.Annotation])
 			n.wants = n.wants || n.note.Wanted == c.Wanted.Revision
 			n.carries = n.carries && set == c.Wanted.Revision
 		case c.Adopt && release == "":
@@ -137,7 +143,8 @@ func (c Config) newNode(object *corev1.Node, heps []*v3.HostEndpoint, before *no
 		n.variants = append(n.variants, v)
 	}
 	n.carries, n.trial = n.carries && n.has, trial.Parse(trials...)
-	n.rivals = policyset.Rivals(c.Release, object.Name, c.Interfaces, addressesOf(object, heps), heps, c.Adopt)
+	n.addresses = addressesOf(object, heps)
+	n.rivals = policyset.Rivals(c.Release, object.Name, c.Interfaces, n.addresses, heps, c.Adopt)
 	return n
 }
 

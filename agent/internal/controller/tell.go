@@ -15,6 +15,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/event"
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 )
 
 // State is how far the release is.
@@ -49,6 +50,8 @@ type Status struct {
 	Drift []string
 	// Deadline is until when a person has to confirm the set; zero: nobody has to.
 	Deadline time.Time
+	// WouldCut are those that the set would cut off, as the clearance tells it.
+	WouldCut []peers.Cut
 }
 
 // NotNoted is what is counted where no agent has noted anything.
@@ -137,6 +140,7 @@ const (
 	eventDrift      = "PolicyDrift"
 	eventNotCleared = "NotCleared"
 	eventUnreadable = "PolicyNotReadable"
+	eventWouldCut   = "WouldCut"
 )
 
 // notice is something that is not as it should be, of a Node or, without one, of the

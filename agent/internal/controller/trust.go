@@ -57,7 +57,9 @@ func (c Config) keepTrust(f facts, m *memory, others bool, d *decision) {
 	if c.TrustNodes || others {
 		var refused []trust.Refusal
 		sets, refused = trust.Sets(c.Release, f.nodes, f.endpoints)
+		m.refused = map[string][]string{}
 		for _, r := range refused {
+			m.refused[r.Node] = append(m.refused[r.Node], r.Address)
 			d.notices = append(d.notices, notice{eventRefused, r.Node, m.nodes[r.Node].uid, r.Address + " of this Node is not trusted: " + r.Reason})
 		}
 	}

@@ -194,6 +194,9 @@ func (w *world) after(d time.Duration) clearance.Clearance {
 func (w *world) look() clearance.Clearance {
 	w.t.Helper()
 	for range 5 {
+		if asks, _ := w.memory.looksAround(w.facts); asks {
+			w.around.asked = w.now
+		}
 		w.last = w.decide(w.facts, &w.memory)
 		w.answers = nil
 		for _, one := range w.last.dials {

@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -35,6 +36,16 @@ func Says(node *corev1.Node) (addresses []string) {
 		}
 	}
 	return addresses
+}
+
+// IsHeartbeat tells whether nothing of a Node has changed that anybody looks at: of
+// thousands of them some say every moment that they are still there.
+func IsHeartbeat(before, after any) bool {
+	a, isNode := before.(*corev1.Node)
+	b, stays := after.(*corev1.Node)
+	return isNode && stays && maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) && slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs) &&
+		slices.Equal(a.Status.Addresses, b.Status.Addresses) && slices.Equal(a.Status.Conditions, b.Status.Conditions) &&
+		a.Status.DaemonEndpoints == b.Status.DaemonEndpoints
 }
 
 // KubeletOf returns where a Node says that its kubelet is; not valid: it does not say so.

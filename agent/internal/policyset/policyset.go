@@ -31,6 +31,8 @@ type Policy struct {
 	// Witness is the value of witness.Label, where it is as that should be, whatever its order;
 	// empty: it is none, or not so.
 	Witness string
+	// Spec is kept where the policy is one of a set: who would be cut follows from it.
+	Spec map[string]any
 
 	// selects is what they come to, where it was read already: it is evaluated for
 	// every node.
@@ -51,6 +53,9 @@ func Of(meta metav1.ObjectMeta, spec map[string]any) *Policy {
 		Selector:               text("selector"),
 		NamespaceSelector:      text("namespaceSelector"),
 		ServiceAccountSelector: text("serviceAccountSelector"),
+	}
+	if p.Labels[endpoint.SetLabel] != "" {
+		p.Spec = spec
 	}
 	switch order := spec["order"].(type) {
 	case float64:

@@ -4,6 +4,14 @@ import "k8s.io/apimachinery/pkg/util/validation"
 
 // This file is what only the controller asks for.
 
+// What the controller does about a node where somebody who is connected would be cut off.
+const (
+	// ReportCuts says who that is.
+	ReportCuts = "report"
+	// WaitForCuts holds the node back as well.
+	WaitForCuts = "wait"
+)
+
 // Controller is the controller of a release.
 func Controller() Command {
 	return Command{
@@ -18,7 +26,8 @@ Usage:
 			{"What to look after", []string{"release", "namespace", "mode", "set", "rollout", "policies"}},
 			{"Who is trusted", []string{"trust-nodes", "cluster-cidrs"}},
 			{"How nodes move", []string{"verify", "confirm", "own-node"}},
-			{"What holds nodes back", []string{"api-server-ports", "accept-policies"}},
+			{"What holds nodes back", []string{"api-server-ports", "accept-policies", "on-would-cut"}},
+			{"Who would be cut", []string{"accept-cuts-ports", "accept-cuts-cidrs", "ssh-cidrs", "ssh-ports", "narrow-failsafe"}},
 			{"The agents' endpoints", []string{"interfaces", "node-labels", "adopt", "endpoint-labels"}},
 			{apiServer, []string{"api-group", "kubeconfig"}},
 			{"The controller itself", []string{"health-port", "metrics-address", "resync", "log-level", "log-format"}},
@@ -43,6 +52,12 @@ func (c Command) clearing(s *Settings) []option {
 			into(&s.APIServerPorts, optional(readPorts))},
 		{"accept-policies", "", "GlobalNetworkPolicies of others that may apply to the node, comma separated; * accepts all",
 			into(&s.AcceptPolicies, names("policy", checkAccepted))},
+		{"on-would-cut", ReportCuts, "report says who is connected to a node and would be cut off by the set; wait holds that node back as well, and each for a minute",
+			into(&s.OnWouldCut, oneOf(ReportCuts, WaitForCuts))},
+		{"accept-cuts-ports", "", "TCP ports, or ranges (9000:9100), comma separated, of which nobody has to be told who would be cut off",
+			into(&s.AcceptCutsPorts, optional(readPorts))},
+		{"accept-cuts-cidrs", "", "networks, comma separated, of which the same is so",
+			into(&s.AcceptCutsCIDRs, list(readCIDR))},
 	}
 }
 

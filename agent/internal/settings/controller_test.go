@@ -18,6 +18,8 @@ func TestControllerIsToldByFlags(t *testing.T) {
 		"--release=fw", "--namespace=ns", "--set=aaaa0001", "--policies=fw-drop-aaaa0001=0123456789abcdef",
 		"--trust-nodes=false", "--cluster-cidrs=192.0.2.0/24", "--api-server-ports=6443", "--accept-policies=theirs",
 		"--verify=false", "--confirm=1h30m", "--own-node=n1.example",
+		"--on-would-cut=wait", "--accept-cuts-ports=9100,9200:9201", "--accept-cuts-cidrs=10.4.0.0/16",
+		"--narrow-failsafe", "--ssh-cidrs=203.0.113.0/24", "--ssh-ports=22,2222",
 	}, nothing)
 	require.NoError(t, err)
 	assert.Equal(t, "aaaa0001", s.Set)
@@ -29,13 +31,17 @@ func TestControllerIsToldByFlags(t *testing.T) {
 	assert.False(t, s.Verify)
 	assert.Equal(t, 90*time.Minute, s.Confirm)
 	assert.Equal(t, "n1.example", s.OwnNode)
+	assert.Equal(t, settings.WaitForCuts, s.OnWouldCut)
+	assert.Equal(t, []uint16{9100, 9200, 9201}, s.AcceptCutsPorts)
+	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.4.0.0/16")}, s.AcceptCutsCIDRs)
+	assert.Equal(t, []uint16{22, 2222}, s.SSHPorts)
 	assert.Equal(t, []string{"*"}, s.Interfaces)
 	assert.Equal(t, 9095, s.HealthPort, "an agent may be on the same node")
 }
 
 func TestControllerReportsEverythingBadAtOnce(t *testing.T) {
-	_, err := settings.Controller().Parse([]string{"--node-name=n1", "--api-server-ports=x"}, nothing)
-	for _, part := range []string{"node-name", "--release", "--namespace", "--set", "--policies", `"x" is no port`} {
+	_, err := settings.Controller().Parse([]string{"--node-name=n1", "--api-server-ports=x", "--on-would-cut=perhaps"}, nothing)
+	for _, part := range []string{"node-name", "--release", "--namespace", "--set", "--policies", `"x" is no port`, `"perhaps" is not known: write report or wait`} {
 		assert.ErrorContains(t, err, part)
 	}
 }

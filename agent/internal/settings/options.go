@@ -89,7 +89,7 @@ func (c Command) rules(s *Settings) []option {
 			into(&s.Adopt, readBool)},
 		{"endpoint-labels", "", "labels that an armed endpoint carries for policies of your own, key=value, comma separated",
 			into(&s.EndpointLabels, readLabels)},
-		{"ssh-cidrs", "", "networks of the administrators, comma separated; only --narrow-failsafe reads it",
+		{"ssh-cidrs", "", "networks of the administrators, comma separated",
 			into(&s.SSHCIDRs, list(readCIDR))},
 		{"ssh-ports", "22", "TCP ports of SSH, or ranges (2200:2299), comma separated",
 			into(&s.SSHPorts, readPorts)},

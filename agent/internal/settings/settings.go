@@ -39,8 +39,9 @@ type Settings struct {
 	Policies                                  map[string]string // digests by name
 	EndpointLabels                            map[string]string
 	Interfaces, NodeLabels, AcceptPolicies    []string
-	SSHCIDRs, ClusterCIDRs                    []netip.Prefix
-	SSHPorts, APIServerPorts                  []uint16
+	SSHCIDRs, ClusterCIDRs, AcceptCutsCIDRs   []netip.Prefix
+	SSHPorts, APIServerPorts, AcceptCutsPorts []uint16
+	OnWouldCut                                string // ReportCuts or WaitForCuts
 	Adopt, NarrowFailsafe, TrustNodes, Verify bool
 	HealthPort                                int
 	MetricsAddress                            string

@@ -69,7 +69,7 @@ func (r *report) summary() string {
 	if r.Confirm != "" {
 		fmt.Fprintf(&b, "Nodes leave it in %s, at %s, unless somebody confirms it:\n  %s\n", duration.HumanDuration(r.Deadline.Sub(r.seen)), r.Deadline.UTC().Format(time.RFC3339), r.Confirm)
 	}
-	return b.String()
+	return b.String() + r.Text(r.Set, columns, mostProblems)
 }
 
 // table has a line for each node.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 	"github.com/host-firewall/host-firewall/agent/internal/trial"
@@ -30,6 +31,8 @@ type report struct {
 	// Deadline is when nodes leave the set again unless a person runs Confirm.
 	Deadline time.Time `json:"deadline,omitzero"`
 	Confirm  string    `json:"confirm,omitempty"`
+	// Findings are who would be cut off by the set, and what else agents see.
+	peers.Findings
 	// States counts the nodes, of which Nodes has those first that are not well.
 	States map[string]int `json:"states"`
 	Nodes  []node         `json:"nodes"`
@@ -100,7 +103,7 @@ func (r *report) judgeRelease(s Seen, agents int) {
 		r.problem(fmt.Sprintf("%d of %d agents are the present ones: the others are still to be replaced", s.Updated, s.Wanted))
 	}
 	said, err := clearance.Parse(s.Data, s.Annotations)
-	r.said, r.Clearance = said, "no node may be armed"
+	r.said, r.Clearance, r.Findings = said, "no node may be armed", said.Findings
 	// What the controller says of the same is not told twice.
 	lack := policyset.Lack(r.Release, clearance.Set{Revision: r.Set, Policies: r.told.Policies}, s.Policies)
 	if lack != "" && said.Drift[r.Set] == "" {

@@ -6,12 +6,14 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
 	"github.com/host-firewall/host-firewall/agent/internal/controller"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
 
 // Controller is what the settings say to the controller.
 func Controller(s settings.Settings) controller.Config {
-	return controller.Config{
+	config := controller.Config{
 		Release:        s.Release,
 		Namespace:      s.Namespace,
 		Wanted:         clearance.Set{Revision: s.Set, Policies: s.Policies},
@@ -29,5 +31,13 @@ func Controller(s settings.Settings) controller.Config {
 		Verify:         s.Verify,
 		Confirm:        s.Confirm,
 		OwnNode:        s.OwnNode,
+		Audit:          s.Mode == settings.ModeAudit,
+		Wait:           s.OnWouldCut == settings.WaitForCuts,
+		Accept:         peers.Accept{Ports: s.AcceptCutsPorts, CIDRs: s.AcceptCutsCIDRs},
+		SSHPorts:       s.SSHPorts,
 	}
+	if s.NarrowFailsafe && len(s.SSHCIDRs) > 0 {
+		config.Failsafe = &failsafe.Want{Ports: s.SSHPorts, CIDRs: s.SSHCIDRs}
+	}
+	return config
 }

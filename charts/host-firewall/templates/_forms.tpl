@@ -25,6 +25,8 @@ agent.kubernetesService.host: server or nothing
 agent.metrics.address: node address or nothing
 agent.resync: time
 rollout.confirm: window or nothing
+rollout.acceptCuts.ports: list of port
+rollout.acceptCuts.cidrs: list of network
 serviceAccount.name: object or nothing
 serviceAccount.annotations: annotation
 podMonitor.labels: label

@@ -24,7 +24,7 @@ Refuses the values, with the words it is given, on a line of their own behind wh
 {{- end -}}
 
 {{- define "host-firewall.guardNetworks" -}}
-{{- $lists := dict "ssh.cidrs" .Values.ssh.cidrs "cluster.cidrs" .Values.cluster.cidrs "essential.nodeLocalDNS" .Values.essential.nodeLocalDNS -}}
+{{- $lists := dict "ssh.cidrs" .Values.ssh.cidrs "cluster.cidrs" .Values.cluster.cidrs "essential.nodeLocalDNS" .Values.essential.nodeLocalDNS "rollout.acceptCuts.cidrs" (dig "acceptCuts" "cidrs" list (.Values.rollout | default dict)) -}}
 {{- range $i, $entry := .Values.ingress -}}
 {{- $_ := set $lists (printf "ingress[%d].cidrs" $i) $entry.cidrs -}}
 {{- end -}}
@@ -52,7 +52,7 @@ Refuses the values, with the words it is given, on a line of their own behind wh
 {{- if and .Values.ssh.cidrs (not .Values.ssh.ports) -}}
 {{- include "host-firewall.refuse" "ssh.ports is empty while ssh.cidrs is not: a rule without ports lets the networks in to every port. Write the ports of SSH, for example ssh.ports: [22], or leave ssh.cidrs empty." -}}
 {{- end -}}
-{{- $lists := dict "ssh.ports" .Values.ssh.ports -}}
+{{- $lists := dict "ssh.ports" .Values.ssh.ports "rollout.acceptCuts.ports" (dig "acceptCuts" "ports" list (.Values.rollout | default dict)) -}}
 {{- range $i, $entry := .Values.ingress -}}
 {{- $_ := set $lists (printf "ingress[%d].ports" $i) $entry.ports -}}
 {{- end -}}
@@ -187,6 +187,10 @@ before it.
 {{- end -}}
 
 {{- define "host-firewall.guardRollout" -}}
+{{- $rollout := .Values.rollout | default dict -}}
+{{- if and (eq (dig "onWouldCut" "report" $rollout) "wait") (eq (dig "watchPeers" "auto" $rollout) "never") -}}
+{{- include "host-firewall.refuse" "rollout.onWouldCut is wait and rollout.watchPeers is never: nodes would wait for ever for what nobody looks at. Write rollout.watchPeers: auto, or rollout.onWouldCut: report." -}}
+{{- end -}}
 {{- with dig "confirm" "" (.Values.rollout | default dict) -}}
 {{- $seconds := 0 -}}
 {{- range regexFindAll "[0-9]+[hms]" . -1 -}}

@@ -1,0 +1,123 @@
+package controller
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/host-firewall/host-firewall/agent/internal/advice"
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
+	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/trust"
+	"github.com/host-firewall/host-firewall/agent/internal/verdict"
+)
+
+// judge is what nodes are judged by.
+type judge struct {
+	by    map[string]string // versions of all that it is made of
+	at    time.Time
+	set   verdict.Set
+	world verdict.World
+	err   error
+}
+
+// newJudge brings what nodes are judged by up to date, and tells whether all are to be judged again.
+func (c Config) newJudge(f facts, m *memory, present map[string][]*policyset.Policy, d *decision) bool {
+	by := map[string]string{}
+	for _, policy := range present[c.Wanted.Revision] {
+		by["policy "+policy.Name] = policy.ResourceVersion
+	}
+	for _, set := range f.trusted {
+		by[set.Name] = set.ResourceVersion
+	}
+	by["around"] = fmt.Sprintf("%v %v %v %v %v", f.around.pods, f.around.apiServers, f.around.failsafe, f.around.failsafes, f.around.unknown)
+	if f.around.answered.IsZero() || m.judge != nil && maps.Equal(by, m.judge.by) {
+		return false
+	}
+	if m.judge != nil {
+		if due := m.judge.at.Add(judgeEvery); f.now.Before(due) {
+			d.at(due)
+			return false
+		}
+	}
+	m.judge = &judge{by: by, at: f.now}
+	if policyset.Lack(c.Release, c.Wanted, f.policies) != "" {
+		m.judge = nil // nothing is known of a set that is not complete
+		return true
+	}
+	var policies []verdict.Policy
+	for _, policy := range present[c.Wanted.Revision] {
+		policies = append(policies, verdict.Policy{Name: policy.Name, Spec: policy.Spec})
+	}
+	m.judge.set, m.judge.err = verdict.Of(c.Release, policies)
+	// What audit logs, another mode would drop.
+	m.judge.set = m.judge.set.Enforcing()
+	m.judge.world = verdict.World{APIServers: f.around.apiServers, Pods: podsOf(f)}
+	nodes := trustedOf(f)
+	m.judge.world.Nodes = func(addr netip.Addr) bool { return nodes[addr] }
+	return true
+}
+
+// podsOf are the networks of pods: Calico's, and where the node has a network of its own, that.
+func podsOf(f facts) []netip.Prefix {
+	pods := slices.Clone(f.around.pods)
+	for _, object := range f.nodes {
+		for _, text := range object.Spec.PodCIDRs {
+			cidr, err := netip.ParsePrefix(text)
+			if err == nil && !slices.ContainsFunc(f.around.pods, func(pool netip.Prefix) bool { return pool.Bits() <= cidr.Bits() && pool.Contains(cidr.Addr()) }) {
+				pods = append(pods, cidr.Masked())
+			}
+		}
+	}
+	return pods
+}
+
+// trustedOf are the addresses that are trusted as those of nodes.
+func trustedOf(f facts) map[netip.Addr]bool {
+	trusted := map[netip.Addr]bool{}
+	for _, set := range f.trusted {
+		for _, net := range set.Spec.Nets {
+			if cidr, err := netip.ParsePrefix(net); err == nil && set.Labels[trust.Label] == trust.OfNode {
+				trusted[cidr.Addr()] = true
+			}
+		}
+	}
+	return trusted
+}
+
+// judge judges a node.
+func (c Config) judge(f facts, m *memory, name string, w *watched) {
+	n, world := m.nodes[name], m.judge.world
+	w.judged, w.cuts, w.advice = true, nil, nil
+	list, own := f.around.failsafes[name]
+	problem := f.around.unknown[name]
+	if world.Failsafe = list; !own {
+		world.Failsafe, problem = f.around.failsafe, cmp.Or(problem, f.around.unknown[""])
+	}
+	if m.judge.err != nil {
+		problem = m.judge.err.Error()
+	}
+	if problem != "" {
+		w.advice = []string{"who would be cut off is not known: " + problem}
+		return
+	}
+	if c.Audit || !n.carries {
+		w.cuts = peers.Cuts(name, w.summary, m.judge.set, world, c.Accept)
+	}
+	untrusted := n.addresses
+	if c.TrustNodes {
+		untrusted = nil
+		for _, text := range m.refused[name] {
+			if addr, ok := endpoint.ParseAddress(text); ok {
+				untrusted = append(untrusted, addr)
+			}
+		}
+	}
+	w.advice = advice.Of(advice.Node{Object: n.object, Peers: w.summary, Untrusted: untrusted}, advice.Release{
+		Set: m.judge.set, Calico: f.calico, Audit: c.Audit, SSHPorts: c.SSHPorts, APIServerPorts: c.APIServerPorts, AllInterfaces: slices.Contains(c.Interfaces, endpoint.AllInterfaces),
+	}, world)
+}

@@ -1,0 +1,176 @@
+package controller
+
+import (
+	"context"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
+	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+)
+
+const (
+	// lookFor is how long an agent looks who is connected before a node may be armed that waits for that,
+	// and lookMost what it is given where it has nothing new to say.
+	lookFor, lookMost = time.Minute, 90 * time.Second
+	// aroundEvery is how often it is asked what is around nodes while somebody is judged, and aroundNew
+	// how soon after somebody is to be.
+	aroundEvery, aroundNew = time.Minute, 100 * time.Millisecond
+	// judgeEvery is the least time between two judgements of all nodes. One that has just said something is
+	// judged at once.
+	judgeEvery = 5 * time.Second
+	// tellCutsEvery is the least time between two changes of who would be cut and of advice alone, which agents do not
+	// need and are woken by.
+	tellCutsEvery = time.Minute
+	// The most that the clearance holds of them, and how many nodes by name with each advice.
+	mostCuts, mostAdvice, mostNamed = 200, 30, 10
+)
+
+// around is what counts for who would be cut, beside policies and Nodes. It is asked for, and not
+// followed: it matters only while agents say who is connected, and seldom changes.
+type around struct {
+	asked, answered time.Time
+	err             error // of the last attempt
+	pods            []netip.Prefix
+	apiServers      []netip.Addr
+	failsafe        []v3.ProtoPort            // of nodes without one of their own
+	failsafes       map[string][]v3.ProtoPort // of others
+	unknown         map[string]string         // why that of a node is not known; "": of those without one of their own
+}
+
+// watched is what an agent says of who is connected to its node, and what follows from it.
+type watched struct {
+	text    string // as the agent wrote it; empty: it says nothing any more
+	summary peers.Summary
+	first   time.Time // since when this controller sees that agent look
+	judged  bool
+	cuts    []peers.Cut
+	advice  []string // stays when the agent says nothing any more
+	told    map[uint16]string
+}
+
+// lookAtPeers finds out who would be cut off, and what else there is to say.
+func (c Config) lookAtPeers(f facts, m *memory, was clearance.Clearance, present map[string][]*policyset.Policy, d *decision) {
+	before := m.watched
+	m.watched = map[string]*watched{}
+	for name, n := range m.nodes {
+		w := before[name]
+		if w == nil && n.peers == "" || c.Off {
+			continue
+		}
+		if w == nil {
+			w = &watched{told: map[uint16]string{}}
+			if was.Wanted.Revision == c.Wanted.Revision {
+				w.cuts = slices.DeleteFunc(slices.Clone(was.WouldCut), func(cut peers.Cut) bool { return cut.Node != name })
+			}
+		}
+		m.watched[name] = w
+		w.hear(n.peers, f.now)
+	}
+	if len(m.watched) == 0 || m.lags(f) {
+		return // a Node that has just come would seem to be a stranger
+	}
+	if asks, next := m.looksAround(f); asks {
+		d.at(f.now.Add(aroundNew))
+	} else if !next.IsZero() {
+		d.at(next)
+	}
+	again := c.newJudge(f, m, present, d)
+	for name, w := range m.watched {
+		if w.text != "" && m.judge != nil && (again || !w.judged) {
+			c.judge(f, m, name, w)
+		}
+	}
+}
+
+// hear takes in what an agent says. Who would be cut stays: of many at one port it tells others each time.
+func (w *watched) hear(text string, now time.Time) {
+	if text == w.text {
+		return
+	}
+	summary := peers.Parse(text)
+	if w.text = text; summary.Since.IsZero() {
+		*w = watched{advice: w.advice, told: w.told}
+		return
+	}
+	if w.first.IsZero() || !summary.Since.Equal(w.summary.Since) {
+		w.first = now
+	}
+	if w.summary.Since.IsZero() || summary.Since.Equal(w.summary.Since) {
+		for _, cut := range w.cuts[:min(len(w.cuts), mostCuts)] {
+			summary = summary.With(cut)
+		}
+	}
+	w.summary, w.judged = summary, false
+}
+
+// looksAround tells whether to ask now what is around nodes, and when to ask again; zero: nobody is judged.
+func (m *memory) looksAround(f facts) (now bool, next time.Time) {
+	for _, w := range m.watched {
+		if w.text != "" {
+			next = f.around.asked.Add(aroundEvery)
+			return !f.now.Before(next), next
+		}
+	}
+	return false, next
+}
+
+// lookAround asks. What was found out before is believed until there is an answer.
+func (k *Controller) lookAround(ctx context.Context, f facts) around {
+	a := f.around
+	a.asked = f.now
+	configurations, err := k.api.FelixConfigurations(ctx)
+	if a.err = err; err != nil {
+		return a
+	}
+	pools, err := k.api.IPPools(ctx)
+	if a.err = err; err != nil {
+		return a
+	}
+	addresses, _, err := k.api.APIServer(ctx)
+	if a.err = err; err != nil {
+		return a
+	}
+	a.answered, a.pods, a.apiServers = f.now, nil, nil
+	for _, text := range addresses {
+		if addr, err := netip.ParseAddr(text); err == nil {
+			a.apiServers = append(a.apiServers, addr.Unmap())
+		}
+	}
+	for _, pool := range pools {
+		cidr, err := netip.ParsePrefix(pool.Spec.CIDR)
+		uses := pool.Spec.AllowedUses
+		if err == nil && (len(uses) == 0 || slices.Contains(uses, v3.IPPoolAllowedUseWorkload)) {
+			a.pods = append(a.pods, cidr.Masked())
+		}
+	}
+	k.config.readFailsafes(&a, configurations, f)
+	return a
+}
+
+// readFailsafes finds out Felix's failsafe of each node, as it is to be.
+func (c Config) readFailsafes(a *around, configurations []*failsafe.Configuration, f facts) {
+	a.failsafes, a.unknown = map[string][]v3.ProtoPort{}, map[string]string{}
+	read := func(node string, own *failsafe.Configuration) []v3.ProtoPort {
+		list, err := failsafe.Inbound(own, f.felix, c.Failsafe)
+		if err != nil {
+			a.unknown[node] = err.Error()
+		}
+		return list
+	}
+	a.failsafe = read("", nil)
+	for _, own := range configurations {
+		node, isNode := strings.CutPrefix(own.Name, failsafe.Name(""))
+		if list := read(node, own); isNode && !reflect.DeepEqual(list, a.failsafe) {
+			// With thousands of nodes it is the same on most.
+			a.failsafes[node] = list
+		}
+	}
+}
