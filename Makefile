@@ -90,6 +90,10 @@ e2e-all e2e-a e2e-b e2e-c:
 upgrades: ## upgrade from each values file in the chart's ci to each other one and back, and kill upgrades at many moments, on a real cluster (root, hours)
 	UPGRADES=all go test -count=1 -timeout=10h -v -run='TestEveryValuesFile|Killed' ./tests/kind
 
+.PHONY: values
+values: ## measure 100 random values against what verdict says of them, and upgrade a release through them, on a real cluster (root, an hour)
+	VALUES=100 go test -count=1 -timeout=3h -v -run='RandomValues|AnyValues' ./tests/kind
+
 .PHONY: bench
 bench: ## measure agent and alternatives, write docs/benchmarks.* (root, 1 hour; quick: BENCH_IDLE=30s BENCH_ROUNDS=20 SCALE=200)
 	@go run ./tests/cluster/cmd/bench

@@ -3,14 +3,16 @@ package kind
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
@@ -18,36 +20,34 @@ import (
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
-// randomValues is how many random values are measured: VALUES=100, make values. The first of them are the same ones each time.
-func randomValues(t *testing.T) uint64 {
+// randomValues is how many random values are measured, the same ones each time: VALUES=100, make values.
+func randomValues(t *testing.T, few uint64) uint64 {
 	t.Helper()
 	text, isSet := os.LookupEnv("VALUES")
 	if !isSet {
-		return 6
+		return few
 	}
 	n, err := strconv.ParseUint(text, 10, 16)
 	require.NoError(t, err, "VALUES")
 	return n
 }
 
-// With whatever values: where verdict says that a connection passes it does, and where it says that it is dropped it is.
+// With whatever values: where verdict says that a connection passes it does, and where it says that it is dropped it is. Endpoints, trust and
+// failsafe are written here as a release writes them, for a release takes longer.
 func TestPacketsMeetWhatVerdictSaysOfRandomValues(t *testing.T) {
 	r := prepare(t)
-	_, err := r.Install(t.Context(), situation{}.in("off"))
-	require.NoError(t, err)
+	requireTrust(t)
 	count, reasons := map[bool]int{}, map[string]int{}
-	for seed := range randomValues(t) {
+	for seed := range randomValues(t, 10) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			values := atOnce(release.Values(inventor{rand.New(rand.NewPCG(seed, 0))}.values()))
-			shown, err := yaml.Marshal(values)
-			require.NoError(t, err)
-			f, err := r.Firewall(t.Context(), values)
-			require.NoError(t, err, "the inventor writes what the chart takes\n%s", shown)
-			_, err = r.Upgrade(t.Context(), values)
-			require.NoError(t, err)
-			requireAsAskedFor(t, r, values)
+			values, f := invented(t, r, seed)
+			enforce(t, r, values, f)
 			foretold := place.Foretell(f)
-			require.Empty(t, scene.Mistakes(t.Context(), foretold, soon), "%s", shown)
+			if mistakes := scene.Mistakes(t.Context(), foretold, soon); len(mistakes) > 0 {
+				shown, err := yaml.Marshal(values)
+				require.NoError(t, err)
+				t.Fatalf("%s\n%s", strings.Join(mistakes, "\n"), shown)
+			}
 			for _, told := range foretold {
 				count[told.Open]++
 				for _, by := range told.By {
@@ -57,8 +57,84 @@ func TestPacketsMeetWhatVerdictSaysOfRandomValues(t *testing.T) {
 		})
 	}
 	t.Logf("open: %d, closed: %d, by: %v", count[true], count[false], reasons)
-	assert.NotZero(t, count[true])
-	assert.NotZero(t, count[false])
+	require.NotZero(t, count[true])
+	require.NotZero(t, count[false])
+}
+
+// A release goes from any values to any others: each node gets there, and the packets meet what verdict says.
+func TestReleaseGoesFromAnyValuesToAnyOthers(t *testing.T) {
+	r := prepare(t)
+	_, err := r.Install(t.Context(), situation{}.in("off"))
+	require.NoError(t, err)
+	for seed := range randomValues(t, 3) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			values, f := invented(t, r, seed)
+			_, err = r.Upgrade(t.Context(), values)
+			require.NoError(t, err)
+			requireAsAskedFor(t, r, values)
+			require.Empty(t, scene.Mistakes(t.Context(), place.Foretell(f), soon))
+		})
+	}
+}
+
+// invented are values, and what they make of every node.
+func invented(t *testing.T, r *release.Release, seed uint64) (map[string]any, scene.Firewall) {
+	t.Helper()
+	values := atOnce(release.Values(inventor{rand.New(rand.NewPCG(seed, 0))}.values()))
+	f, err := r.Firewall(t.Context(), values)
+	require.NoError(t, err, "the inventor writes what the chart takes")
+	return values, f
+}
+
+// ofRelease is one of Calico's, of the release.
+func ofRelease(kind, name string, labels map[string]any, spec map[string]any) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": nodes.CalicoGroup().String(), "kind": kind, "metadata": map[string]any{"name": name, "labels": labels}, "spec": spec,
+	}}
+}
+
+// requireTrust writes the network sets by which nodes are trusted.
+func requireTrust(t *testing.T) {
+	t.Helper()
+	for _, node := range nodeNames() {
+		var nets []any
+		for _, addr := range place.AddressesOf(node) {
+			nets = append(nets, netip.PrefixFrom(addr, addr.BitLen()).String())
+		}
+		apply(t, ofRelease("GlobalNetworkSet", name+"-node-"+node, map[string]any{release.Label: name, "host-firewall.io/trust": "node"}, map[string]any{"nets": nets}))
+	}
+}
+
+// enforce makes of every node what a release with these values would.
+func enforce(t *testing.T, r *release.Release, values map[string]any, f scene.Firewall) {
+	t.Helper()
+	policies, _, err := r.Render(t.Context(), values)
+	require.NoError(t, err)
+	labels := map[string]any{release.Label: name}
+	if values["mode"] != "off" {
+		labels[release.SetLabel] = policies[0].GetLabels()[release.SetLabel]
+	}
+	objects, wanted := policies, map[string]bool{}
+	for _, node := range nodeNames() {
+		for suffix, link := range map[string]string{"": "*", "-eth0": "eth0"} {
+			if !slices.Contains(f.Interfaces, link) && !slices.Contains(f.Interfaces, strings.Replace(link, "0", "*", 1)) {
+				continue
+			}
+			wanted[node+suffix] = true
+			objects = append(objects, ofRelease("HostEndpoint", node+suffix, labels, map[string]any{
+				"node": node, "interfaceName": link, "profiles": []any{"projectcalico-default-allow"},
+			}))
+		}
+		objects = append(objects, ofRelease("FelixConfiguration", "node."+node, nil, map[string]any{"failsafeInboundHostPorts": f.Failsafe}))
+	}
+	apply(t, objects...)
+	endpoints, err := calico(t, "hostendpoints").List(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	for _, hep := range endpoints.Items {
+		if !wanted[hep.GetName()] {
+			require.NoError(t, calico(t, "hostendpoints").Delete(t.Context(), hep.GetName(), metav1.DeleteOptions{}))
+		}
+	}
 }
 
 // inventor makes up values of which each says something else, in what packets can meet.

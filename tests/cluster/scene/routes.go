@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -146,14 +147,15 @@ func (s *Scene) world(f Firewall) oracle.World {
 		}
 	}
 	w.Nodes = func(a netip.Addr) bool {
-		for _, n := range s.nodes() {
-			if t := s.tunnels[n.Name]; s.isOf(n.Name, a) || a == t.V4 || a == t.V6 {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(s.nodes(), func(n place) bool { return slices.Contains(s.AddressesOf(n.Name), a) })
 	}
 	return w
+}
+
+// AddressesOf are those by which others see a node: its own, and those of its tunnels.
+func (s *Scene) AddressesOf(node string) []netip.Addr {
+	own, tunnels := s.hosts[node].Addresses, s.tunnels[node]
+	return slices.DeleteFunc([]netip.Addr{own.V4, own.V6, tunnels.V4, tunnels.V6}, func(a netip.Addr) bool { return !a.IsValid() })
 }
 
 // refreshWorld reads the addresses of tunnels and API servers.
