@@ -15,13 +15,14 @@ ARG VERSION=dev
 # Smaller: client-go brings its own HTTP/2, so the one of net/http is left out, and the linker may drop the maps of k8s.io/api
 # that nobody reads, which are documentation, however small each is. What is generated for protobuf there is never called,
 # Prometheus' library with its own works when it is asked only, and an agent does little: of all that is not ours nothing is
-# worth inlining.
+# worth inlining, nor of what Go brings for networks and texts.
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/var/cache/go-build \
     GOCACHE=/var/cache/go-build CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} \
     go build -trimpath -buildvcs=false -tags nethttpomithttp2 \
     -gcflags "k8s.io/api/...=-l -d=wrapglobalmapctl=2" -gcflags github.com/...=-l -gcflags google.golang.org/...=-l \
     -gcflags k8s.io/client-go/...=-l -gcflags k8s.io/apimachinery/...=-l -gcflags golang.org/...=-l \
-    -gcflags go.yaml.in/...=-l -gcflags sigs.k8s.io/...=-l \
+    -gcflags go.yaml.in/...=-l -gcflags sigs.k8s.io/...=-l -gcflags vendor/golang.org/...=-l -gcflags net/...=-l \
+    -gcflags encoding/...=-l -gcflags mime/...=-l -gcflags regexp/...=-l -gcflags log/...=-l -gcflags flag=-l -gcflags fmt=-l -gcflags go/...=-l \
     -ldflags "-s -w -X main.version=${VERSION}" -o /host-firewall-agent ./agent
 
 FROM scratch

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -81,4 +83,46 @@ func TestStatusWithoutCalicoIsAFailureThatSaysSo(t *testing.T) {
 	assert.Equal(t, exitFailure, code)
 	assert.Contains(t, stderr.String(), "install Calico or its CRDs")
 	assert.Equal(t, 1, strings.Count(stderr.String(), "\n"), "what it is told is not logged where a person looks:\n%s", &stderr)
+}
+
+// Two files are compared without any cluster.
+func TestPreviewOfTwoFilesAsksNobody(t *testing.T) {
+	golden := filepath.Join("..", "tests", "helm", "testdata", "golden")
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"preview", filepath.Join(golden, "defaults.yaml"), "-o", "json", filepath.Join(golden, "everything.yaml")}, noEnv, &stdout, &stderr)
+	assert.Equal(t, exitOK, code, stderr.String())
+	assert.Empty(t, stderr.String())
+	var report struct{ Changes []struct{ Text string } }
+	assert.NoError(t, json.Unmarshal(stdout.Bytes(), &report))
+	assert.NotEmpty(t, report.Changes)
+	stdout.Reset()
+	assert.Equal(t, exitOK, run(t.Context(), []string{"preview", "--help"}, noEnv, &stdout, &stderr))
+	assert.Contains(t, stdout.String(), "HOST_FIREWALL_NEW")
+}
+
+func TestPreviewEndsWithTwoWhereItCannotRead(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "--new (HOST_FIREWALL_NEW): is required"},
+		{[]string{"a.yaml", "b.yaml", "c.yaml"}, `argument "a.yaml" is not understood`},
+		{[]string{"gone.yaml", "gone.yaml"}, "open gone.yaml: no such file"},
+		{[]string{"imports_test.go", "imports_test.go"}, "imports_test.go: document 1: "},
+	} {
+		var stdout, stderr bytes.Buffer
+		assert.Equal(t, exitUsage, run(t.Context(), append([]string{"preview"}, test.args...), noEnv, &stdout, &stderr))
+		assert.Contains(t, stderr.String(), test.want)
+		assert.Empty(t, stdout.String())
+	}
+}
+
+func TestPreviewOfWhatIsInstalledAsksTheCluster(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	args, _ := arguments(t, server.URL)
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"preview", "--release=fw", "--namespace=ns", args[4], filepath.Join("..", "tests", "helm", "testdata", "golden", "defaults.yaml")}, noEnv, &stdout, &stderr)
+	assert.Equal(t, exitFailure, code)
+	assert.Contains(t, stderr.String(), "install Calico or its CRDs")
 }

@@ -72,7 +72,7 @@ func TestAgentImportsNoMoreOfClientGoThanItNeeds(t *testing.T) {
 func TestDependenciesPointOneWay(t *testing.T) {
 	want := map[string][]string{
 		"": {"/internal/calico", "/internal/cleanup", "/internal/controller", "/internal/endpoint", "/internal/health",
-			"/internal/keeper", "/internal/links", "/internal/peers", "/internal/settings", "/internal/status", "/internal/wiring"},
+			"/internal/keeper", "/internal/links", "/internal/peers", "/internal/preview", "/internal/settings", "/internal/status", "/internal/wiring"},
 		"/internal/advice":     {"/internal/peers", "/internal/verdict"},
 		"/internal/agenda":     {},
 		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/status", "/internal/transport", "/internal/witness"},
@@ -88,6 +88,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/loop":       {},
 		"/internal/peers":      {"/internal/verdict"},
 		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint", "/internal/witness"},
+		"/internal/preview":    {"/internal/endpoint", "/internal/failsafe", "/internal/peers", "/internal/settings", "/internal/trust", "/internal/verdict", "/internal/witness"},
 		"/internal/probe":      {"/internal/clearance", "/internal/endpoint", "/internal/links", "/internal/peers", "/internal/trial"},
 		"/internal/proof":      {"/internal/probe", "/internal/trial"},
 		// The bench at scale: it is no part of the agent, but drives its packages.
@@ -119,7 +120,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 
 func TestPurePackagesDoNoIO(t *testing.T) {
 	for _, pkg := range []string{
-		"./internal/advice", "./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/peers", "./internal/policyset", "./internal/settings", "./internal/trial", "./internal/trust", "./internal/verdict", "./internal/witness",
+		"./internal/advice", "./internal/clearance", "./internal/endpoint", "./internal/failsafe", "./internal/peers", "./internal/policyset", "./internal/preview", "./internal/settings", "./internal/trial", "./internal/trust", "./internal/verdict", "./internal/witness",
 	} {
 		for _, imported := range imports(t, pkg) {
 			assert.NotContains(t, []string{"net", "net/http", "os", "os/exec", "syscall", "log"}, imported, "imported by %s", pkg)

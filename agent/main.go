@@ -26,6 +26,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/health"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
 	"github.com/host-firewall/host-firewall/agent/internal/links"
+	"github.com/host-firewall/host-firewall/agent/internal/preview"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 	"github.com/host-firewall/host-firewall/agent/internal/status"
 	"github.com/host-firewall/host-firewall/agent/internal/wiring"
@@ -79,7 +80,7 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 	}
 	log := newLogger(stderr, s)
 	log.Info("starting to "+c.verb, "version", buildVersion(), "settings", s)
-	config, err := restConfig(s.Kubeconfig)
+	config, err := restConfig(s)
 	if err == nil {
 		err = c.do(ctx, config, s, log, stdout)
 	}
@@ -87,7 +88,7 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 		log.Error("cannot "+c.verb, "error", err)
 	}
 	switch {
-	case errors.Is(err, cleanup.ErrRefused):
+	case errors.Is(err, cleanup.ErrRefused), errors.Is(err, preview.ErrUnreadable):
 		return exitUsage
 	case err != nil:
 		return exitFailure
@@ -170,12 +171,14 @@ func (l loop) serve(ctx context.Context, s settings.Settings, log *slog.Logger) 
 	return nil
 }
 
-// restConfig reads the kubeconfig, or else the service account of the pod.
-func restConfig(kubeconfig string) (config *rest.Config, err error) {
-	if kubeconfig == "" {
+// restConfig reads the kubeconfig, or else the service account of the pod; nil where nobody needs it.
+func restConfig(s settings.Settings) (config *rest.Config, err error) {
+	switch {
+	case !s.NeedsCluster():
+	case s.Kubeconfig == "":
 		config, err = rest.InClusterConfig()
-	} else {
-		config, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	default:
+		config, err = clientcmd.BuildConfigFromFlags("", s.Kubeconfig)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read access to the API server: %w", err)

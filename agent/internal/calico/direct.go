@@ -10,9 +10,8 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 )
 
-// Direct is the API server as a command sees it: without caches, for it runs once
-// and looks at all nodes. Its methods may be called from any goroutine; those on
-// Calico's objects only once Find has returned without an error.
+// Direct is the API server as a command sees it: without caches, for it runs once and looks at all nodes. Its methods
+// may be called from any goroutine; those on Calico's objects only once Find has returned without an error.
 type Direct struct {
 	*Cluster
 }
@@ -21,10 +20,7 @@ type Direct struct {
 // An error means that config can't be used.
 func NewDirect(config *rest.Config, options Options) (*Direct, error) {
 	cluster, err := open(config, options)
-	if err != nil {
-		return nil, err
-	}
-	return &Direct{cluster}, nil
+	return &Direct{cluster}, err
 }
 
 // Find finds out by which API group Calico is reached, unless that is told.
@@ -56,9 +52,13 @@ func observed(o *object) bool { return o.Status.ObservedGeneration >= o.Generati
 // get reads an object, nil where there is none.
 func (d *Direct) get(ctx context.Context, o cleanup.Object) (*object, error) {
 	read := &object{}
-	found, err := d.read(ctx, o, read)
-	if !found {
+	if found, err := d.read(ctx, o, read); !found {
 		return nil, err
 	}
 	return read, nil
+}
+
+// Read reads an object as JSON, or without a name all of its kind, and tells whether it is there.
+func (d *Direct) Read(ctx context.Context, kind, namespace, name string, into any) (bool, error) {
+	return d.read(ctx, cleanup.Object{Kind: kind, Namespace: namespace, Name: name}, into)
 }

@@ -7,6 +7,8 @@ type Command struct {
 	// healthPort and logLevel are what differs in options that several have. The level is
 	// info where it is empty.
 	healthPort, logLevel string
+	// operands are options that may be given without their names, spared those that need not be given.
+	operands, spared []string
 }
 
 // group is a part of the help text: the names of options, in their order.
@@ -30,6 +32,7 @@ Usage:
   PROGRAM controller           say which nodes may be armed, until SIGTERM; see PROGRAM controller --help
   PROGRAM cleanup              remove what the agents of a release have made; see PROGRAM cleanup --help
   PROGRAM status               say how a release is; see PROGRAM status --help
+  PROGRAM preview              say what an upgrade would change; see PROGRAM preview --help
   PROGRAM version              print the version
   PROGRAM --help               print this text`,
 		groups: []group{

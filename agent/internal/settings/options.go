@@ -37,10 +37,10 @@ func (o option) variable() string {
 
 // options are the command's, in the order of the help text. They read into s.
 func (c Command) options(s *Settings) (chosen []option) {
-	all := slices.Concat(c.subjects(s), c.rules(s), c.clearing(s), c.running(s))
+	all := slices.Concat(c.subjects(s), c.rules(s), c.clearing(s), c.running(s), c.compared(s))
 	for _, g := range c.groups {
 		for _, name := range g.names {
-			chosen = append(chosen, all[slices.IndexFunc(all, func(o option) bool { return o.name == name })])
+			chosen = append(chosen, c.spare(all[slices.IndexFunc(all, func(o option) bool { return o.name == name })]))
 		}
 	}
 	return chosen

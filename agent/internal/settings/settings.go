@@ -48,6 +48,7 @@ type Settings struct {
 	Resync, Timeout, Confirm, Wait            time.Duration
 	LogLevel                                  slog.Level
 	LogFormat, Output                         string
+	Old, New                                  string
 
 	// told is every setting as it was told, for the log.
 	told []slog.Attr
@@ -66,7 +67,7 @@ func (s Settings) LogValue() slog.Value { return slog.GroupValue(s.told...) }
 func (c Command) Parse(args []string, lookup func(string) (string, bool)) (Settings, error) {
 	var s Settings
 	options := c.options(&s)
-	given, problems := parseFlags(options, args)
+	given, problems := parseFlags(options, c.named(args))
 	if slices.ContainsFunc(problems, func(err error) bool { return errors.Is(err, flag.ErrHelp) }) {
 		return Settings{}, flag.ErrHelp
 	}

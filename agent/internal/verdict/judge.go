@@ -39,7 +39,7 @@ func (s Set) Judge(c Connection, w World) Verdict {
 	case FromOwnPod:
 		normal = nil
 	case ToNodePort, Forwarded:
-		normal = slices.DeleteFunc(slices.Clone(normal), func(p policy) bool { return !p.onForward })
+		normal = slices.DeleteFunc(slices.Clone(normal), func(p *policy) bool { return !p.onForward })
 	}
 	switch {
 	case len(normal) == 0:
@@ -58,7 +58,7 @@ func (s Set) Judge(c Connection, w World) Verdict {
 
 // ask returns the action of the first rule that matches and decides, and its reason. A rule that
 // logs decides nothing: Log is returned where only such rules match, and nothing where none does.
-func ask(policies []policy, c Connection, w World) (action v3.Action, by string) {
+func ask(policies []*policy, c Connection, w World) (action v3.Action, by string) {
 	for _, p := range policies {
 		for _, r := range p.rules {
 			if !r.matches(c, w) {

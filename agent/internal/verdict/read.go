@@ -16,7 +16,7 @@ import (
 )
 
 // Set is a set of policies, as far as it says what comes in. Without policies nothing is governed.
-type Set struct{ preDNAT, normal []policy }
+type Set struct{ preDNAT, normal []*policy }
 
 type policy struct {
 	name               string
@@ -75,7 +75,7 @@ func Of(release string, policies []Policy) (s Set, err error) {
 		if !slices.Contains(spec.Types, v3.PolicyTypeIngress) {
 			continue
 		}
-		read := policy{name: p.Name, order: *spec.Order, preDNAT: spec.PreDNAT, onForward: spec.ApplyOnForward}
+		read := &policy{name: p.Name, order: *spec.Order, preDNAT: spec.PreDNAT, onForward: spec.ApplyOnForward}
 		for i, r := range spec.Ingress {
 			rule, err := read.read(release, purpose, r)
 			if err != nil {
@@ -89,8 +89,8 @@ func Of(release string, policies []Policy) (s Set, err error) {
 			s.normal = append(s.normal, read)
 		}
 	}
-	for _, policies := range [][]policy{s.preDNAT, s.normal} {
-		slices.SortFunc(policies, func(a, b policy) int {
+	for _, policies := range [][]*policy{s.preDNAT, s.normal} {
+		slices.SortFunc(policies, func(a, b *policy) int {
 			return cmp.Or(cmp.Compare(a.order, b.order), strings.Compare(a.name, b.name))
 		})
 	}
@@ -100,12 +100,13 @@ func Of(release string, policies []Policy) (s Set, err error) {
 // Enforcing returns the set as mode enforce has it: what audit logs is dropped.
 func (s Set) Enforcing() Set {
 	enforcing := Set{slices.Clone(s.preDNAT), slices.Clone(s.normal)}
-	for _, policies := range [][]policy{enforcing.preDNAT, enforcing.normal} {
+	for _, policies := range [][]*policy{enforcing.preDNAT, enforcing.normal} {
 		for i, p := range policies {
-			policies[i].rules = slices.Clone(p.rules)
+			enforced := *p
+			enforced.rules, policies[i] = slices.Clone(p.rules), &enforced
 			for j, r := range p.rules {
 				if r.action == v3.Log {
-					policies[i].rules[j].action, policies[i].rules[j].by = v3.Deny, ByNothing
+					enforced.rules[j].action, enforced.rules[j].by = v3.Deny, ByNothing
 				}
 			}
 		}
@@ -146,7 +147,7 @@ func decode(fields map[string]any, into any) error {
 }
 
 // read takes from a rule, field by field, what it understands. What is left then is an error.
-func (p policy) read(release, purpose string, r v3.Rule) (read rule, err error) {
+func (p *policy) read(release, purpose string, r v3.Rule) (read rule, err error) {
 	read.by = nameOf(purpose, r)
 	switch r.Action {
 	case v3.Allow, v3.Deny, v3.Log:

@@ -1,0 +1,197 @@
+package preview
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
+	"github.com/host-firewall/host-firewall/agent/internal/trust"
+	"github.com/host-firewall/host-firewall/agent/internal/verdict"
+	"github.com/host-firewall/host-firewall/agent/internal/witness"
+)
+
+// Cluster is what the package needs of the API server.
+type Cluster interface {
+	// Find finds out by which API group Calico is reached.
+	Find(ctx context.Context) error
+	// Read reads an object as JSON, or without a name all of its kind, and tells whether it is there.
+	Read(ctx context.Context, kind, namespace, name string, into any) (found bool, err error)
+}
+
+// listOf is a list of one kind.
+type listOf[T any] struct {
+	Items []T `json:"items"`
+}
+
+// installed reads what is installed, and Felix's configuration for all nodes, nil where there is none.
+func installed(ctx context.Context, cluster Cluster, told settings.Settings) (s *Side, forAll *failsafe.Configuration, err error) {
+	if told.Release == "" || told.Namespace == "" {
+		return nil, nil, errors.New("what is installed is not known: write --release (the chart's full name) and --namespace, or name two files")
+	}
+	if err := cluster.Find(ctx); err != nil {
+		return nil, nil, err
+	}
+	var agent object
+	there, err := cluster.Read(ctx, "DaemonSet", told.Namespace, told.Release, &agent)
+	if err == nil && !there {
+		err = fmt.Errorf("DaemonSet %s/%s is not there", told.Namespace, told.Release)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var all listOf[struct {
+		metav1.ObjectMeta `json:"metadata"`
+		Spec              map[string]any `json:"spec"`
+	}]
+	if _, err := cluster.Read(ctx, v3.KindGlobalNetworkPolicy, "", "", &all); err != nil {
+		return nil, nil, err
+	}
+	var policies []Policy
+	for _, p := range all.Items {
+		if labels := endpoint.LabelsOf(&p.ObjectMeta); labels[endpoint.ReleaseLabel] == told.Release && p.DeletionTimestamp == nil && labels[witness.Label] == "" {
+			policies = append(policies, Policy{p.Name, labels[endpoint.SetLabel], p.Spec})
+		}
+	}
+	if s, err = sideOf(settings.Installed, argumentsOf(agent), policies); err != nil {
+		return nil, nil, err
+	}
+	var felix listOf[*failsafe.Configuration]
+	if _, err := cluster.Read(ctx, v3.KindFelixConfiguration, "", "", &felix); err != nil {
+		return nil, nil, err
+	}
+	if at := slices.IndexFunc(felix.Items, func(c *failsafe.Configuration) bool { return c.Name == failsafe.ForAll }); at >= 0 {
+		forAll = felix.Items[at]
+	}
+	return s, forAll, nil
+}
+
+// connected are those who are connected to nodes, as their agents tell.
+type connected struct {
+	nodes, tell int // how many nodes have an endpoint, and how many agents tell
+	peers       []*Use
+	known       map[netip.Addr]as
+	pods        []netip.Prefix
+}
+
+// whoIsConnected reads who is connected to the nodes of a release, and what they are known as.
+func whoIsConnected(ctx context.Context, cluster Cluster, release string) (c connected, err error) {
+	var endpoints listOf[*v3.HostEndpoint]
+	if _, err = cluster.Read(ctx, v3.KindHostEndpoint, "", "", &endpoints); err != nil {
+		return c, err
+	}
+	nodes, tell := map[string]bool{}, map[string]bool{}
+	for _, hep := range endpoints.Items {
+		if endpoint.ReleaseOf(hep) != release {
+			continue
+		}
+		nodes[hep.Spec.Node] = true
+		summary := peers.Parse(endpoint.AnnotationsOf(hep)[peers.Annotation])
+		if !summary.Since.IsZero() {
+			tell[hep.Spec.Node] = true
+		}
+		for _, port := range summary.Ports {
+			for _, peer := range port.From {
+				c.peers = append(c.peers, &Use{hep.Spec.Node, port.Port, peer.Addr.Unmap().WithZone(""), peer.Connections})
+			}
+		}
+	}
+	if c.nodes, c.tell = len(nodes), len(tell); len(c.peers) == 0 {
+		return c, nil
+	}
+	return c, c.find(ctx, cluster, release)
+}
+
+// find reads what addresses are known as.
+func (c *connected) find(ctx context.Context, cluster Cluster, release string) error {
+	var sets listOf[*v3.GlobalNetworkSet]
+	var pools listOf[*v3.IPPool]
+	var nodes listOf[struct {
+		Spec struct {
+			PodCIDRs []string `json:"podCIDRs"`
+		} `json:"spec"`
+	}]
+	var servers struct {
+		Endpoints []struct {
+			Addresses []string `json:"addresses"`
+		} `json:"endpoints"`
+	}
+	_, err := cluster.Read(ctx, v3.KindGlobalNetworkSet, "", "", &sets)
+	_, ofPools := cluster.Read(ctx, v3.KindIPPool, "", "", &pools)
+	_, ofNodes := cluster.Read(ctx, "Node", "", "", &nodes)
+	_, ofServers := cluster.Read(ctx, "EndpointSlice", "default", "kubernetes", &servers)
+	if err = errors.Join(err, ofPools, ofNodes, ofServers); err != nil {
+		return err
+	}
+	c.known = map[netip.Addr]as{}
+	for _, e := range servers.Endpoints {
+		for _, text := range e.Addresses {
+			if addr, err := netip.ParseAddr(text); err == nil {
+				c.known[addr.Unmap()] = apiServer
+			}
+		}
+	}
+	for _, set := range sets.Items {
+		if endpoint.ReleaseOf(set) != release || endpoint.LabelsOf(set)[trust.Label] != trust.OfNode {
+			continue
+		}
+		for _, text := range set.Spec.Nets {
+			if network, err := netip.ParsePrefix(text); err == nil {
+				c.known[network.Addr()] = node
+			}
+		}
+	}
+	var cidrs []string
+	for _, pool := range pools.Items {
+		if uses := pool.Spec.AllowedUses; len(uses) == 0 || slices.Contains(uses, v3.IPPoolAllowedUseWorkload) {
+			cidrs = append(cidrs, pool.Spec.CIDR)
+		}
+	}
+	for _, n := range nodes.Items {
+		cidrs = append(cidrs, n.Spec.PodCIDRs...)
+	}
+	for _, text := range cidrs {
+		if network, err := netip.ParsePrefix(text); err == nil {
+			c.pods = append(c.pods, network)
+		}
+	}
+	return nil
+}
+
+// as says what an address is known as.
+func (c connected) as(addr netip.Addr) as {
+	known := c.known[addr]
+	if known == stranger && slices.ContainsFunc(c.pods, func(network netip.Prefix) bool { return network.Contains(addr) }) {
+		return pod
+	}
+	return known
+}
+
+// inUse says at each change who would not be let in any more by it.
+func (r *Report) inUse(t *table, c connected) {
+	for _, u := range c.peers {
+		known := c.as(u.From)
+		connection, world := connection(u.From, known, target{what{protocol: verdict.TCP, first: u.Port}, verdict.ToHost})
+		if !r.Before.judge(connection, world).Allowed || r.After.judge(connection, world).Allowed {
+			continue
+		}
+		for _, change := range r.Changes {
+			if change.group.sign == closes && t.concerns(change, connection, known) {
+				change.InUse = append(change.InUse, u)
+				break
+			}
+		}
+	}
+	for _, change := range r.Changes {
+		slices.SortFunc(change.InUse, compareUses)
+	}
+	inOrder(r.Changes)
+}
