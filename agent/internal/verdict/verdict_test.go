@@ -181,6 +181,7 @@ func TestWhereAConnectionComesFromMayBeAPort(t *testing.T) {
 	set := setOf(t, "default")
 	assert.Equal(t, "essential.dhcp", set.Judge(from(stranger, verdict.UDP, 68, fromPort(67)), w).By)
 	assert.False(t, set.Judge(from(stranger, verdict.UDP, 68), w).Allowed)
+	assert.False(t, set.Judge(from(stranger6, verdict.UDP, 68, fromPort(67)), w).Allowed, "that is DHCP of IPv4")
 }
 
 // Where SSH is narrowed, Felix lets in whom the entry names, by family, and nobody else.
@@ -231,6 +232,20 @@ func TestWitnessesAreLeftOut(t *testing.T) {
 	assert.NoError(t, err)
 }
 
+// The one with the lower order is asked first, whatever it is called.
+func TestPoliciesAreAskedInTheirOrder(t *testing.T) {
+	policy := func(purpose, action string, order float64) verdict.Policy {
+		return verdict.Policy{Name: release + "-" + purpose + "-1a2b3c4d", Spec: map[string]any{
+			"order": order, "types": []any{"Ingress"}, "preDNAT": true, "applyOnForward": true, "ingress": []any{map[string]any{"action": action}},
+		}}
+	}
+	for order, allowed := range map[float64]bool{1: true, 3: false} {
+		set, err := verdict.Of(release, []verdict.Policy{policy("allow-cluster", "Allow", order), policy("drop-other", "Deny", 2)})
+		require.NoError(t, err)
+		assert.Equal(t, allowed, set.Judge(from(stranger, verdict.TCP, 9100), world()).Allowed)
+	}
+}
+
 // Whatever is not understood could let somebody in, or not: it is said, and not guessed.
 func TestWhatTheChartNeverWritesIsAnErrorThatNamesIt(t *testing.T) {
 	allow := func(fields map[string]any) map[string]any {
@@ -244,15 +259,17 @@ func TestWhatTheChartNeverWritesIsAnErrorThatNamesIt(t *testing.T) {
 		"ingress[0]: http.methods is not read":         allow(map[string]any{"http": map[string]any{"methods": []any{"GET"}}}),
 		"ingress[0]: destination.selector is not read": allow(map[string]any{"destination": map[string]any{"selector": "all()"}}),
 		`source.selector "all()" is not read`:          allow(map[string]any{"source": map[string]any{"selector": "all()"}}),
-		"source.services is not read":                  allow(map[string]any{"source": map[string]any{"services": map[string]any{"name": "dns", "namespace": "x"}}}),
-		"port http is not read":                        allow(map[string]any{"protocol": "TCP", "destination": map[string]any{"ports": []any{"http"}}}),
-		"unknown field \"sourceASNs\"":                 allow(map[string]any{"sourceASNs": []any{64512}}),
-		"doNotTrack is not read":                       {"order": 1, "types": []any{"Ingress"}, "doNotTrack": true},
-		"tier is not read":                             {"order": 1, "types": []any{"Ingress"}, "tier": "security"},
-		"types is empty":                               {"order": 1},
-		"order is empty":                               {"types": []any{"Ingress"}},
-		"action Pass is not read":                      {"order": 1, "types": []any{"Ingress"}, "ingress": []any{map[string]any{"action": "Pass"}}},
-		"action Log is not read where":                 {"order": 1, "types": []any{"Ingress"}, "ingress": []any{map[string]any{"action": "Log"}}},
+		`&& host-firewall.io/trust == 'node'" is not read`: allow(map[string]any{"source": map[string]any{
+			"selector": "host-firewall.io/release == 'host-firewall' && host-firewall.io/trust == 'node'", "namespaceSelector": "all()"}}),
+		"source.services is not read":  allow(map[string]any{"source": map[string]any{"services": map[string]any{"name": "dns", "namespace": "x"}}}),
+		"port http is not read":        allow(map[string]any{"protocol": "TCP", "destination": map[string]any{"ports": []any{"http"}}}),
+		"unknown field \"sourceASNs\"": allow(map[string]any{"sourceASNs": []any{64512}}),
+		"doNotTrack is not read":       {"order": 1, "types": []any{"Ingress"}, "doNotTrack": true},
+		"tier is not read":             {"order": 1, "types": []any{"Ingress"}, "tier": "security"},
+		"types is empty":               {"order": 1},
+		"order is empty":               {"types": []any{"Ingress"}},
+		"action Pass is not read":      {"order": 1, "types": []any{"Ingress"}, "ingress": []any{map[string]any{"action": "Pass"}}},
+		"action Log is not read where": {"order": 1, "types": []any{"Ingress"}, "ingress": []any{map[string]any{"action": "Log"}}},
 	} {
 		_, err := verdict.Of(release, []verdict.Policy{{Name: release + "-allow-cluster-1a2b3c4d", Spec: spec}})
 		if assert.ErrorContains(t, err, words) {
