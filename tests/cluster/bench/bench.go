@@ -33,7 +33,7 @@ type Settings struct {
 	BareNodes int           // Node objects for one that has one pod for all of them
 	Idle      time.Duration // how long an idle contender is watched
 	Scale     []int         // numbers of nodes; none: nothing is measured at scale
-	Only      []string      // contenders; empty: all
+	Only      []string      // contenders, and Peers; empty: all
 }
 
 // bench is one run.
@@ -63,10 +63,13 @@ func Run(ctx context.Context, root string, settings Settings, out io.Writer) (*R
 		return nil, err
 	}
 	report.Versions["Go"] = runtime.Version()
-	if len(b.contenders()) > 0 {
+	if len(b.contenders()) > 0 || b.wants(Peers) {
 		if err := b.onCluster(ctx, func(ctx context.Context) (err error) {
 			if report.Contenders, err = b.compare(ctx); err == nil && slices.ContainsFunc(b.contenders(), func(c *contender) bool { return c.name == Agent }) {
 				report.Wire, err = b.onTheWire(ctx)
+			}
+			if err == nil && b.wants(Peers) {
+				report.Peers, err = b.peers(ctx)
 			}
 			return err
 		}); err != nil {

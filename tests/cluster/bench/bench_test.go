@@ -81,7 +81,8 @@ func example() *Report {
 			{Name: Agent, Repair: repair(8 * time.Millisecond), Idle: idle(map[string]int{"watch nodes": 1}), Image: image.Size{Binary: 15 * mb}},
 			{Name: Calico, Repair: distribution(nil, 3, time.Second), Idle: idle(nil)},
 		},
-		Wire: &Wire{Label: repair(30 * time.Millisecond), Undone: []Undo{{Cut: 46.2, Moved: 1}, {Cut: 45.9, Moved: 1}}},
+		Wire:  &Wire{Label: repair(30 * time.Millisecond), Undone: []Undo{{Cut: 46.2, Moved: 1}, {Cut: 45.9, Moved: 1}}},
+		Peers: &PeersCost{Connections: 10_000, Addresses: 100, Short: 100, Annotation: 900, Still: idle(nil), Busy: idle(map[string]int{"patch hostendpoints": 2})},
 		Scale: []Scale{{
 			Nodes: 5000, Watches: 25000, IdleSeconds: 60,
 			Starts: []Start{
@@ -98,15 +99,17 @@ func TestPromisesAreComparedWithWhatWasMeasured(t *testing.T) {
 	r.Promises = promises(r)
 	assert.Empty(t, r.Broken())
 	for what, change := range map[string]func(*Report){
-		"a binary that is too big":     func(r *Report) { r.Contenders[1].Image.Binary = 19 * mb },
-		"a process that is too big":    func(r *Report) { r.Contenders[1].Idle.Resident = 21 * mb },
-		"too much anonymous memory":    func(r *Report) { r.Contenders[1].Idle.Anonymous = 6 * mb },
-		"a request out of nothing":     func(r *Report) { r.Contenders[1].Idle.Requests["list hostendpoints"] = 1 },
-		"more than twice the floor":    func(r *Report) { r.Contenders[0].Repair.P99 = 3.9 },
-		"an endpoint that stayed away": func(r *Report) { r.Contenders[1].Repair.Missed = 1 },
-		"a label without effect":       func(r *Report) { r.Wire.Label.Missed = 1 },
-		"a change that cut too long":   func(r *Report) { r.Wire.Undone[0].Cut = 61 },
-		"a change that two have tried": func(r *Report) { r.Wire.Undone[0].Moved = 2 },
+		"a binary that is too big":        func(r *Report) { r.Contenders[1].Image.Binary = 19 * mb },
+		"a process that is too big":       func(r *Report) { r.Contenders[1].Idle.Resident = 21 * mb },
+		"too much anonymous memory":       func(r *Report) { r.Contenders[1].Idle.Anonymous = 6 * mb },
+		"a request out of nothing":        func(r *Report) { r.Contenders[1].Idle.Requests["list hostendpoints"] = 1 },
+		"more than twice the floor":       func(r *Report) { r.Contenders[0].Repair.P99 = 3.9 },
+		"an endpoint that stayed away":    func(r *Report) { r.Contenders[1].Repair.Missed = 1 },
+		"too much memory for connections": func(r *Report) { r.Peers.Busy.Anonymous = 6 * mb },
+		"too much that is told":           func(r *Report) { r.Peers.Annotation = 30_000 },
+		"a label without effect":          func(r *Report) { r.Wire.Label.Missed = 1 },
+		"a change that cut too long":      func(r *Report) { r.Wire.Undone[0].Cut = 61 },
+		"a change that two have tried":    func(r *Report) { r.Wire.Undone[0].Moved = 2 },
 		"faster automatic endpoints": func(r *Report) {
 			r.Contenders[2].Repair = distribution([]time.Duration{time.Millisecond}, 0, time.Second)
 		},
@@ -140,6 +143,7 @@ func TestReportIsWrittenForPeopleAndPrograms(t *testing.T) {
 	assert.Contains(t, string(text), "| nodes, when all is done | 5000 |\n")
 	assert.Contains(t, string(text), "| "+Upgraded+" | 5000 | 12.3 | 20.0 | 0.0 | 0 | 0.0 |\n")
 	assert.Contains(t, string(text), "| label to enforced on the wire, ms: p50 / p90 / p99 / max | 30.0 / 30.0 / 30.0 / 30.0 |\n")
+	assert.Contains(t, string(text), "| requests | none in 300 s | 2 patch hostendpoints in 300 s |\n")
 	assert.Contains(t, string(text), "| policy broken to back again, s, each time | 45.9, 46.2 |\n")
 	assert.Contains(t, string(text), "| anonymous memory of that, MB | 2.0 | 2.0 | 2.0 |\n")
 	assert.Contains(t, string(text), "- kept: no API request in 300 idle seconds beyond watches that are renewed (1 watch nodes): none\n")

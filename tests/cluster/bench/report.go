@@ -21,6 +21,7 @@ type Report struct {
 	Minutes    float64           `json:"minutes"`
 	Contenders []Result          `json:"contenders"`
 	Wire       *Wire             `json:"wire,omitempty"`
+	Peers      *PeersCost        `json:"peers,omitempty"`
 	Scale      []Scale           `json:"scale"`
 	Promises   []Promise         `json:"promises"`
 }
@@ -68,6 +69,16 @@ type Wire struct {
 type Undo struct {
 	Cut   float64 `json:"cutSeconds"` // how long what worked before did not
 	Moved int     `json:"moved"`      // nodes
+}
+
+// PeersCost is what an agent needs that sees very many connections: while none comes or goes, and while some do all the time.
+type PeersCost struct {
+	Connections int   `json:"connections"`
+	Addresses   int   `json:"addresses"`
+	Short       int   `json:"shortPerSecond"`
+	Annotation  int   `json:"annotationBytes"`
+	Still       *Idle `json:"still"`
+	Busy        *Idle `json:"busy"`
 }
 
 // Joins is what was measured when nodes joined.
@@ -167,14 +178,15 @@ type Promise struct {
 }
 
 const (
-	mb              = 1_000_000
-	binaryBudget    = 18 * mb
-	residentBudget  = 20 * mb
-	anonymousBudget = 5 * mb
-	floorFactor     = 2
-	scaleSeconds    = 60
-	undoneSeconds   = 60 // 45 of them are Trying's
-	mostWatches     = 5  // three, and two while the failsafe is narrowed
+	mb               = 1_000_000
+	binaryBudget     = 18 * mb
+	residentBudget   = 20 * mb
+	anonymousBudget  = 5 * mb
+	annotationBudget = 25_000
+	floorFactor      = 2
+	scaleSeconds     = 60
+	undoneSeconds    = 60 // 45 of them are Trying's
+	mostWatches      = 5  // three, and two while the failsafe is narrowed
 )
 
 func megabytes(bytes int64) float64 { return float64(bytes) / mb }
@@ -209,6 +221,13 @@ func promises(r *Report) []Promise {
 		for _, u := range r.Wire.Undone {
 			add(u.Cut <= undoneSeconds && u.Moved == 1, "what a change cut was back after %.1f s, at most %d, and %d node had tried it", u.Cut, undoneSeconds, u.Moved)
 		}
+	}
+	if r.Peers != nil {
+		for _, i := range []*Idle{r.Peers.Still, r.Peers.Busy} {
+			add(i.Anonymous <= anonymousBudget && i.Resident <= residentBudget, "%.2f MB resident and %.2f MB anonymous with %d connections, at most %d and %d",
+				megabytes(i.Resident), megabytes(i.Anonymous), r.Peers.Connections, residentBudget/mb, anonymousBudget/mb)
+		}
+		add(r.Peers.Annotation <= annotationBudget, "%d bytes tell of %d connections, at most %d", r.Peers.Annotation, r.Peers.Connections, annotationBudget)
 	}
 	for _, s := range r.Scale {
 		for _, start := range s.Starts {
@@ -288,6 +307,9 @@ the disk) and two workers with containerd, kubelet, kube-proxy and Felix. Versio
 	}
 	if r.Wire != nil {
 		r.writeWire(&t)
+	}
+	if r.Peers != nil {
+		r.writePeers(&t)
 	}
 	if len(r.Scale) > 0 {
 		r.writeScale(&t)
@@ -377,6 +399,21 @@ the start of that connection. The second is an upgrade by which a policy of the 
 connection to one that fails to the first that comes about again, with nobody at the keyboard.
 
 `)
+}
+
+func (r *Report) writePeers(t *strings.Builder) {
+	p := r.Peers
+	row := func(what string, of func(*Idle) string) []string { return []string{what, of(p.Still), of(p.Busy)} }
+	fmt.Fprintf(t, "## Who is connected\n\nAn agent in `mode: audit`, where it looks who is connected for as long as that lasts, on a node with %d connections from %d addresses; and while %d more come\nand go in each second.\n\n",
+		p.Connections, p.Addresses, p.Short)
+	writeTable(t, [][]string{
+		{"", "all stay", "some come and go"},
+		row("CPU, s in a minute", func(i *Idle) string { return fmt.Sprintf("%.2f", i.CPU/i.Seconds*60) }),
+		row("resident memory, MB", func(i *Idle) string { return fmt.Sprintf("%.2f", megabytes(i.Resident)) }),
+		row("anonymous memory of that, MB", func(i *Idle) string { return fmt.Sprintf("%.2f", megabytes(i.Anonymous)) }),
+		row("requests", func(i *Idle) string { return fmt.Sprintf("%s in %.0f s", counts(i.Requests), i.Seconds) }),
+	})
+	fmt.Fprintf(t, "\nThe annotation had %d bytes.\n\n", p.Annotation)
 }
 
 func (r *Report) writeScale(t *strings.Builder) {

@@ -32,7 +32,7 @@ The environment says how much:
 
 func main() {
 	if len(os.Args) > 1 {
-		fmt.Printf(usage, strings.Join([]string{bench.Floor, bench.Agent, bench.Article, bench.Calico}, ", "))
+		fmt.Printf(usage, strings.Join([]string{bench.Floor, bench.Agent, bench.Article, bench.Calico, bench.Peers}, ", "))
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -112,7 +112,7 @@ func read(env func(string) string) (bench.Settings, error) {
 	for _, name := range strings.Split(env("BENCH_ONLY"), ",") {
 		switch name = strings.TrimSpace(name); name {
 		case "":
-		case none, bench.Floor, bench.Agent, bench.Article, bench.Calico:
+		case none, bench.Floor, bench.Agent, bench.Article, bench.Calico, bench.Peers:
 			s.Only = append(s.Only, name)
 		default:
 			bad = append(bad, fmt.Errorf("BENCH_ONLY=%s: there is no %q (bench help lists the names)", env("BENCH_ONLY"), name))
