@@ -97,7 +97,8 @@ func firstOf(t *testing.T, node string) (first func() *unstructured.Unstructured
 	}
 }
 
-// crowd opens a connection to an address from each of so many addresses behind a bridge of the node, for as long as the test lasts.
+// crowd opens a connection to an address from each of so many addresses behind a bridge of the node, for as long as the test lasts. The node
+// has a route to them: it could not keep so many neighbours.
 func crowd(t *testing.T, h *host.Host, to string, many int) {
 	t.Helper()
 	behind := behindBridge(t, h, "docker0", "172.17.0.1/16", "172.17.0.2/16")[0]
@@ -109,7 +110,8 @@ func crowd(t *testing.T, h *host.Host, to string, many int) {
 	defer handle.Close()
 	eth0, err := handle.LinkByName("eth0")
 	require.NoError(t, err)
-	addr := netip.MustParseAddr("172.17.1.0")
+	on(t, h.Name, "ip", "route", "add", "172.18.0.0/16", "via", "172.17.0.2", "dev", "docker0")
+	addr := netip.MustParseAddr("172.18.1.0")
 	for range many {
 		one := &netlink.Addr{IPNet: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(32, 32)}}
 		require.NoError(t, handle.AddrAdd(eth0, one))
