@@ -115,6 +115,8 @@ func (j judge) before(minor int) bool {
 func (j judge) dataplane() (texts []string) {
 	for _, sight := range j.Peers.Sees {
 		switch sight.Kind {
+		case peers.SeesNothing:
+			texts = append(texts, "who is connected is not seen here, so nobody can say who would be cut: "+sight.What)
 		case peers.SeesIPVS:
 			texts = append(texts, "IPVS balances connections that the kernel does not track, and Felix drops their packets. Write the sysctl net.ipv4.vs.conntrack=1 on the node")
 		case peers.SeesSSH:

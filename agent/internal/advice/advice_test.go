@@ -89,6 +89,7 @@ func TestWhatFelixAndTheKernelDoOtherwiseIsTold(t *testing.T) {
 		assert.Contains(t, texts[0], words)
 	}
 	r := letting(t)
+	only(see(r, peers.SeesNothing, "operation not permitted"), "who would be cut: operation not permitted")
 	only(see(r, peers.SeesIPVS, ""), "net.ipv4.vs.conntrack=1")
 	only(see(r, peers.SeesSSH, "2222"), "ssh.ports: [2222]")
 	only(see(r, peers.SeesEBPF, ""), "Upgrade Calico, or write cluster.cidrs")

@@ -27,6 +27,8 @@ func (c Config) waits(name string, n *node, f facts, m *memory, d *decision) str
 		return because + "it is not known who would be cut off: " + f.around.err.Error()
 	case !w.judged:
 		return because + "it is not known yet who would be cut off"
+	case slices.ContainsFunc(w.summary.Sees, func(s peers.Sight) bool { return s.Kind == peers.SeesNothing }):
+		return because + "its agent cannot see who is connected: see the advice of status. Write rollout.onWouldCut: report where that is how it is"
 	case len(w.cuts) > 0:
 		return fmt.Sprintf("%sset %s would cut off %s. %s", because, c.Wanted.Revision, event.Some(peersOf(w.cuts)), c.letIn(w.cuts[0]))
 	case w.summary.Until.Sub(w.summary.Since) < lookFor && f.now.Before(w.first.Add(lookMost)):

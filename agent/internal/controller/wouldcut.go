@@ -18,8 +18,8 @@ import (
 
 const (
 	// lookFor is how long an agent looks who is connected before a node may be armed that waits for that,
-	// and lookMost what it is given where it has nothing new to say.
-	lookFor, lookMost = time.Minute, 90 * time.Second
+	// and lookMost how long that takes at most: it looks again one minute to two after the first time.
+	lookFor, lookMost = time.Minute, 150 * time.Second
 	// aroundEvery is how often it is asked what is around nodes while somebody is judged, and aroundNew
 	// how soon after somebody is to be.
 	aroundEvery, aroundNew = time.Minute, 100 * time.Millisecond
