@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// verdicts of both sides on a piece.
+// change is what both sides say to a piece.
 type change byte
 
 const (
@@ -17,7 +17,7 @@ const (
 	absent // there are no such connections
 )
 
-// who is a class of addresses known as something: its place is class*identities+as.
+// who is the place of a class of addresses known as something: class*identities+as.
 type who = int
 
 // table is what both sides say to all pieces.
