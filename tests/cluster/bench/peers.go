@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
@@ -26,7 +25,6 @@ const Peers = "peers"
 const (
 	// peersOpen is how many connections are open, from so many addresses, and peersShort how many more come and go in a second.
 	peersOpen, peersAddresses, peersShort = 10_000, 100, 100
-	peersPort                             = 9400
 	// peersLook is the longest between two looks of an agent.
 	peersLook = 2 * time.Minute
 	// peersAnnotation is where the agent tells of them.
@@ -41,17 +39,14 @@ func (b *bench) wants(part string) bool {
 // peers measures an agent that looks who is connected, as it does in audit for as long as that lasts, on a node with very many connections.
 func (b *bench) peers(ctx context.Context) (p *PeersCost, err error) {
 	b.head("an agent that sees %d connections", peersOpen)
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 4 * peersOpen, Max: 4 * peersOpen}); err != nil {
-		return nil, fmt.Errorf("allow this process %d connections: %w", 2*peersOpen, err)
-	}
 	agent := &contender{name: Agent, namespace: releaseNamespace, pods: "app.kubernetes.io/name=host-firewall,app.kubernetes.io/component!=controller", user: "system:serviceaccount:" + releaseNamespace + ":" + releaseName, perNode: true}
-	to, err := b.port(agent.node(b), peersPort)
+	to, err := b.port(agent.node(b), cluster.OrdinaryPort)
 	if err != nil {
 		return nil, err
 	}
 	t := &traffic{to: to.AddrPort}
-	defer func() { err = errors.Join(err, t.end()) }()
-	if err := t.begin(b, agent.node(b)); err != nil {
+	defer t.end()
+	if err := t.begin(b); err != nil {
 		return nil, err
 	}
 	if err := release.LoadAgent(ctx, b.root, b.cluster, b.out); err != nil {
@@ -86,8 +81,8 @@ func (b *bench) peers(ctx context.Context) (p *PeersCost, err error) {
 		return nil, fmt.Errorf("read endpoint: %w", err)
 	}
 	text := hep.GetAnnotations()[peersAnnotation]
-	if p.Annotation = len(text); !strings.Contains(text, fmt.Sprintf(`{"port":%d,"addresses":%d,`, peersPort, peersAddresses)) {
-		return nil, fmt.Errorf("the agent does not tell of %d addresses at port %d: %s", peersAddresses, peersPort, text)
+	if p.Annotation = len(text); !strings.Contains(text, fmt.Sprintf(`{"port":%d,"addresses":%d,`, cluster.OrdinaryPort, peersAddresses)) {
+		return nil, fmt.Errorf("the agent does not tell of %d addresses at port %d: %s", peersAddresses, cluster.OrdinaryPort, text)
 	}
 	b.say("annotation of %d bytes", p.Annotation)
 	return p, nil
@@ -95,16 +90,14 @@ func (b *bench) peers(ctx context.Context) (p *PeersCost, err error) {
 
 // traffic is connections of an outsider to a node.
 type traffic struct {
-	to       netip.AddrPort
-	from     string // network namespace
-	sources  []netip.Addr
-	listener net.Listener
-	mu       sync.Mutex
-	open     []net.Conn
+	to      netip.AddrPort
+	from    string // network namespace
+	sources []netip.Addr
+	open    []net.Conn
 }
 
 // begin opens them all.
-func (t *traffic) begin(b *bench, node string) error {
+func (t *traffic) begin(b *bench) error {
 	outsider, err := b.cluster.Host(cluster.StrangerHost)
 	if err != nil {
 		return err
@@ -130,45 +123,14 @@ func (t *traffic) begin(b *bench, node string) error {
 		t.sources = append(t.sources, addr)
 		addr = addr.Next()
 	}
-	h, err := b.cluster.Host(node)
-	if err != nil {
-		return err
-	}
-	if err := host.InNetNS(h.NetNS(), func() (err error) {
-		t.listener, err = net.Listen("tcp4", fmt.Sprintf(":%d", peersPort))
-		return err
-	}); err != nil {
-		return fmt.Errorf("listen on %s: %w", node, err)
-	}
-	go t.accept()
 	for i := range peersOpen {
 		conn, err := t.dial(t.sources[i%peersAddresses])
 		if err != nil {
 			return fmt.Errorf("open connection %d: %w", i+1, err)
 		}
-		t.keep(conn)
+		t.open = append(t.open, conn)
 	}
 	return nil
-}
-
-func (t *traffic) keep(conn net.Conn) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.open = append(t.open, conn)
-}
-
-// accept keeps each connection until the other end has gone.
-func (t *traffic) accept() {
-	for {
-		conn, err := t.listener.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			_, _ = conn.Read(make([]byte, 1))
-			_ = conn.Close()
-		}()
-	}
 }
 
 func (t *traffic) dial(from netip.Addr) (conn net.Conn, err error) {
@@ -201,14 +163,8 @@ func (t *traffic) shorts(ctx context.Context) (stop func()) {
 }
 
 // end closes them all.
-func (t *traffic) end() (err error) {
-	if t.listener != nil {
-		err = t.listener.Close()
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (t *traffic) end() {
 	for _, conn := range t.open {
 		_ = conn.Close()
 	}
-	return err
 }

@@ -56,7 +56,9 @@ func buildFlags() []string {
 	return []string{"-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2",
 		"-gcflags", "k8s.io/api/...=-l -d=wrapglobalmapctl=2", "-gcflags", "github.com/...=-l", "-gcflags", "google.golang.org/...=-l",
 		"-gcflags", "k8s.io/client-go/...=-l", "-gcflags", "k8s.io/apimachinery/...=-l", "-gcflags", "golang.org/...=-l",
-		"-gcflags", "go.yaml.in/...=-l", "-gcflags", "sigs.k8s.io/...=-l"}
+		"-gcflags", "go.yaml.in/...=-l", "-gcflags", "sigs.k8s.io/...=-l", "-gcflags", "vendor/golang.org/...=-l", "-gcflags", "net/...=-l",
+		"-gcflags", "encoding/...=-l", "-gcflags", "mime/...=-l", "-gcflags", "regexp/...=-l", "-gcflags", "log/...=-l", "-gcflags", "flag=-l",
+		"-gcflags", "fmt=-l", "-gcflags", "go/...=-l"}
 }
 
 // File is one file of an image.
