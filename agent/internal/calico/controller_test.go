@@ -45,6 +45,7 @@ func runController(t *testing.T, group string) (*apiServer, *calico.Controller) 
 			"apiVersion": group, "kind": "FelixConfiguration",
 			"metadata": map[string]any{"name": "default", "resourceVersion": "8"}, "spec": map[string]any{"bpfEnabled": true},
 		}),
+		"ippools": page(group, "IPPool", "", v3.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "pods"}, Spec: v3.IPPoolSpec{CIDR: "10.0.0.0/16", AllowedUses: []v3.IPPoolAllowedUse{"Tunnel"}}}),
 		"clusterinformations": page(group, "ClusterInformation", "", map[string]any{
 			"apiVersion": group, "kind": "ClusterInformation",
 			"metadata": map[string]any{"name": "default", "resourceVersion": "7"}, "spec": map[string]any{"datastoreReady": false},
@@ -81,6 +82,15 @@ func TestControllerSeesTheWholeCluster(t *testing.T) {
 			assert.Equal(t, []string{"192.0.2.1/32"}, c.TrustSets()[0].Spec.Nets)
 			assert.False(t, *c.Information().Spec.DatastoreReady)
 			assert.Equal(t, map[string]any{"bpfEnabled": true}, c.FelixForAll().Spec)
+			configurations, err := c.FelixConfigurations(t.Context())
+			require.NoError(t, err)
+			require.Len(t, configurations, 1)
+			assert.Equal(t, "default", configurations[0].Name)
+			pools, err := c.IPPools(t.Context())
+			require.NoError(t, err)
+			require.Len(t, pools, 1)
+			assert.Equal(t, "10.0.0.0/16", pools[0].Spec.CIDR)
+			assert.Equal(t, []v3.IPPoolAllowedUse{"Tunnel"}, pools[0].Spec.AllowedUses)
 			assert.Equal(t, map[string]string{"set": "aaaa0001"}, c.ConfigMap().Data)
 			assert.Equal(t, "1", c.ConfigMap().ResourceVersion)
 
