@@ -11,10 +11,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
 	"github.com/host-firewall/host-firewall/tests/cluster/binaries"
 	"github.com/host-firewall/host-firewall/tests/cluster/host"
+	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
 // helm is a program of Helm's, as somebody runs it on this machine: it can be killed, and there is one of each version.
@@ -91,4 +94,51 @@ func (p *helmProcess) wait() error {
 		return fmt.Errorf("%w: %s", err, p.output.String())
 	}
 	return nil
+}
+
+// edit changes a policy of the set in force as somebody with kubectl would, so that it lets everybody in, and waits until that is told.
+func edit(t *testing.T) (policy string) {
+	t.Helper()
+	policy = policyName("drop-other", setInForce(t))
+	_, err := calico(t, "globalnetworkpolicies").Patch(t.Context(), policy, types.JSONPatchType,
+		[]byte(`[{"op":"replace","path":"/spec/ingress/0/action","value":"Allow"}]`), metav1.PatchOptions{})
+	require.NoError(t, err)
+	requireClearance(t, "drift", policy)
+	return policy
+}
+
+// Helm 4 upgrades what Helm 3 has installed as that did. Where it is told to let the API server merge, it finds what somebody has edited, and what the
+// README says puts it right. Its --wait is for every pod, also where all of them may be away at once, of which Helm 3 waits for none. Helm 3 can go on then.
+func TestUpgradeByHelm4MendsWhatWasEditedAndHelm3GoesOn(t *testing.T) {
+	prepare(t)
+	do := func(h helm, values map[string]any, args ...string) error {
+		said, err := h.run(t, append(args, h.with(t, values)...)...)
+		if err != nil {
+			err = fmt.Errorf("helm %s: %w: %s", args[0], err, said)
+		}
+		return err
+	}
+	before, next := helm3(t), helm4(t)
+	require.NoError(t, do(before, values(), "install", "--create-namespace"))
+	requireArmed(t)
+	edited := edit(t)
+	require.NoError(t, do(next, values(), "upgrade"))
+	requireClearance(t, "drift", edited)
+	err := do(next, values(), "upgrade", "--server-side=true")
+	require.ErrorContains(t, err, "conflict")
+	require.ErrorContains(t, err, edited)
+	require.NoError(t, do(next, values(), "upgrade", "--server-side=true", "--force-conflicts"))
+	requireArmed(t)
+	requireProtected(t, "mended")
+
+	require.NoError(t, do(next, openToMore(), "upgrade", "--wait"))
+	for _, node := range nodeNames() {
+		got, err := agentOn(t.Context(), node)
+		require.NoError(t, err)
+		require.True(t, got.Ready, "%s as soon as --wait is over: %+v", node, got)
+	}
+	requireTable(t, scene.Ingress, "upgraded by Helm 4")
+	require.NoError(t, do(before, values(), "upgrade"))
+	requireArmed(t)
+	requireProtected(t, "upgraded by Helm 3")
 }
