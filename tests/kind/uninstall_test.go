@@ -180,9 +180,12 @@ func requireNothingLeft(t *testing.T) {
 	assert.Empty(t, left)
 	_, err = clearances(t).Get(t.Context(), name, metav1.GetOptions{})
 	assert.True(t, apierrors.IsNotFound(err), "the ConfigMap %s: %v", name, err)
-	for _, kind := range []string{"clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings", "daemonsets,deployments,jobs,pods,serviceaccounts,roles,rolebindings,configmaps,secrets --all-namespaces"} {
+	for kind, selector := range map[string]string{
+		"clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings":          release.Label,
+		"daemonsets,deployments,jobs,pods,serviceaccounts,roles,rolebindings,configmaps,secrets --all-namespaces": "app.kubernetes.io/instance=" + name,
+	} {
 		eventually(t, kind+" to be gone", func(ctx context.Context) error {
-			out, err := kubectl(ctx, "", append([]string{"get", "--output", "name", "--selector", "app.kubernetes.io/instance=" + name}, strings.Fields(kind)...)...)
+			out, err := kubectl(ctx, "", append([]string{"get", "--output", "name", "--selector", selector}, strings.Fields(kind)...)...)
 			if err != nil {
 				return err
 			}
