@@ -7,6 +7,7 @@ export GOFLAGS += -buildvcs=false
 RUN     := go run ./tests/cluster/cmd/cluster
 CHARTS  := charts
 HELM_DOCS := go tool -modfile=tools/go.mod helm-docs --chart-search-root=$(CHARTS) --sort-values-order=file --log-level=warning
+CHART_TESTING := github.com/helm/chart-testing/v3
 VERSION ?= dev
 ARCH    ?= $(shell go env GOARCH)
 
@@ -19,19 +20,29 @@ demo: ## start a real cluster, protect it, measure who reaches what, take it all
 	@go run ./tests/cluster/cmd/demo
 
 .PHONY: test
-test: lint unit e2e ## every check and every test (root)
+test: lint unit test-release e2e ## every check and every test (root)
 
 .PHONY: check
 check: lint unit ## what to run before each commit: all of make test, but of the tests on a cluster one (root; uses the cluster that is up)
 	go test -count=1 -run='^TestInstallProtectsAndUninstallLeavesNothing$$' ./tests/kind
 
 .PHONY: lint
-lint: ## formatting, vet, static checks, the chart's README
+lint: lint-chart ## formatting, vet, static checks, the chart and its README
 	@test -z "$$(gofmt -l agent tests)" || { echo "not formatted:"; gofmt -l agent tests; exit 1; }
 	go vet ./...
 	go tool -modfile=tools/go.mod staticcheck ./...
 	go tool -modfile=tools/go.mod actionlint .github/workflows/*.yml
 	@$(HELM_DOCS) --dry-run | diff charts/host-firewall/README.md - || { echo "the chart's README is not what its values say: make docs"; exit 1; }
+
+# The rules are chart-testing's own. What checks Chart.yaml against its schema, yamale, is no package of Debian's: CI has it.
+.PHONY: lint-chart
+lint-chart: ## what chart-testing says to the chart with each of its example values
+	@command -v yamllint >/dev/null || { \
+	  echo "installing Debian package: yamllint"; \
+	  apt-get update >/dev/null && apt-get install --yes --no-install-recommends yamllint >/dev/null; }
+	go build -modfile=tools/go.mod -o dist/tools/ helm.sh/helm/v3/cmd/helm $(CHART_TESTING)/ct
+	@PATH=$(CURDIR)/dist/tools:$$PATH ct lint --config=ct.yaml --all --validate-chart-schema=false \
+	  --lint-conf=$$(go list -modfile=tools/go.mod -m -f '{{.Dir}}' $(CHART_TESTING))/etc/lintconf.yaml >dist/ct-lint.log 2>&1 || { cat dist/ct-lint.log; exit 1; }
 
 .PHONY: docs
 docs: ## write the chart's README anew, from README.md.gotmpl and values.yaml
@@ -47,6 +58,10 @@ name-image: ## let the chart name another image wherever it names one (IMAGE=reg
 unit: compiler ## tests that need neither root nor a cluster; those of concurrent code with the race detector
 	go test -race ./agent/... ./tests/cluster/...
 	go test ./tests/helm/...
+
+.PHONY: test-release
+test-release: ## make release and make verify-release, with a registry that is run for it
+	go test -count=1 -timeout=30m ./tests/release
 
 # The race detector links C.
 .PHONY: compiler
@@ -101,6 +116,14 @@ bench: ## measure agent and alternatives, write docs/benchmarks.* (root, 1 hour;
 .PHONY: image
 image: ## build the agent's image as dist/host-firewall-agent-$(ARCH).tar (ARCH=arm64 cross-compiles)
 	@go run ./tests/cluster/cmd/image host-firewall/agent:$(VERSION) dist/host-firewall-agent-$(ARCH).tar $(ARCH)
+
+.PHONY: release
+release: ## publish image (amd64, arm64, SBOMs) and chart, signed (VERSION=0.1.0 REGISTRY=registry.example.org/somebody KEY=cosign.key; no KEY: as the workflow)
+	@tools/release/publish
+
+.PHONY: verify-release
+verify-release: ## verify what was published (VERSION=0.1.0 REGISTRY=registry.example.org/somebody, KEY=cosign.pub or WORKFLOW=https://...)
+	@tools/release/verify
 
 .PHONY: cluster-up
 cluster-up: ## start the test cluster (root); KUBECONFIG=.cluster/kubeconfig (CALICO_API=v3: with Calico's aggregated API server)

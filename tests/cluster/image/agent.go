@@ -12,8 +12,8 @@ import (
 )
 
 // Agent writes an archive of the agent's image, named ref, for GOARCH arch (empty: this machine's). It builds the
-// Dockerfile where a builder and its golang image are at hand, and else packs the same image from a plain go build, so
-// that no registry is needed. Which of the two it was goes to out.
+// Dockerfile where a builder and its golang image are at hand, and else does what PackAgent does, so that no registry
+// is needed. Which of the two it was goes to out.
 func Agent(ctx context.Context, root, ref, archive, arch, version string, out io.Writer) error {
 	if arch == "" {
 		arch = runtime.GOARCH
@@ -40,6 +40,12 @@ func Agent(ctx context.Context, root, ref, archive, arch, version string, out io
 		return nil
 	}
 	fmt.Fprintln(out, "building the agent's image with go build (no container builder with a golang image is at hand)")
+	return PackAgent(ctx, root, ref, archive, arch, version)
+}
+
+// PackAgent writes an archive of the image that the Dockerfile describes, from a plain go build. The same source and Go
+// make the same image, to the byte, wherever it is built: nothing in it is of a machine or a moment.
+func PackAgent(ctx context.Context, root, ref, archive, arch, version string) error {
 	dir, err := os.MkdirTemp("", "host-firewall-agent")
 	if err != nil {
 		return fmt.Errorf("build image: %w", err)

@@ -1,9 +1,10 @@
-// Command image writes the agent's image as an archive: image REFERENCE ARCHIVE [GOARCH]. The part of the reference
-// behind the last colon is the version.
+// Command image writes the agent's image as an archive: image [--reproducible] REFERENCE ARCHIVE [GOARCH]. The part of the
+// reference behind the last colon is the version.
 package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -14,24 +15,33 @@ import (
 )
 
 func main() {
-	if len(os.Args) < 3 || len(os.Args) > 4 {
-		fmt.Fprintln(os.Stderr, "usage: image REFERENCE ARCHIVE [GOARCH]")
+	reproducible := flag.Bool("reproducible", false, "the same image on each machine: go build, also where there is a container builder")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: image [--reproducible] REFERENCE ARCHIVE [GOARCH]")
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	if flag.NArg() < 2 || flag.NArg() > 3 {
+		flag.Usage()
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, os.Args[1], os.Args[2], strings.Join(os.Args[3:], "")); err != nil {
+	if err := run(ctx, *reproducible, flag.Arg(0), flag.Arg(1), flag.Arg(2)); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		os.Exit(1)
 	}
-	fmt.Println(os.Args[2])
+	fmt.Println(flag.Arg(1))
 }
 
-func run(ctx context.Context, ref, archive, arch string) error {
+func run(ctx context.Context, reproducible bool, ref, archive, arch string) error {
 	root, err := cluster.Root()
 	if err != nil {
 		return err
 	}
 	version := ref[strings.LastIndex(ref, ":")+1:]
+	if reproducible {
+		return image.PackAgent(ctx, root, ref, archive, arch, version)
+	}
 	return image.Agent(ctx, root, ref, archive, arch, version, os.Stdout)
 }
