@@ -131,7 +131,7 @@ func TestUpgradeByHelm4MendsWhatWasEditedAndHelm3GoesOn(t *testing.T) {
 	requireArmed(t)
 	requireProtected(t, "mended")
 
-	require.NoError(t, do(next, openToMore(), "upgrade", "--wait"))
+	require.NoError(t, do(next, atOnce(openToMore()), "upgrade", "--wait"))
 	for _, node := range nodeNames() {
 		got, err := agentOn(t.Context(), node)
 		require.NoError(t, err)

@@ -46,13 +46,14 @@ var (
 	containerd = module{dir: "containerd", path: "github.com/containerd/containerd/v2", tags: "no_btrfs,no_devmapper", ldflags: plain}
 	calico     = module{dir: "calico", path: "github.com/projectcalico/calico", ldflags: plain}
 	helm4      = module{dir: "helm4", path: "helm.sh/helm/v4", ldflags: plain}
+	flux       = module{dir: "flux", path: "github.com/fluxcd/helm-controller/api", ldflags: plain}
 )
 
 // program is one binary of the cluster.
 type program struct {
 	name   string
 	module module
-	pkg    string // below the module's path
+	pkg    string // below the module's path; from "./" on, below our own module's
 }
 
 // Programs of a cluster, in the order in which they are built.
@@ -79,6 +80,8 @@ const (
 	CalicoAPIServer = "calico-apiserver"
 	// Helm4 is the helm of its version 4. That of version 3 is in the tests themselves.
 	Helm4 = "helm4"
+	// Flux is our stand-in for Flux's helm-controller.
+	Flux = "flux"
 )
 
 // extras are no part of a cluster; they are built for those who ask for them.
@@ -86,6 +89,7 @@ var extras = []program{
 	{KubeControllers, calico, "kube-controllers/cmd/kube-controllers"},
 	{CalicoAPIServer, calico, "apiserver/cmd/apiserver"},
 	{Helm4, helm4, "cmd/helm"},
+	{Flux, flux, "./"},
 }
 
 // crds is the name, among the binaries, of the folder of Calico's custom resource definitions.
@@ -253,9 +257,13 @@ func (m module) folder(modules, cache string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	own, err := filepath.Glob(filepath.Join(modules, m.dir, "*.go"))
+	if err != nil {
+		return "", fmt.Errorf("find our own part of a program: %w", err)
+	}
 	sum := sha256.New()
-	for _, name := range []string{"go.mod", "go.sum"} {
-		raw, err := os.ReadFile(filepath.Join(modules, m.dir, name))
+	for _, file := range append(own, filepath.Join(modules, m.dir, "go.mod"), filepath.Join(modules, m.dir, "go.sum")) {
+		raw, err := os.ReadFile(file)
 		if err != nil {
 			return "", fmt.Errorf("read pinned version: %w", err)
 		}
@@ -273,9 +281,13 @@ func (p program) build(ctx context.Context, modules, target, count string, out i
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return fmt.Errorf("build %s: %w", p.name, err)
 	}
+	pkg := p.pkg
+	if !strings.HasPrefix(pkg, "./") {
+		pkg = path.Join(p.module.path, pkg)
+	}
 	half := target + ".part" // a build that was cut off leaves no binary that looks whole
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", p.module.tags, "-ldflags", p.module.ldflags(version),
-		"-o", half, path.Join(p.module.path, p.pkg))
+		"-o", half, pkg)
 	cmd.Dir = filepath.Join(modules, p.module.dir)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-mod=readonly -buildvcs=false")
 	done := progress(out, fmt.Sprintf("%s %s %s", count, p.name, version))
