@@ -161,7 +161,7 @@ func TestNamesCanBeOverridden(t *testing.T) {
 }
 
 func TestCommonLabelsAndAnnotationsAreOnEveryObject(t *testing.T) {
-	r := render(t, setting{values: `{commonLabels: {team: network}, commonAnnotations: {example.org/owner: network}, agent: {metrics: {enabled: true}}, podMonitor: {enabled: true}}`})
+	r := render(t, setting{values: `{commonLabels: {team: network}, commonAnnotations: {example.org/owner: network}, agent: {metrics: {enabled: true}}, podMonitor: {enabled: true}, prometheusRule: {enabled: true}, dashboard: {enabled: true}}`})
 	for _, object := range r.all() {
 		accessor, err := meta.Accessor(object)
 		require.NoError(t, err)
@@ -404,7 +404,7 @@ func TestPackageHoldsWhatItNeedsAndNoMore(t *testing.T) {
 	for _, file := range loaded.Raw {
 		names = append(names, file.Name)
 	}
-	want := []string{"Chart.yaml", "values.yaml", "values.schema.json", "README.md", ".helmignore"}
+	want := []string{"Chart.yaml", "values.yaml", "values.schema.json", "README.md", ".helmignore", "dashboards/host-firewall.json"}
 	for _, template := range templates(t) {
 		want = append(want, filepath.ToSlash(template))
 	}

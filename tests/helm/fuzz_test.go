@@ -175,6 +175,7 @@ func (i inventor) value(path string) any {
 	case "hostEndpoint.labels":
 		return i.labels("host-endpoint", "zone", "example.org/firewall", "in", "not", "host-firewall.io/node")
 	case "agent.podLabels", "commonLabels", "controller.podLabels", "podMonitor.labels", "agent.podAnnotations", "commonAnnotations",
+		"prometheusRule.labels", "prometheusRule.alertLabels", "dashboard.labels", "dashboard.annotations",
 		"controller.podAnnotations", "serviceAccount.annotations":
 		return i.labels("team", "zone", "example.org/owner", "app.kubernetes.io/component", "app.kubernetes.io/part-of", "helm.sh/hook")
 	case "hostEndpoint.interfaces":
@@ -205,6 +206,8 @@ func (i inventor) value(path string) any {
 		return map[string]any{"type": pick(i, "RollingUpdate", "OnDelete", "Recreate")}
 	case "podMonitor.relabelings", "podMonitor.metricRelabelings":
 		return i.list(func() any { return map[string]any{"action": pick(i, "drop", "Drop", "DROP"), "regex": "go_.*"} })
+	case "prometheusRule.disabled":
+		return i.list(func() any { return pick(i, "HostFirewallDropsNothing", "HostFirewallNodeConflict", "Watchdog") })
 	case "agent.tolerations", "cleanup.tolerations", "controller.tolerations":
 		return i.list(func() any { return map[string]any{"operator": "Exists"} })
 	case "agent.nodeSelector", "controller.nodeSelector":

@@ -40,7 +40,7 @@ func TestEverythingSpeaksOfEveryValue(t *testing.T) {
 func TestReleaseIsTheOneThatWasRead(t *testing.T) {
 	served := map[string]chartutil.VersionSet{
 		"defaults":   clusterServing(apiV3),
-		"everything": append(clusterServing(apiV1), servesPodMonitor),
+		"everything": operated(clusterServing(apiV1)),
 	}
 	for name, values := range map[string]string{"defaults": "", "everything": everything(t)} {
 		t.Run(name, func(t *testing.T) {
@@ -66,7 +66,7 @@ func TestRenderedPoliciesAreTheOnesThatOthersTest(t *testing.T) {
 
 // edgeOne is a release in a cluster that has all but the other group of Calico.
 func edgeOne(group string) setting {
-	return setting{release: "edge-one", namespace: "space-one", served: append(clusterServing(group), servesPodMonitor)}
+	return setting{release: "edge-one", namespace: "space-one", served: operated(clusterServing(group))}
 }
 
 // Two releases in two namespaces, with names of the same length: all that may differ is these names, the set's revision and digests.

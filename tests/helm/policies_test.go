@@ -420,7 +420,7 @@ func TestWhatDiffersInAnySpecHasNoPolicyInCommon(t *testing.T) {
 	specs := map[string][]namedSpec{}
 	for _, group := range []string{apiV3, apiV1} {
 		for name, values := range valuesFiles(t) {
-			r := render(t, setting{values: values, served: append(clusterServing(group), servesPodMonitor)})
+			r := render(t, setting{values: values, served: operated(clusterServing(group))})
 			for _, policy := range r.policies {
 				all := append(r.specs(), namedSpec{name: group})
 				if known, there := specs[policy.Name]; there {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"helm.sh/helm/v3/pkg/chartutil"
 )
 
 // Every refusal has to name the value. Where the chart says it itself, the words say what to write.
@@ -36,6 +37,8 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`policies: {allowIngress: {enabled: true}}`, []string{"/policies/allowIngress", "'enabled' not allowed"}},
 		{`admissionPolicy: {enforce: true}`, []string{"/admissionPolicy", "'enforce' not allowed"}},
 		{`podMonitor: {namespace: x}`, []string{"/podMonitor", "'namespace' not allowed"}},
+		{`prometheusRule: {rules: []}`, []string{"/prometheusRule", "'rules' not allowed"}},
+		{`dashboard: {folder: x}`, []string{"/dashboard", "'folder' not allowed"}},
 		{`cleanup: {image: x}`, []string{"/cleanup", "'image' not allowed"}},
 		{`agent: {log: {colour: true}}`, []string{"/agent/log", "'colour' not allowed"}},
 		{`rollout: {retry: true}`, []string{"/rollout", "'retry' not allowed"}},
@@ -321,6 +324,10 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		// the agent
 		{`agent: {runAsUser: 0}`, []string{"agent.runAsUser is 0", "agent.runAsUser: 65532"}},
 		{`podMonitor: {enabled: true}`, []string{"podMonitor.enabled is true and agent.metrics.enabled is false", "Write agent.metrics.enabled: true"}},
+		{`prometheusRule: {enabled: true}`, []string{"prometheusRule.enabled is true and agent.metrics.enabled is false", "Write agent.metrics.enabled: true, or prometheusRule.enabled: false."}},
+		{`dashboard: {enabled: true}`, []string{"dashboard.enabled is true and agent.metrics.enabled is false", "Write agent.metrics.enabled: true, or dashboard.enabled: false."}},
+		{`prometheusRule: {disabled: [HostFirewallNodeConflict, Watchdog]}`, []string{"prometheusRule.disabled[1] is Watchdog, and no alert is called so. Write one of HostFirewallNodeNotProtected, "}},
+		{`prometheusRule: {disabled: HostFirewallNodeConflict}`, []string{"prometheusRule.disabled is ", "not a list. Write "}},
 		{`{agent: {metrics: {enabled: true, address: 127.0.0.1}}, podMonitor: {enabled: true}}`, []string{"agent.metrics.address is 127.0.0.1", `agent.metrics.address: ""`}},
 		{`agent: {metrics: {enabled: true, port: 9097}}`, []string{"agent.health.port and agent.metrics.port are both 9097", "Write two different ports"}},
 		{`agent: {health: {port: 9095}}`, []string{"agent.health.port and controller.health.port are both 9095", "on one node", "Write two different ports"}},
@@ -350,6 +357,10 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{`agent: {podLabels: {app.kubernetes.io/instance: x}}`, []string{"agent.podLabels has app.kubernetes.io/instance"}},
 		{`commonAnnotations: {host-firewall.io/open: x}`, []string{"commonAnnotations has host-firewall.io/open"}},
 		{`podMonitor: {labels: {app.kubernetes.io/name: x}}`, []string{"podMonitor.labels has app.kubernetes.io/name"}},
+		{`prometheusRule: {labels: {app.kubernetes.io/name: x}}`, []string{"prometheusRule.labels has app.kubernetes.io/name"}},
+		{`prometheusRule: {alertLabels: {a-b: x}}`, []string{"prometheusRule.alertLabels has a key that is \"a-b\", not the name of a label of Prometheus", "Write letters, digits"}},
+		{`dashboard: {labels: {app.kubernetes.io/name: x}}`, []string{"dashboard.labels has app.kubernetes.io/name"}},
+		{`dashboard: {annotations: {host-firewall.io/x: x}}`, []string{"dashboard.annotations has host-firewall.io/x"}},
 		{`hostEndpoint: {interfaces: [eth0, "cali*"]}`, []string{"hostEndpoint.interfaces[1] is cali*", "interfaces of pods", "Write interfaces of the node"}},
 		{`serviceAccount: {name: default}`, []string{"serviceAccount.name is default", "serviceAccount.create: false"}},
 		{sshFor(manyNetworks(4001)).values, []string{"ssh.cidrs has 4001 networks", "Write fewer and larger ones"}},
@@ -404,11 +415,17 @@ func TestSSHForManyIsNotForEverybody(t *testing.T) {
 	}
 }
 
-func TestPodMonitorIsRefusedWhereNobodyServesIt(t *testing.T) {
-	const values = `{agent: {metrics: {enabled: true}}, podMonitor: {enabled: true}}`
-	_, err := tryRender(t, setting{values: values, served: clusterServing(apiV1)})
-	require.ErrorContains(t, err, "this cluster does not serve PodMonitor")
-	require.Len(t, render(t, setting{values: values, served: append(clusterServing(apiV1), servesPodMonitor)}).podMonitors, 1)
+func TestWhatIsPrometheusOperatorsIsRefusedWhereNobodyServesIt(t *testing.T) {
+	for value, kind := range map[string]string{"podMonitor": "PodMonitor", "prometheusRule": "PrometheusRule"} {
+		values := fmt.Sprintf(`{agent: {metrics: {enabled: true}}, %s: {enabled: true}}`, value)
+		for _, served := range []chartutil.VersionSet{clusterServing(apiV1), append(clusterServing(apiV1), monitoringV1)} {
+			_, err := tryRender(t, setting{values: values, served: served})
+			require.ErrorContains(t, err, value+".enabled is true and this cluster does not serve "+kind+" in monitoring.coreos.com/v1. Install Prometheus Operator first, or write "+value+".enabled: false.")
+		}
+		r := render(t, setting{values: values, served: append(clusterServing(apiV1), monitoringV1+"/"+kind)})
+		require.Contains(t, r.kinds, kind)
+	}
+	render(t, setting{values: `{agent: {metrics: {enabled: true}}, dashboard: {enabled: true}}`, served: clusterServing(apiV1)})
 }
 
 func TestWhatIsNoNetworkIsRefused(t *testing.T) {

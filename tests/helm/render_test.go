@@ -49,14 +49,19 @@ const (
 	oldestKubernetes = "v1.27.0"
 	newestKubernetes = "v1.36.3"
 
-	servesAdmission  = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
-	servesFairness   = "flowcontrol.apiserver.k8s.io/v1/FlowSchema"
-	servesPodMonitor = "monitoring.coreos.com/v1/PodMonitor"
+	servesAdmission = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
+	servesFairness  = "flowcontrol.apiserver.k8s.io/v1/FlowSchema"
+	monitoringV1    = "monitoring.coreos.com/v1"
 )
 
 // clusterWithoutCalico is what Helm knows of a real cluster, in short: versions and kinds.
 func clusterWithoutCalico() chartutil.VersionSet {
 	return chartutil.VersionSet{"v1", "v1/Node", "v1/Pod", "apps/v1", "apps/v1/DaemonSet", servesAdmission, servesFairness}
+}
+
+// operated is a cluster that serves what Prometheus Operator brings, too.
+func operated(served chartutil.VersionSet) chartutil.VersionSet {
+	return append(served, monitoringV1+"/PodMonitor", monitoringV1+"/PrometheusRule")
 }
 
 func clusterServing(groups ...string) chartutil.VersionSet {
@@ -98,6 +103,8 @@ type rendered struct {
 	flowSchemas         []flowcontrolv1.FlowSchema
 	priorityLevels      []flowcontrolv1.PriorityLevelConfiguration
 	podMonitors         []monitoring.PodMonitor
+	prometheusRules     []monitoring.PrometheusRule
+	dashboards          []corev1.ConfigMap
 	// controlling are the objects of the controller, testing those that helm test needs, but for its Pod, and cleaning those that the
 	// uninstall hook needs, but for its Job.
 	controlling, testing, cleaning []runtime.Object
@@ -245,6 +252,10 @@ func (r *rendered) decode(t testing.TB) {
 			r.priorityLevels = append(r.priorityLevels, *o)
 		case *monitoring.PodMonitor:
 			r.podMonitors = append(r.podMonitors, *o)
+		case *monitoring.PrometheusRule:
+			r.prometheusRules = append(r.prometheusRules, *o)
+		case *corev1.ConfigMap:
+			r.dashboards = append(r.dashboards, *o)
 		default:
 			t.Fatalf("nobody expects a %s here", kind)
 		}

@@ -293,7 +293,7 @@ func TestEveryPolicyIsOneThatCalicoEnforces(t *testing.T) {
 			for _, release := range []string{"host-firewall", "edge.eu", strings.Repeat("long-", 10) + "end"} {
 				t.Run(fmt.Sprintf("%s/%s/%s", name, group, release), func(t *testing.T) {
 					t.Parallel()
-					r := render(t, setting{release: release, values: values, served: append(clusterServing(group), servesPodMonitor)})
+					r := render(t, setting{release: release, values: values, served: operated(clusterServing(group))})
 					require.Equal(t, group, r.policies[0].APIVersion)
 					require.Empty(t, r.broken(t, "host-firewall"))
 				})

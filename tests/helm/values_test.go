@@ -30,8 +30,12 @@ var openValues = []string{
 	"controller.podAnnotations",
 	"controller.podLabels",
 	"controller.resources",
+	"dashboard.annotations",
+	"dashboard.labels",
 	"hostEndpoint.labels",
 	"podMonitor.labels",
+	"prometheusRule.alertLabels",
+	"prometheusRule.labels",
 	"serviceAccount.annotations",
 }
 
@@ -300,6 +304,8 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		ingress   = "ingress: [{name: web, cidrs: [0.0.0.0/0], protocol: TCP, ports: [443]}]\n"
 		metrics   = "agent: {metrics: {enabled: true}}"
 		scraped   = metrics + "\npodMonitor: {enabled: true"
+		alerts    = metrics + "\nprometheusRule: {enabled: true"
+		dashboard = metrics + "\ndashboard: {enabled: true"
 		dropLate  = "dropOther: {preDNAT: false}"
 		hostsOnly = "{preDNAT: false, applyOnForward: false}"
 	)
@@ -320,6 +326,13 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"podMonitor.relabelings":                 {scraped + "}", scraped + `, relabelings: [{targetLabel: cluster, replacement: a}]}`},
 		"podMonitor.metricRelabelings":           {scraped + "}", scraped + `, metricRelabelings: [{action: drop, sourceLabels: [__name__], regex: go_.*}]}`},
 		"podMonitor.interval":                    {scraped + "}", scraped + `, interval: 30s}`},
+		"prometheusRule.enabled":                 {metrics, alerts + "}"},
+		"prometheusRule.labels":                  {alerts + "}", alerts + `, labels: {release: prometheus}}`},
+		"prometheusRule.alertLabels":             {alerts + "}", alerts + `, alertLabels: {team: network}}`},
+		"prometheusRule.disabled":                {alerts + "}", alerts + `, disabled: [HostFirewallDropsNothing]}`},
+		"dashboard.enabled":                      {metrics, dashboard + "}"},
+		"dashboard.labels":                       {dashboard + "}", dashboard + `, labels: {team: network}}`},
+		"dashboard.annotations":                  {dashboard + "}", dashboard + `, annotations: {grafana_folder: network}}`},
 		"ssh.narrowFailsafe":                     {ssh, `ssh: {cidrs: [192.0.2.0/24], narrowFailsafe: false}`},
 		"hostEndpoint.interfaces":                {``, `hostEndpoint: {interfaces: [eth0]}`},
 		"hostEndpoint.nodeLabels":                {``, `hostEndpoint: {nodeLabels: [zone]}`},

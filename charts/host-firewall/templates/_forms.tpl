@@ -32,6 +32,11 @@ serviceAccount.annotations: annotation
 podMonitor.labels: label
 podMonitor.interval: interval or nothing
 podMonitor.scrapeTimeout: interval or nothing
+prometheusRule.labels: label
+prometheusRule.alertLabels: alert label
+prometheusRule.disabled: list of alert
+dashboard.labels: label
+dashboard.annotations: annotation
 commonLabels: label
 commonAnnotations: annotation
 agent.updateStrategy.rollingUpdate.maxUnavailable: percentage
@@ -99,6 +104,9 @@ For each form a regular expression, what it is called, and what to write; and fo
   "id" (list `[a-z0-9]([-a-z0-9]{0,36}[a-z0-9])?` "a name that leaves room for those of the policies" "at most 38 lower-case letters, digits and dashes")
   "label" (list (printf `(%s)?` $name) "the value of a label" "at most 63 letters, digits, dashes, dots and underscores")
   "label key" (list (printf `(%s/)?%s` $object $name) "the key of a label" "for example zone or example.org/zone")
+  "alert" (list `[A-Za-z_][A-Za-z0-9_]*` "the name of an alert" "for example HostFirewallDropsNothing")
+  "alert label" (list `(?s).*` "" "")
+  "alert label key" (list `[A-Za-z_][A-Za-z0-9_]*` "the name of a label of Prometheus" "letters, digits and underscores")
   "annotation" (list `(?s).*` "" "")
   "text" (list `(?s).*` "" "")
   "annotation key" (list (printf `(%s/)?%s` (replace "a-z" "A-Za-z" $object) $name) "the key of an annotation" "for example owner or example.org/owner")

@@ -12,7 +12,7 @@ value and says what to write instead.
 {{- include "host-firewall.guardPolicies" . -}}
 {{- include "host-firewall.guardRollout" . -}}
 {{- include "host-firewall.guardAgent" . -}}
-{{- include "host-firewall.guardPodMonitor" . -}}
+{{- include "host-firewall.guardMonitoring" . -}}
 {{- include "host-firewall.guardMetadata" . -}}
 {{- end -}}
 
@@ -258,24 +258,37 @@ An amount of a resource as a number: 100m is 0.1, 64Mi is 67108864, 1e9 is what 
 {{- mulf (regexFind `^[0-9.]+([eE][+-]?[0-9]+)?` (toString .)) (get $factors (regexFind `[A-Za-z]*$` (toString .))) -}}
 {{- end -}}
 
-{{- define "host-firewall.guardPodMonitor" -}}
-{{- if .Values.podMonitor.enabled -}}
+{{- define "host-firewall.guardMonitoring" -}}
 {{- $metrics := .Values.agent.metrics -}}
+{{- range $of, $kind := dict "podMonitor" "PodMonitor" "prometheusRule" "PrometheusRule" "dashboard" "ConfigMap" -}}
+{{- if (get $.Values $of | default dict).enabled -}}
 {{- if not $metrics.enabled -}}
-{{- include "host-firewall.refuse" "podMonitor.enabled is true and agent.metrics.enabled is false: there would be nothing to scrape. Write agent.metrics.enabled: true, or podMonitor.enabled: false." -}}
+{{- include "host-firewall.refuse" (printf "%s.enabled is true and agent.metrics.enabled is false: there would be nothing to scrape. Write agent.metrics.enabled: true, or %s.enabled: false." $of $of) -}}
 {{- end -}}
-{{- if or (hasPrefix "127." $metrics.address) (eq "::1" $metrics.address) -}}
+{{- $served := or (eq $kind "ConfigMap") (printf "monitoring.coreos.com/v1/%s" $kind | $.Capabilities.APIVersions.Has) -}}
+{{- if and ($.Capabilities.APIVersions.Has "v1/Node") (not $served) -}}
+{{- include "host-firewall.refuse" (printf "%s.enabled is true and this cluster does not serve %s in monitoring.coreos.com/v1. Install Prometheus Operator first, or write %s.enabled: false." $of $kind $of) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.podMonitor.enabled (or (hasPrefix "127." $metrics.address) (eq "::1" $metrics.address)) -}}
 {{- include "host-firewall.refuse" (printf "podMonitor.enabled is true and agent.metrics.address is %s: Prometheus comes from outside the node. Write agent.metrics.address: \"\", or podMonitor.enabled: false." $metrics.address) -}}
 {{- end -}}
-{{- if and (.Capabilities.APIVersions.Has "v1/Node") (not (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PodMonitor")) -}}
-{{- include "host-firewall.refuse" "podMonitor.enabled is true and this cluster does not serve PodMonitor in monitoring.coreos.com/v1. Install Prometheus Operator first, or write podMonitor.enabled: false." -}}
+{{- $alerts := list -}}
+{{- range include "host-firewall.alerts" . | fromYamlArray -}}
+{{- $alerts = append $alerts .alert -}}
+{{- end -}}
+{{- range $i, $alert := (.Values.prometheusRule | default dict).disabled | default list -}}
+{{- if not (has $alert $alerts) -}}
+{{- include "host-firewall.refuse" (printf "prometheusRule.disabled[%d] is %s, and no alert is called so. Write one of %s." $i $alert (join ", " $alerts)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "host-firewall.guardMetadata" -}}
 {{- $controller := .Values.controller | default dict -}}
-{{- $lists := dict "commonLabels" .Values.commonLabels "agent.podLabels" .Values.agent.podLabels "podMonitor.labels" .Values.podMonitor.labels "commonAnnotations" .Values.commonAnnotations "controller.podLabels" (dig "podLabels" dict $controller) "controller.podAnnotations" (dig "podAnnotations" dict $controller) "agent.podAnnotations" .Values.agent.podAnnotations "serviceAccount.annotations" .Values.serviceAccount.annotations -}}
+{{- $dashboard := .Values.dashboard | default dict -}}
+{{- $lists := dict "commonLabels" .Values.commonLabels "agent.podLabels" .Values.agent.podLabels "podMonitor.labels" .Values.podMonitor.labels "prometheusRule.labels" (dig "labels" dict (.Values.prometheusRule | default dict)) "dashboard.labels" (dig "labels" dict $dashboard) "dashboard.annotations" (dig "annotations" dict $dashboard) "commonAnnotations" .Values.commonAnnotations "controller.podLabels" (dig "podLabels" dict $controller) "controller.podAnnotations" (dig "podAnnotations" dict $controller) "agent.podAnnotations" .Values.agent.podAnnotations "serviceAccount.annotations" .Values.serviceAccount.annotations -}}
 {{- range $path, $map := $lists -}}
 {{- range $key, $value := $map -}}
 {{- if or (eq (print $path "/" $key) "controller.podLabels/app.kubernetes.io/component") (regexMatch "^(host-firewall\\.io/|helm\\.sh/(chart$|hook)|app\\.kubernetes\\.io/(name|instance|version|managed-by)$)" $key) -}}
