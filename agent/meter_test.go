@@ -119,7 +119,7 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 		documented[row[1]] = row[2] + " " + strings.Trim(row[3], " `")
 	}
 	has := map[string]string{}
-	release := controller.Status{Drift: []string{"r1"}, Nodes: map[string]int{"Armed": 1}, Proven: map[string]int{"IPv4": 1}}
+	release := controller.Status{Drift: []string{"r1"}, Nodes: map[string]int{"Armed": 1}, Proven: map[string]int{"IPv4": 1}, WouldCut: []peers.Cut{{Node: "n1", Port: 22, Connections: 1}}}
 	for _, m := range []*metrics{ofAgent(&keeper.Status{}), ofController(&release)} {
 		families, err := m.Gather()
 		require.NoError(t, err)

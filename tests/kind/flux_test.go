@@ -95,7 +95,7 @@ func TestFluxKeepsTheReleaseAsItWantsItAndTakesABadUpgradeBack(t *testing.T) {
 	requireArmed(t)
 	requireProtected(t, "protected again")
 
-	closed := unreached(t, place.Select(neither(scene.Protected, scene.Ingress)))
+	closed := unreached(t, place.Select(neither(scene.Protected, expected(t, openToMore()))))
 	lost, edited := policyName("allow-ssh", setInForce(t)), policyName("drop-other", setInForce(t))
 	policies := calico(t, "globalnetworkpolicies")
 	require.NoError(t, policies.Delete(t.Context(), lost, metav1.DeleteOptions{}))
@@ -113,13 +113,13 @@ func TestFluxKeepsTheReleaseAsItWantsItAndTakesABadUpgradeBack(t *testing.T) {
 	requireProtected(t, "corrected")
 
 	f.requireDone(t, "upgraded", atOnce(openToMore()))
-	requireTable(t, scene.Ingress, "upgraded")
+	requireTable(t, expected(t, openToMore()), "upgraded")
 	f.spec["timeout"] = "10s"
 	done, err = f.reconcile(t, missing(with(map[string]any{"mode": "audit"})))
 	require.Error(t, err)
 	require.Equal(t, "rolled back\n", done, "%v", err)
 	requireArmed(t)
-	requireTable(t, scene.Ingress, "rolled back")
+	requireTable(t, expected(t, openToMore()), "rolled back")
 	closed()
 	delete(f.spec, "timeout")
 	f.requireDone(t, "uninstalled", values(), "-deleted")

@@ -17,7 +17,6 @@ import (
 
 	"github.com/host-firewall/host-firewall/tests/cluster/binaries"
 	"github.com/host-firewall/host-firewall/tests/cluster/host"
-	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
 // helm is a program of Helm's, as somebody runs it on this machine: it can be killed, and there is one of each version.
@@ -137,7 +136,7 @@ func TestUpgradeByHelm4MendsWhatWasEditedAndHelm3GoesOn(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, got.Ready, "%s as soon as --wait is over: %+v", node, got)
 	}
-	requireTable(t, scene.Ingress, "upgraded by Helm 4")
+	requireTable(t, expected(t, openToMore()), "upgraded by Helm 4")
 	require.NoError(t, do(before, values(), "upgrade"))
 	requireArmed(t)
 	requireProtected(t, "upgraded by Helm 3")
