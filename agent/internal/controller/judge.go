@@ -34,7 +34,7 @@ func (c Config) newJudge(f facts, m *memory, present map[string][]*policyset.Pol
 	for _, set := range f.trusted {
 		by[set.Name] = set.ResourceVersion
 	}
-	by["around"] = fmt.Sprintf("%v %v %v %v %v", f.around.pods, f.around.apiServers, f.around.failsafe, f.around.failsafes, f.around.unknown)
+	by["around"] = fmt.Sprintf("%v %v %v %v %v", verdict.Pods(f.around.pools, nil), f.around.apiServers, f.around.failsafe, f.around.failsafes, f.around.unknown)
 	if f.around.answered.IsZero() || m.judge != nil && maps.Equal(by, m.judge.by) {
 		return false
 	}
@@ -64,16 +64,11 @@ func (c Config) newJudge(f facts, m *memory, present map[string][]*policyset.Pol
 
 // podsOf are the networks of pods: Calico's, and where the node has a network of its own, that.
 func podsOf(f facts) []netip.Prefix {
-	pods := slices.Clone(f.around.pods)
+	var ofNodes []string
 	for _, object := range f.nodes {
-		for _, text := range object.Spec.PodCIDRs {
-			cidr, err := netip.ParsePrefix(text)
-			if err == nil && !slices.ContainsFunc(f.around.pods, func(pool netip.Prefix) bool { return pool.Bits() <= cidr.Bits() && pool.Contains(cidr.Addr()) }) {
-				pods = append(pods, cidr.Masked())
-			}
-		}
+		ofNodes = append(ofNodes, object.Spec.PodCIDRs...)
 	}
-	return pods
+	return verdict.Pods(f.around.pools, ofNodes)
 }
 
 // trustedOf are the addresses that are trusted as those of nodes.

@@ -38,7 +38,7 @@ const (
 type around struct {
 	asked, answered time.Time
 	err             error // of the last attempt
-	pods            []netip.Prefix
+	pools           []*v3.IPPool
 	apiServers      []netip.Addr
 	failsafe        []v3.ProtoPort            // of nodes without one of their own
 	failsafes       map[string][]v3.ProtoPort // of others
@@ -138,17 +138,10 @@ func (k *Controller) lookAround(ctx context.Context, f facts) around {
 	if a.err = err; err != nil {
 		return a
 	}
-	a.answered, a.pods, a.apiServers = f.now, nil, nil
+	a.answered, a.pools, a.apiServers = f.now, pools, nil
 	for _, text := range addresses {
 		if addr, err := netip.ParseAddr(text); err == nil {
 			a.apiServers = append(a.apiServers, addr.Unmap())
-		}
-	}
-	for _, pool := range pools {
-		cidr, err := netip.ParsePrefix(pool.Spec.CIDR)
-		uses := pool.Spec.AllowedUses
-		if err == nil && (len(uses) == 0 || slices.Contains(uses, v3.IPPoolAllowedUseWorkload)) {
-			a.pods = append(a.pods, cidr.Masked())
 		}
 	}
 	k.config.readFailsafes(&a, configurations, f)

@@ -30,7 +30,7 @@ func cutting(t *testing.T, nodes ...string) *world {
 	w.Wanted.Policies = map[string]string{}
 	w.rules("Deny")
 	w.around = around{asked: start, answered: start, failsafe: failsafe.Builtin(),
-		pods: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}, apiServers: []netip.Addr{netip.MustParseAddr("198.51.100.1")}}
+		pools: []*v3.IPPool{{Spec: v3.IPPoolSpec{CIDR: "10.0.0.0/16"}}, {Spec: v3.IPPoolSpec{CIDR: "10.0.0.0/8", Disabled: true}}}, apiServers: []netip.Addr{netip.MustParseAddr("198.51.100.1")}}
 	return w
 }
 
@@ -303,10 +303,7 @@ func TestAdviceStaysWhenTheNodeIsArmed(t *testing.T) {
 
 func TestWhatIsAroundNodesIsAskedOnlyWhileSomebodyIsJudged(t *testing.T) {
 	f := newFake(t, "n1")
-	f.pools = []*v3.IPPool{
-		{Spec: v3.IPPoolSpec{CIDR: "10.0.0.0/16"}},
-		{Spec: v3.IPPoolSpec{CIDR: "10.1.0.0/16", AllowedUses: []v3.IPPoolAllowedUse{v3.IPPoolAllowedUseTunnel}}},
-	}
+	f.pools = []*v3.IPPool{{Spec: v3.IPPoolSpec{CIDR: "10.0.0.0/16"}}}
 	own := &failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: "node.n1"}}
 	require.NoError(t, json.Unmarshal([]byte(`{"failsafeInboundHostPorts":[{"protocol":"TCP","port":9100}]}`), &own.Spec))
 	f.felix = map[string]*failsafe.Configuration{"node.n1": own, "node.n2": {ObjectMeta: metav1.ObjectMeta{Name: "node.n2"}, Spec: map[string]any{}}}
@@ -317,7 +314,7 @@ func TestWhatIsAroundNodesIsAskedOnlyWhileSomebodyIsJudged(t *testing.T) {
 	asks, _ = k.memory.looksAround(facts{now: start})
 	assert.True(t, asks)
 	a := k.lookAround(t.Context(), facts{now: start})
-	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}, a.pods)
+	assert.Equal(t, f.pools, a.pools)
 	assert.Equal(t, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, a.apiServers)
 	assert.Equal(t, failsafe.Builtin(), a.failsafe)
 	assert.Equal(t, map[string][]v3.ProtoPort{"n1": {{Protocol: "TCP", Port: 9100}}}, a.failsafes, "only what differs from that of all")
@@ -328,5 +325,5 @@ func TestWhatIsAroundNodesIsAskedOnlyWhileSomebodyIsJudged(t *testing.T) {
 	f.refuse["list ippools"] = errors.New("forbidden")
 	again := k.lookAround(t.Context(), facts{now: start.Add(time.Minute), around: a})
 	assert.ErrorContains(t, again.err, "forbidden")
-	assert.Equal(t, a.pods, again.pods, "what was known before is believed")
+	assert.Equal(t, a.pools, again.pools, "what was known before is believed")
 }
