@@ -57,7 +57,7 @@ func (c Config) newJudge(f facts, m *memory, present map[string][]*policyset.Pol
 	// What audit logs, another mode would drop.
 	m.judge.set = m.judge.set.Enforcing()
 	m.judge.world = verdict.World{APIServers: f.around.apiServers, Pods: podsOf(f)}
-	nodes := trustedOf(f)
+	nodes := trust.Nodes(f.trusted)
 	m.judge.world.Nodes = func(addr netip.Addr) bool { return nodes[addr] }
 	return true
 }
@@ -69,19 +69,6 @@ func podsOf(f facts) []netip.Prefix {
 		ofNodes = append(ofNodes, object.Spec.PodCIDRs...)
 	}
 	return verdict.Pods(f.around.pools, ofNodes)
-}
-
-// trustedOf are the addresses that are trusted as those of nodes.
-func trustedOf(f facts) map[netip.Addr]bool {
-	trusted := map[netip.Addr]bool{}
-	for _, set := range f.trusted {
-		for _, net := range set.Spec.Nets {
-			if cidr, err := netip.ParsePrefix(net); err == nil && set.Labels[trust.Label] == trust.OfNode {
-				trusted[cidr.Addr()] = true
-			}
-		}
-	}
-	return trusted
 }
 
 // judge judges a node.

@@ -354,11 +354,13 @@ func compareUses(a, b *Use) int {
 	return cmp.Or(b.Connections-a.Connections, int(a.Port)-int(b.Port), a.From.Compare(b.From), strings.Compare(a.Node, b.Node))
 }
 
-// concerns tells whether a change is about such a connection, of somebody who is known as that.
-func (t *table) concerns(c *Change, of verdict.Connection, known as) bool {
-	region := t.regionOf(of.From)
+// concerns tells whether a change is about such a connection, of somebody who is trusted as in that world.
+func (t *table) concerns(c *Change, of verdict.Connection, w verdict.World) bool {
+	region := t.regionOf(of.From) * int(identities)
 	return slices.ContainsFunc(c.targets, func(i int) bool { return t.targets[i].holds(of) }) &&
-		(c.members[region*int(identities)+int(known)] || c.members[region*int(identities)])
+		(c.members[region+int(stranger)] || c.members[region+int(node)] && w.Nodes(of.From) ||
+			c.members[region+int(apiServer)] && slices.Contains(w.APIServers, of.From) ||
+			c.members[region+int(pod)] && slices.ContainsFunc(w.Pods, func(network netip.Prefix) bool { return network.Contains(of.From) }))
 }
 
 // holds tells whether the connection is to that.

@@ -78,11 +78,10 @@ func installed(ctx context.Context, cluster Cluster, told settings.Settings) (s 
 type connected struct {
 	nodes, tell int // how many nodes have an endpoint, and how many agents tell
 	peers       []*Use
-	known       map[netip.Addr]as
-	pods        []netip.Prefix
+	world       verdict.World // by what they are trusted
 }
 
-// whoIsConnected reads who is connected to the nodes of a release, and what they are known as.
+// whoIsConnected reads who is connected to the nodes of a release, and by what they are trusted.
 func whoIsConnected(ctx context.Context, cluster Cluster, release string) (c connected, err error) {
 	var endpoints listOf[*v3.HostEndpoint]
 	if _, err = cluster.Read(ctx, v3.KindHostEndpoint, "", "", &endpoints); err != nil {
@@ -110,7 +109,7 @@ func whoIsConnected(ctx context.Context, cluster Cluster, release string) (c con
 	return c, c.find(ctx, cluster, release)
 }
 
-// find reads what addresses are known as.
+// find reads by what addresses are trusted.
 func (c *connected) find(ctx context.Context, cluster Cluster, release string) error {
 	var sets listOf[*v3.GlobalNetworkSet]
 	var pools listOf[*v3.IPPool]
@@ -131,60 +130,32 @@ func (c *connected) find(ctx context.Context, cluster Cluster, release string) e
 	if err = errors.Join(err, ofPools, ofNodes, ofServers); err != nil {
 		return err
 	}
-	c.known = map[netip.Addr]as{}
 	for _, e := range servers.Endpoints {
 		for _, text := range e.Addresses {
 			if addr, err := netip.ParseAddr(text); err == nil {
-				c.known[addr.Unmap()] = apiServer
+				c.world.APIServers = append(c.world.APIServers, addr.Unmap())
 			}
 		}
 	}
-	for _, set := range sets.Items {
-		if endpoint.ReleaseOf(set) != release || endpoint.LabelsOf(set)[trust.Label] != trust.OfNode {
-			continue
-		}
-		for _, text := range set.Spec.Nets {
-			if network, err := netip.ParsePrefix(text); err == nil {
-				c.known[network.Addr()] = node
-			}
-		}
-	}
+	trusted := trust.Nodes(slices.DeleteFunc(sets.Items, func(set *v3.GlobalNetworkSet) bool { return endpoint.ReleaseOf(set) != release }))
+	c.world.Nodes = func(addr netip.Addr) bool { return trusted[addr] }
 	var cidrs []string
-	for _, pool := range pools.Items {
-		if uses := pool.Spec.AllowedUses; len(uses) == 0 || slices.Contains(uses, v3.IPPoolAllowedUseWorkload) {
-			cidrs = append(cidrs, pool.Spec.CIDR)
-		}
-	}
 	for _, n := range nodes.Items {
 		cidrs = append(cidrs, n.Spec.PodCIDRs...)
 	}
-	for _, text := range cidrs {
-		if network, err := netip.ParsePrefix(text); err == nil {
-			c.pods = append(c.pods, network)
-		}
-	}
+	c.world.Pods = verdict.Pods(pools.Items, cidrs)
 	return nil
 }
 
-// as says what an address is known as.
-func (c connected) as(addr netip.Addr) as {
-	known := c.known[addr]
-	if known == stranger && slices.ContainsFunc(c.pods, func(network netip.Prefix) bool { return network.Contains(addr) }) {
-		return pod
-	}
-	return known
-}
-
-// inUse says at each change who would not be let in any more by it.
-func (r *Report) inUse(t *table, c connected) {
-	for _, u := range c.peers {
-		known := c.as(u.From)
-		connection, world := connection(u.From, known, target{what{protocol: verdict.TCP, first: u.Port}, verdict.ToHost})
-		if !r.Before.judge(connection, world).Allowed || r.After.judge(connection, world).Allowed {
+// inUse says at each change who would not be let in any more by it. An address may be trusted as several things.
+func (r *Report) inUse(t *table, who connected) {
+	for _, u := range who.peers {
+		c, _ := connection(u.From, stranger, target{what{protocol: verdict.TCP, first: u.Port}, verdict.ToHost})
+		if !r.Before.judge(c, who.world).Allowed || r.After.judge(c, who.world).Allowed {
 			continue
 		}
 		for _, change := range r.Changes {
-			if change.group.sign == closes && t.concerns(change, connection, known) {
+			if change.group.sign == closes && t.concerns(change, c, who.world) {
 				change.InUse = append(change.InUse, u)
 				break
 			}

@@ -50,7 +50,7 @@ func cluster(t *testing.T, text string) fake {
 			"metadata": fields{"name": "fw-node-n1", "labels": fields{"host-firewall.io/release": "fw", "host-firewall.io/trust": "node"}},
 			"spec":     fields{"nets": []string{"192.0.2.1/32"}},
 		}),
-		"IPPool":        items(fields{"spec": fields{"cidr": "10.244.0.0/16"}}, fields{"spec": fields{"cidr": "203.0.113.0/24", "allowedUses": []string{"LoadBalancer"}}}),
+		"IPPool":        items(fields{"spec": fields{"cidr": "10.244.0.0/16"}}, fields{"spec": fields{"cidr": "10.0.0.0/8", "disabled": true}}),
 		"Node":          items(fields{"spec": fields{"podCIDRs": []string{"10.245.1.0/24"}}}),
 		"EndpointSlice": fields{"endpoints": []any{fields{"addresses": []string{"192.0.2.200"}}}},
 	}
@@ -142,6 +142,26 @@ func TestWhoUsesWhatIsClosedIsTold(t *testing.T) {
 	assert.Equal(t, []string{"everything"}, report.Changes[0].What)
 	assert.Equal(t, []string{"10.4.0.0/16", "2001:db8:4::/48"}, report.Changes[0].To)
 	assert.Equal(t, &Use{"worker-2", 9100, netip.MustParseAddr("10.4.0.9"), 3}, report.Changes[0].InUse[0])
+}
+
+// A node may be an API server, and its addresses in a pool: what is still let in as one of them is not closed.
+func TestWhoIsTrustedAsSeveralThingsIsCutWhereNoneIsLeft(t *testing.T) {
+	f := cluster(t, trusting.text(t, "aaaa"))
+	f["EndpointSlice"] = fields{"endpoints": []any{fields{"addresses": []string{"192.0.2.1"}}}}
+	f["IPPool"] = items(fields{"spec": fields{"cidr": "192.0.2.0/30"}})
+	f.connect(map[string][]peers.Port{"n1": {{Port: 9100, From: []peers.Peer{peer("192.0.2.1", 1)}}}})
+	in := func(nodes, pods, apiServer bool) string {
+		v := trusting
+		v.nodes, v.pods, v.apiServer = nodes, pods, apiServer
+		text, err := run(f, toInstalled, map[string]string{"-": v.text(t, "bbbb")})
+		require.NoError(t, err)
+		return text
+	}
+	for _, text := range []string{in(true, false, false), in(false, true, false), in(false, false, true)} {
+		assert.Contains(t, text, "closes ")
+		assert.NotContains(t, text, "in use")
+	}
+	assert.Contains(t, in(false, false, false), "in use: tcp/9100 from 192.0.2.1 (1 connection, n1)")
 }
 
 // Of thousands of connections the first lines tell enough.

@@ -333,8 +333,9 @@ func (r *Report) holds(table *table, c verdict.Connection, known as, sign change
 			c.ICMPType = int(other.first)
 		}
 	}
+	_, world := connection(c.From, known, target{})
 	for _, change := range r.Changes {
-		if change.group.sign == sign && table.concerns(change, c, known) {
+		if change.group.sign == sign && table.concerns(change, c, world) {
 			is, but = true, append(but, change.But...)
 		}
 	}

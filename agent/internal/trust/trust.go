@@ -88,6 +88,22 @@ func Sets(release string, nodes []*corev1.Node, endpoints []*v3.HostEndpoint) (s
 	return sets, refused
 }
 
+// Nodes returns the addresses that the sets of a release trust as those of nodes.
+func Nodes(sets []*v3.GlobalNetworkSet) map[netip.Addr]bool {
+	trusted := map[netip.Addr]bool{}
+	for _, set := range sets {
+		if endpoint.LabelsOf(set)[Label] != OfNode {
+			continue
+		}
+		for _, text := range set.Spec.Nets {
+			if network, err := netip.ParsePrefix(text); err == nil {
+				trusted[network.Addr()] = true
+			}
+		}
+	}
+	return trusted
+}
+
 // setOf returns the set of a Node with these addresses.
 func setOf(release string, node *corev1.Node, addresses []netip.Addr) *v3.GlobalNetworkSet {
 	set := &v3.GlobalNetworkSet{ObjectMeta: metav1.ObjectMeta{
