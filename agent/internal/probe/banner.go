@@ -20,15 +20,18 @@ const (
 	mostKnocks, mostAsked = 64, 512
 )
 
-// sshElsewhere returns where an SSH server answers (RFC 4253, 4.2: it speaks first), if nobody listens on any of
-// the ports on which one is expected. Each address is asked once.
-func (w *Watcher) sshElsewhere(ctx context.Context, listens []netip.AddrPort) (sees []peers.Sight) {
-	if slices.ContainsFunc(listens, func(at netip.AddrPort) bool { return slices.Contains(w.SSH, at.Port()) }) {
-		return nil
+// mute are ports of servers that never speak first, and log who goes without a word: etcd, API server, kubelet.
+var mute = []uint16{2379, 2380, 6443, 10250}
+
+// knock asks those who listen, each once, whether they speak SSH, if nobody listens on any of the ports on which that is
+// expected. It returns whether one does.
+func (v *view) knock(ctx context.Context) bool {
+	if v.hasSSH() {
+		return false
 	}
 	var fresh []netip.AddrPort
-	for _, at := range listens {
-		if _, asked := w.speaks[at]; !asked && len(fresh) < mostKnocks && len(w.speaks)+len(fresh) < mostAsked {
+	for _, at := range v.listens {
+		if _, asked := v.speaks[at]; !asked && !slices.Contains(mute, at.Port()) && len(fresh) < mostKnocks && len(v.speaks)+len(fresh) < mostAsked {
 			fresh = append(fresh, at)
 		}
 	}
@@ -38,22 +41,30 @@ func (w *Watcher) sshElsewhere(ctx context.Context, listens []netip.AddrPort) (s
 		knocks.Go(func() { speaks[i] = speaksSSH(ctx, at) })
 	}
 	knocks.Wait()
-	if w.speaks == nil {
-		w.speaks = map[netip.AddrPort]bool{}
-	}
 	for i, at := range fresh {
-		w.speaks[at] = speaks[i]
+		v.speaks[at] = speaks[i]
 	}
-	for _, at := range listens {
-		if sight := (peers.Sight{Kind: peers.SeesSSH, What: strconv.Itoa(int(at.Port()))}); w.speaks[at] && !slices.Contains(sees, sight) {
+	return slices.Contains(speaks, true)
+}
+
+// hasSSH tells whether somebody listens where an SSH server is expected.
+func (v *view) hasSSH() bool {
+	return slices.ContainsFunc(v.listens, func(at netip.AddrPort) bool { return slices.Contains(v.SSH, at.Port()) })
+}
+
+// sshElsewhere returns where an SSH server has answered, if none is where it is expected.
+func (v *view) sshElsewhere() (sees []peers.Sight) {
+	for _, at := range v.listens {
+		sight := peers.Sight{Kind: peers.SeesSSH, What: strconv.Itoa(int(at.Port()))}
+		if v.speaks[at] && !v.hasSSH() && !slices.Contains(sees, sight) {
 			sees = append(sees, sight)
 		}
 	}
 	return sees
 }
 
-// speaksSSH asks a server that listens at this address, from loopback, so that nobody takes the agent
-// for somebody from outside.
+// speaksSSH asks a server that listens at this address (RFC 4253, 4.2: it speaks first), from loopback, so
+// that nobody takes the agent for somebody from outside.
 func speaksSSH(ctx context.Context, at netip.AddrPort) bool {
 	from := netip.IPv6Loopback()
 	if at.Addr().Is4() {

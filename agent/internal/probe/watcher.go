@@ -35,16 +35,26 @@ type Watcher struct {
 	// Sees returns what else matters on the node; nil: nothing does.
 	Sees func() []peers.Sight
 
-	every  time.Duration           // for tests; 0: lookEvery
-	speaks map[netip.AddrPort]bool // who was asked whether it speaks SSH
-	mu     sync.Mutex
-	stop   context.CancelFunc // nil: it does not look
-	said   string
+	every time.Duration // for tests; 0: lookEvery
+	mu    sync.Mutex
+	stop  context.CancelFunc // nil: it does not look
+	said  string
 }
 
-// Tell returns what is to be told of the node, as peers.Annotation holds it; empty: nothing is wanted, or
-// the kernel says nothing. The first time it looks before it returns. It then looks until the context
-// ends or nothing is wanted any more, and calls wake each time that there is something else to tell.
+// view is what is seen from when that is wanted until it is not any more. It is for one goroutine.
+type view struct {
+	*Watcher
+	looked bool // it has, and nothing was wrong
+	table  *peers.Table
+	stream *os.File // of ends; nil: it has to be opened
+	// listens is where processes listen, and speaks who was asked whether it speaks SSH.
+	listens []netip.AddrPort
+	speaks  map[netip.AddrPort]bool
+}
+
+// Tell returns what is to be told of the node, as peers.Annotation holds it; empty: nothing is wanted. The
+// first time it looks before it returns. It then looks until the context ends or nothing is wanted any
+// more, and calls wake each time that there is something else to tell.
 func (w *Watcher) Tell(ctx context.Context, wanted bool, wake func()) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -54,28 +64,15 @@ func (w *Watcher) Tell(ctx context.Context, wanted bool, wake func()) string {
 		w.stop, w.said = nil, ""
 	case wanted && w.stop == nil:
 		ctx, w.stop = context.WithCancel(ctx)
-		w.begin(ctx, wake)
+		v := &view{Watcher: w, speaks: map[netip.AddrPort]bool{}}
+		if err := v.look(); err != nil {
+			w.said = blind(err)
+		} else {
+			w.said = v.table.Summary().Encode()
+		}
+		go v.follow(ctx, wake)
 	}
 	return w.said
-}
-
-// begin looks for the first time. What ended in the minute before is still to be seen where the node has
-// closed it: its sockets wait for that long. What ends meanwhile is read later.
-func (w *Watcher) begin(ctx context.Context, wake func()) {
-	stream, err := ends()
-	if err != nil {
-		w.said = blind(err)
-		return
-	}
-	table := peers.NewTable(time.Now())
-	if err := w.look(ctx, table, 1<<unix.BPF_TCP_TIME_WAIT); err != nil {
-		stream.Close()
-		w.said = blind(err)
-		return
-	}
-	w.said = table.Summary().Encode()
-	context.AfterFunc(ctx, func() { stream.Close() })
-	go w.follow(ctx, stream, table, wake)
 }
 
 // blind is a summary of nothing, and why.
@@ -84,43 +81,60 @@ func blind(err error) string {
 	return peers.Summary{Since: now, Until: now, Sees: []peers.Sight{{Kind: peers.SeesNothing, What: err.Error()}}}.Encode()
 }
 
-// look asks the kernel who is connected. Sockets in the states of more count as ended.
-func (w *Watcher) look(ctx context.Context, table *peers.Table, more uint32) error {
-	var at []netip.AddrPort
+// look asks the kernel who is connected. The first time it also shows what ended in the minute before, where the
+// node has closed it: its sockets wait for that long. What ends later is read by follow.
+func (v *view) look() (err error) {
+	if v.stream == nil {
+		if v.stream, err = ends(); err != nil {
+			return err
+		}
+	}
+	var ended uint32
+	if !v.looked {
+		v.table, ended = peers.NewTable(time.Now()), 1<<unix.BPF_TCP_TIME_WAIT
+	}
 	var ports []uint16
+	v.listens = nil
 	if err := sockets(1<<unix.BPF_TCP_LISTEN, 0, func(s socket) {
 		if !s.local.Addr().IsLoopback() {
-			at, ports = append(at, s.local), append(ports, s.local.Port())
+			v.listens, ports = append(v.listens, s.local), append(ports, s.local.Port())
 		}
 	}); err != nil {
 		return err
 	}
-	sees := w.sshElsewhere(ctx, at)
-	if w.Sees != nil {
-		sees = append(sees, w.Sees()...)
+	sees := v.sshElsewhere()
+	if v.Sees != nil {
+		sees = append(sees, v.Sees()...)
 	}
-	table.Look(time.Now(), ports, sees[:min(len(sees), peers.MostSights)])
-	return sockets(1<<unix.BPF_TCP_ESTABLISHED|1<<unix.BPF_TCP_CLOSE_WAIT|more, 0, func(s socket) {
-		if more&(1<<s.state) != 0 {
-			table.Ended(s.local.Port(), s.peer.Addr())
+	v.table.Look(time.Now(), ports, sees[:min(len(sees), peers.MostSights)])
+	err = sockets(1<<unix.BPF_TCP_ESTABLISHED|1<<unix.BPF_TCP_CLOSE_WAIT|ended, 0, func(s socket) {
+		if ended&(1<<s.state) != 0 {
+			v.table.Ended(s.local.Port(), s.peer.Addr())
 		} else {
-			table.Open(s.local.Port(), s.peer.Addr())
+			v.table.Open(s.local.Port(), s.peer.Addr())
 		}
 	})
+	v.looked = v.looked || err == nil
+	return err
 }
 
-// follow looks again now and then, and reads the ends of connections meanwhile. The second look is told in
-// any case: by then the node has been looked at for a while.
-func (w *Watcher) follow(ctx context.Context, stream *os.File, table *peers.Table, wake func()) {
+// follow looks again now and then, also where it could not before, and at once where SSH was found. It reads the ends
+// of connections meanwhile. The look after the first wait is told in any case: by then the node has been looked at
+// for a while.
+func (v *view) follow(ctx context.Context, wake func()) {
 	var told time.Time
-	every := cmp.Or(w.every, lookEvery)
-	for readEnds(ctx, stream, table, time.Now().Add(every+rand.N(every))) {
-		if err := w.look(ctx, table, 0); err != nil || !table.News() && time.Since(told) < tellAnyway {
+	for found := v.knock(ctx); found || v.wait(ctx); found = v.knock(ctx) {
+		if err := v.look(); err != nil || !v.table.News() && time.Since(told) < tellAnyway {
 			continue
 		}
-		told = time.Now()
-		w.say(ctx, table.Summary().Encode())
+		if !found {
+			told = time.Now()
+		}
+		v.say(ctx, v.table.Summary().Encode())
 		wake()
+	}
+	if v.stream != nil {
+		v.stream.Close()
 	}
 }
 
@@ -133,28 +147,51 @@ func (w *Watcher) say(ctx context.Context, text string) {
 	}
 }
 
-// readEnds tells the table of connections that end, until a time. It returns false when the context ends.
-func readEnds(ctx context.Context, stream *os.File, table *peers.Table, until time.Time) bool {
+// wait waits for the time of the next look, and reads the ends of connections as long as that goes well. It returns
+// false when the context ends.
+func (v *view) wait(ctx context.Context) bool {
+	every := cmp.Or(v.every, lookEvery)
+	until := time.Now().Add(every + rand.N(every))
+	if v.stream != nil && readEnds(ctx, v.stream, v.table, until) != nil {
+		v.stream.Close()
+		v.stream = nil
+	}
+	if v.stream == nil {
+		pause(ctx, until)
+	}
+	return ctx.Err() == nil
+}
+
+func pause(ctx context.Context, until time.Time) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Until(until)):
+	}
+}
+
+// readEnds tells the table of connections that end, until a time or the end of the context.
+func readEnds(ctx context.Context, stream *os.File, table *peers.Table, until time.Time) error {
 	message := make([]byte, 4096) // one has 400 bytes
-	_ = stream.SetReadDeadline(until)
+	if err := stream.SetReadDeadline(until); err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { _ = stream.SetReadDeadline(time.Now()) })()
 	for read, second := 0, time.Now(); ; read++ {
 		if read == mostEnds {
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Until(second.Add(time.Second))):
-			}
+			pause(ctx, second.Add(time.Second))
 			read, second = 0, time.Now()
 		}
 		n, err := stream.Read(message)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return ctx.Err() == nil
+			return nil
 		case errors.Is(err, unix.ENOBUFS):
 			// The kernel has dropped some.
 		case err != nil:
-			return false // it is closed
+			return err
 		case n > unix.NLMSG_HDRLEN:
-			if s, ok := parse(message[unix.NLMSG_HDRLEN:n]); ok {
+			// A socket that listened, or was connected to nobody, ends as well.
+			if s, ok := parse(message[unix.NLMSG_HDRLEN:n]); ok && s.peer.Port() != 0 && !s.peer.Addr().IsUnspecified() {
 				table.Ended(s.local.Port(), s.peer.Addr())
 			}
 		}

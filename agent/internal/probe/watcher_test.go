@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/probe"
@@ -147,13 +148,61 @@ func TestSSHIsFoundWhereNobodyExpectsIt(t *testing.T) {
 	serve(t, "[::]:80", "HTTP/1.1 400 Bad Request\r\n")
 	serve(t, "[::]:8443", "")
 	serve(t, "127.0.0.1:3333", "SSH-2.0-inside\r\n")
+	for _, port := range []string{"2379", "2380", "6443", "10250"} {
+		serve(t, "[::]:"+port, "SSH-2.0-never asked\r\n")
+	}
 	first, next := watched(t, &probe.Watcher{SSH: []uint16{22}, Sees: func() []peers.Sight { return []peers.Sight{{Kind: peers.SeesEBPF}} }})
-	assert.ElementsMatch(t, []peers.Sight{{Kind: peers.SeesSSH, What: "2222"}, {Kind: peers.SeesSSH, What: "2022"}, {Kind: peers.SeesEBPF}}, first.Sees)
-	assert.Empty(t, first.Ports, "the agent itself is nobody")
+	assert.Equal(t, []peers.Sight{{Kind: peers.SeesEBPF}}, first.Sees, "nobody waits for servers that may say nothing")
+	second := next()
+	assert.ElementsMatch(t, []peers.Sight{{Kind: peers.SeesSSH, What: "2222"}, {Kind: peers.SeesSSH, What: "2022"}, {Kind: peers.SeesEBPF}}, second.Sees)
+	assert.Empty(t, second.Ports, "the agent itself is nobody")
 	assert.Empty(t, next().Ports)
 
-	first, _ = watched(t, &probe.Watcher{SSH: []uint16{2222}})
-	assert.Empty(t, first.Sees, "one is where it is expected")
+	_, next = watched(t, &probe.Watcher{SSH: []uint16{2222}})
+	assert.Empty(t, next().Sees, "one is where it is expected")
+}
+
+// The kernel tells of the end of each socket, also of one that nobody was connected to.
+func TestAListenerThatClosesIsNobody(t *testing.T) {
+	if !inNamespace(t, "192.0.2.1/32", "192.0.2.7/32", "2001:db8::1/128") {
+		return
+	}
+	serve(t, "192.0.2.1:9100", "")
+	_, next := watched(t, &probe.Watcher{SSH: []uint16{9100}})
+	next()
+	for _, address := range []string{"192.0.2.7:9100", "[2001:db8::1]:9100"} {
+		listener, _ := listen(t, address)
+		require.NoError(t, listener.Close())
+	}
+	connection := dial(t, client.String(), "192.0.2.1:9100")
+	require.NoError(t, connection.Close())
+	s := next()
+	require.Len(t, s.Ports, 1)
+	assert.Equal(t, []peers.Peer{{Addr: client, Connections: 1}}, s.Ports[0].From)
+}
+
+func TestWatcherThatCouldNotLookTriesAgain(t *testing.T) {
+	if !inNamespace(t, "192.0.2.1/32", "192.0.2.7/32") {
+		return
+	}
+	serve(t, "192.0.2.1:22", "")
+	dial(t, client.String(), "192.0.2.1:22")
+	var files unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &files))
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Max: files.Max}))
+	first, next := watched(t, &probe.Watcher{SSH: []uint16{22}})
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &files))
+	require.Len(t, first.Sees, 1)
+	assert.Equal(t, peers.SeesNothing, first.Sees[0].Kind)
+	assert.Contains(t, first.Sees[0].What, "too many open files")
+	again := next()
+	assert.Empty(t, again.Sees)
+	assert.Equal(t, 1, from(again, 22))
+	assert.False(t, again.Since.Before(first.Since), "it begins when it sees")
+
+	connection := dial(t, "192.0.2.1", "192.0.2.1:22")
+	require.NoError(t, connection.Close())
+	assert.Equal(t, 2, next().Ports[0].Addresses, "ends are read as well")
 }
 
 func TestAThousandPeersAreSeen(t *testing.T) {
