@@ -77,22 +77,26 @@ func installed(ctx context.Context, cluster Cluster, told settings.Settings) (s 
 // connected are those who are connected to nodes, as their agents tell.
 type connected struct {
 	nodes, tell int // how many nodes have an endpoint, and how many agents tell
+	elsewhere   int // how many of them are not, or not only, at the set of their agents
 	peers       []*Use
 	world       verdict.World // by what they are trusted
 }
 
 // whoIsConnected reads who is connected to the nodes of a release, and by what they are trusted.
-func whoIsConnected(ctx context.Context, cluster Cluster, release string) (c connected, err error) {
+func whoIsConnected(ctx context.Context, cluster Cluster, of *Side) (c connected, err error) {
 	var endpoints listOf[*v3.HostEndpoint]
 	if _, err = cluster.Read(ctx, v3.KindHostEndpoint, "", "", &endpoints); err != nil {
 		return c, err
 	}
-	nodes, tell := map[string]bool{}, map[string]bool{}
+	nodes, tell, elsewhere := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, hep := range endpoints.Items {
-		if endpoint.ReleaseOf(hep) != release {
+		if endpoint.ReleaseOf(hep) != of.Release {
 			continue
 		}
 		nodes[hep.Spec.Node] = true
+		if endpoint.SetOf(hep) != of.Set || endpoint.LeavesOf(hep) != "" {
+			elsewhere[hep.Spec.Node] = true
+		}
 		summary := peers.Parse(endpoint.AnnotationsOf(hep)[peers.Annotation])
 		if !summary.Since.IsZero() {
 			tell[hep.Spec.Node] = true
@@ -103,10 +107,10 @@ func whoIsConnected(ctx context.Context, cluster Cluster, release string) (c con
 			}
 		}
 	}
-	if c.nodes, c.tell = len(nodes), len(tell); len(c.peers) == 0 {
+	if c.nodes, c.tell, c.elsewhere = len(nodes), len(tell), len(elsewhere); len(c.peers) == 0 {
 		return c, nil
 	}
-	return c, c.find(ctx, cluster, release)
+	return c, c.find(ctx, cluster, of.Release)
 }
 
 // find reads by what addresses are trusted.

@@ -75,9 +75,38 @@ func (f fake) connect(nodes map[string][]peers.Port) {
 		if ports != nil {
 			annotations[peers.Annotation] = peers.Summary{Since: time.Unix(1, 0), Until: time.Unix(2, 0), Ports: ports}.Encode()
 		}
-		endpoints = append(endpoints, fields{"metadata": fields{"name": node, "labels": fields{"host-firewall.io/release": "fw"}, "annotations": annotations}, "spec": fields{"node": node}})
+		endpoints = append(endpoints, endpointOf(node, "aaaa", annotations))
 	}
 	f["HostEndpoint"] = items(endpoints...)
+}
+
+// endpointOf is one of a node, with a set.
+func endpointOf(node, set string, annotations fields) fields {
+	labels := fields{"host-firewall.io/release": "fw"}
+	if set != "" {
+		labels["host-firewall.io/set"] = set
+	}
+	return fields{"metadata": fields{"name": node, "labels": labels, "annotations": annotations}, "spec": fields{"node": node}}
+}
+
+// While nodes move, or wait, the set of their agents is not what all of them have.
+func TestNodesThatHaveAnotherSetAreCounted(t *testing.T) {
+	f := cluster(t, trusting.text(t, "aaaa"))
+	f["HostEndpoint"] = items(endpointOf("n1", "aaaa", nil), endpointOf("n2", "aaaa.0000", nil), endpointOf("n3", "0000", nil), endpointOf("n3", "0000", nil), endpointOf("n4", "", nil))
+	text, err := run(f, toInstalled, map[string]string{"-": trusting.text(t, "aaaa")})
+	require.NoError(t, err)
+	assert.Contains(t, text, "  3 of 4 nodes carry another set, or none: there something else changes\n")
+	f["HostEndpoint"] = items(endpointOf("n1", "aaaa", nil))
+	text, err = run(f, toInstalled, map[string]string{"-": trusting.text(t, "aaaa")})
+	require.NoError(t, err)
+	assert.NotContains(t, text, "another set,")
+	off := trusting
+	off.mode = "off"
+	f = cluster(t, off.text(t, "aaaa"))
+	f["HostEndpoint"] = items(endpointOf("n1", "", nil))
+	text, err = run(f, toInstalled, map[string]string{"-": trusting.text(t, "aaaa")})
+	require.NoError(t, err)
+	assert.NotContains(t, text, "another set,", "in mode off no node has one")
 }
 
 func peer(addr string, n int) peers.Peer {

@@ -69,7 +69,7 @@ func Run(ctx context.Context, cluster Cluster, told settings.Settings, open func
 		}
 	}
 	r, t := compareSides(before, after)
-	who, err := whoIsConnected(ctx, cluster, before.Release)
+	who, err := whoIsConnected(ctx, cluster, before)
 	if err != nil {
 		return fmt.Errorf("read who is connected: %w", err)
 	}
@@ -98,8 +98,11 @@ func compareSides(before, after *Side) (*Report, *table) {
 	return r, t
 }
 
-// noteWhoTells says how much is known of who is connected, where that matters.
+// noteWhoTells says how many nodes have something else, and how much is known of who is connected, where that matters.
 func (r *Report) noteWhoTells(who connected) {
+	if who.elsewhere > 0 && r.Before.Mode != settings.ModeOff {
+		r.Notes = append(r.Notes, fmt.Sprintf("%d of %d nodes carry another set, or none: there something else changes", who.elsewhere, who.nodes))
+	}
 	closing := slices.ContainsFunc(r.Changes, func(c *Change) bool { return c.group.sign == closes })
 	switch {
 	case !closing || who.tell == who.nodes && who.nodes > 0:
