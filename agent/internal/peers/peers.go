@@ -4,8 +4,12 @@ package peers
 
 import (
 	"encoding/json"
+	"math"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Annotation holds the summary that an agent leaves on its endpoint.
@@ -14,9 +18,11 @@ const Annotation = "host-firewall.io/peers"
 // The most that a summary holds.
 const (
 	MostPorts     = 64
+	MostListens   = 256
 	MostAddresses = 16  // for each port
 	MostPeers     = 256 // for all ports, each of which has an equal share
 	MostSights    = 32
+	MostText      = 200 // characters of what is told of a sight
 )
 
 // Summary is what an agent has seen of TCP connections that others have made to processes of its
@@ -30,7 +36,7 @@ type Summary struct {
 	// More is how many further ports there were.
 	More int `json:"more,omitempty"`
 	// Listens are the TCP ports that processes listen on at all addresses, or at one that others
-	// reach, in order, at most MostPorts.
+	// reach, in order, at most MostListens.
 	Listens []uint16 `json:"listens,omitempty"`
 	// Sees is what else matters: see Sight.
 	Sees []Sight `json:"sees,omitempty"`
@@ -71,12 +77,42 @@ const (
 	SeesNothing = "nothing"
 )
 
-// Parse reads a summary. What can't be read is one that says nothing, with Since zero.
+// Parse reads a summary. What can't be read is one that says nothing, with Since zero. Whoever rules a node can
+// write what they like: more than a summary holds, and what could do harm to a terminal, is left out.
 func Parse(text string) (s Summary) {
 	if json.Unmarshal([]byte(text), &s) != nil {
 		return Summary{}
 	}
+	s.More = max(s.More, 0)
+	s.Ports, s.Listens, s.Sees = first(s.Ports, MostPorts), first(s.Listens, MostListens), first(s.Sees, MostSights)
+	room := MostPeers
+	for i := range s.Ports {
+		p := &s.Ports[i]
+		p.From = first(slices.DeleteFunc(p.From, func(peer Peer) bool { return !peer.Addr.IsValid() }), min(MostAddresses, room))
+		room -= len(p.From)
+		p.Addresses = max(p.Addresses, len(p.From))
+		for j := range p.From {
+			peer := &p.From[j]
+			peer.Addr, peer.Connections = peer.Addr.WithZone("").Unmap(), min(max(peer.Connections, 0), math.MaxInt32)
+		}
+	}
+	for i, sight := range s.Sees {
+		s.Sees[i] = Sight{Kind: printable(sight.Kind), What: printable(sight.What)}
+	}
 	return s
+}
+
+func first[T any](all []T, most int) []T { return all[:min(len(all), most)] }
+
+// printable is the beginning of a text on one line.
+func printable(text string) string {
+	runes := []rune(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text))
+	return string(first(runes, MostText))
 }
 
 // Encode returns the summary as the annotation holds it.

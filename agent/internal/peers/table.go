@@ -114,7 +114,7 @@ func (t *Table) News() bool { return t.news }
 // Summary returns what is to be told now, other addresses than before where there are too many.
 func (t *Table) Summary() Summary {
 	s := Summary{Since: t.since.UTC().Truncate(time.Second), Until: t.now.UTC().Truncate(time.Second), Sees: t.sees}
-	s.Listens = t.listens[:min(len(t.listens), MostPorts)]
+	s.Listens = first(t.listens, MostListens)
 	ports := slices.SortedFunc(maps.Keys(t.ports), func(a, b uint16) int {
 		return cmp.Or(cmp.Compare(t.ports[a].told, t.ports[b].told), cmp.Compare(a, b))
 	})

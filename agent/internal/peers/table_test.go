@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -143,7 +144,7 @@ func TestNetworksTakeTurnsAsAddressesDo(t *testing.T) {
 func TestWhatIsKeptAndToldIsBounded(t *testing.T) {
 	table := peers.NewTable(began)
 	var listens []uint16
-	for port := uint16(1); port <= 2*peers.MostPorts; port++ {
+	for port := uint16(1); port <= 2*peers.MostListens; port++ {
 		listens = append(listens, port)
 	}
 	sees := make([]peers.Sight, peers.MostSights)
@@ -160,8 +161,8 @@ func TestWhatIsKeptAndToldIsBounded(t *testing.T) {
 	}
 	s := table.Summary()
 	assert.Len(t, s.Ports, peers.MostPorts)
-	assert.Equal(t, peers.MostPorts, s.More)
-	assert.Len(t, s.Listens, peers.MostPorts)
+	assert.Equal(t, len(listens)-peers.MostPorts, s.More)
+	assert.Len(t, s.Listens, peers.MostListens)
 	people, kept := 0, 0
 	for _, port := range s.Ports {
 		people += len(port.From)
@@ -190,6 +191,52 @@ func TestWhoWasToldMakesRoomForWhoIsNew(t *testing.T) {
 	s := table.Summary()
 	assert.Equal(t, full, s.Ports[0].Addresses)
 	assert.Contains(t, told(s, 443), stranger)
+}
+
+// Servers that others join listen on high ports, and a server has more than a few below.
+func TestPortsThatAreListenedOnAreToldUpToTheHighOnes(t *testing.T) {
+	table := peers.NewTable(began)
+	listens := []uint16{25000, 50000}
+	for port := range uint16(100) {
+		listens = append(listens, port+1)
+	}
+	table.Look(began, listens, nil)
+	assert.Subset(t, table.Summary().Listens, []uint16{25000, 50000})
+}
+
+// Whoever rules a node writes what they like, and neither a ConfigMap nor a terminal suffers from it.
+func TestWhatANodeSaysIsBelievedWithinBounds(t *testing.T) {
+	bad := peers.Summary{Since: began, Until: began, More: -1}
+	for i := range 300 {
+		port := peers.Port{Port: uint16(i), Addresses: -1}
+		for j := range 300 {
+			port.From = append(port.From, peers.Peer{Addr: host(j), Connections: 1 << 50})
+		}
+		bad.Ports = append(bad.Ports, port)
+		bad.Listens = append(bad.Listens, uint16(i))
+		bad.Sees = append(bad.Sees, peers.Sight{Kind: "\x1b[2J", What: strings.Repeat("é\n\x1b[31m\u202e", 1000)})
+	}
+	bad.Ports[0].From[0] = peers.Peer{}
+	bad.Ports[0].From[1] = peers.Peer{Addr: netip.MustParseAddr("fe80::1%\x1b[2J"), Connections: -1}
+	s := peers.Parse(bad.Encode())
+	require.Len(t, s.Ports, peers.MostPorts)
+	assert.Zero(t, s.More)
+	people := 0
+	for _, port := range s.Ports {
+		assert.LessOrEqual(t, len(port.From), peers.MostAddresses)
+		assert.Equal(t, len(port.From), port.Addresses)
+		people += len(port.From)
+	}
+	assert.Equal(t, peers.MostPeers, people)
+	assert.Equal(t, peers.Peer{Addr: netip.MustParseAddr("fe80::1")}, s.Ports[0].From[0])
+	assert.Equal(t, 1<<31-1, s.Ports[0].From[1].Connections)
+	assert.Len(t, s.Listens, peers.MostListens)
+	require.Len(t, s.Sees, peers.MostSights)
+	for _, sight := range s.Sees {
+		assert.Equal(t, "?[2J", sight.Kind)
+		assert.Equal(t, peers.MostText, utf8.RuneCountInString(sight.What))
+		assert.True(t, strings.HasPrefix(sight.What, "é??[31m?é"), sight.What)
+	}
 }
 
 func TestWhatCanNotBeReadSaysNothing(t *testing.T) {
