@@ -81,7 +81,7 @@ What agents see, and what to write:
 `, few().Text("r1", 80, 20))
 
 	text := many().Text("r1", 80, 20)
-	assert.Regexp(t, `^Would be cut by set r1: 20100 connections from 7 addresses on 200 nodes, and\n    8800 like them:\n`, text)
+	assert.Regexp(t, `^Would be cut by set r1: 20100 connections from 7 addresses on 200 nodes, and\n    8800 more:\n`, text)
 	assert.Regexp(t, `(?m)^  - and \d+ more$`, text)
 	assert.Contains(t, text, "  - cp-1, cp-2 and 2998 more: tcp/2379, 2380: open")
 	assert.Less(t, strings.Count(text, "\n"), 70)

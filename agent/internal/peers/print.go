@@ -8,13 +8,20 @@ import (
 	"strings"
 )
 
-// Connections counts connections in words.
-func Connections(n int) string {
-	if n == 1 {
-		return "1 connection"
+// Count says how many there are: "1 address", "2 addresses".
+func Count(n int, noun string) string {
+	switch {
+	case n == 1:
+	case strings.HasSuffix(noun, "s"):
+		noun += "es"
+	default:
+		noun += "s"
 	}
-	return fmt.Sprintf("%d connections", n)
+	return fmt.Sprintf("%d %s", n, noun)
 }
+
+// Connections counts connections in words.
+func Connections(n int) string { return Count(n, "connection") }
 
 // some names the first ones, and counts the rest and more.
 func some(names []string, most, more int) string {
@@ -73,7 +80,7 @@ func groups(cuts []Cut) (all []group) {
 }
 
 // Text says for people who would be cut off, and what else was seen, in lines of so many columns where names are
-// short: at most so many lines of cuts, whom nothing else is known of are counted. Empty: there is nothing to say.
+// short: at most so many lines of cuts, and how many others there are. Empty: there is nothing to say.
 func (f Findings) Text(set string, columns, most int) string {
 	var lines []string
 	if len(f.WouldCut) > 0 {
@@ -94,7 +101,7 @@ func (f Findings) Text(set string, columns, most int) string {
 	}
 	var b strings.Builder
 	for _, line := range lines {
-		b.WriteString(wrap(line, columns) + "\n")
+		b.WriteString(Wrap(line, columns, 4) + "\n")
 	}
 	return b.String()
 }
@@ -108,30 +115,21 @@ func (f Findings) summary(set string) string {
 	}
 	more := ""
 	if f.WouldCutMore > 0 {
-		more = fmt.Sprintf(", and %d like them", f.WouldCutMore)
+		more = fmt.Sprintf(", and %d more", f.WouldCutMore)
 	}
-	return fmt.Sprintf("Would be cut by set %s: %s from %d %s on %d %s%s:", set, Connections(connections),
-		len(from), plural(len(from), "address", "es"), len(nodes), plural(len(nodes), "node", "s"), more)
+	return fmt.Sprintf("Would be cut by set %s: %s from %s on %s%s:", set, Connections(connections), Count(len(from), "address"), Count(len(nodes), "node"), more)
 }
 
-func plural(n int, noun, ending string) string {
-	if n == 1 {
-		return noun
-	}
-	return noun + ending
-}
-
-// wrap breaks a line at spaces, where it can. What goes on stands below its text.
-func wrap(line string, columns int) string {
-	const indent = "    "
+// Wrap breaks a line at spaces where it is longer than so many columns, if it can. What goes on is indented.
+func Wrap(line string, columns, indent int) string {
 	var done strings.Builder
 	for len(line) > columns {
 		at := strings.LastIndexByte(line[:columns+1], ' ')
-		if at < len(indent) {
+		if at <= indent {
 			break // one word that is longer
 		}
 		done.WriteString(line[:at] + "\n")
-		line = indent + line[at+1:]
+		line = strings.Repeat(" ", indent) + line[at+1:]
 	}
 	return done.String() + line
 }

@@ -6,6 +6,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 )
 
 const (
@@ -84,7 +86,7 @@ func (r *Report) print(out io.Writer, output string) error {
 func (r *Report) String() string {
 	var b strings.Builder
 	line := func(indent int, text string) {
-		b.WriteString(wrap(strings.Repeat(" ", indent)+text, indent+2))
+		b.WriteString(peers.Wrap(strings.Repeat(" ", indent)+text, columns, indent+2) + "\n")
 	}
 	line(0, fmt.Sprintf("From %s to %s:", r.Before.title(), r.After.title()))
 	for _, mode := range r.modes() {
@@ -111,35 +113,14 @@ func (r *Report) String() string {
 // told says who uses what is closed, most connections first.
 func told(uses []*Use) (lines []string) {
 	for _, u := range uses[:min(mostUses, len(uses))] {
-		lines = append(lines, fmt.Sprintf("in use: tcp/%d from %s (%s, %s)", u.Port, u.From, plural(u.Connections, "connection"), u.Node))
+		lines = append(lines, fmt.Sprintf("in use: tcp/%d from %s (%s, %s)", u.Port, u.From, peers.Count(u.Connections, "connection"), u.Node))
 	}
 	if rest := uses[min(mostUses, len(uses)):]; len(rest) > 0 {
 		nodes := map[string]bool{}
 		for _, u := range rest {
 			nodes[u.Node] = true
 		}
-		lines = append(lines, fmt.Sprintf("and %s more, on %s", plural(connections(rest), "connection"), plural(len(nodes), "node")))
+		lines = append(lines, fmt.Sprintf("and %s more, on %s", peers.Count(connections(rest), "connection"), peers.Count(len(nodes), "node")))
 	}
 	return lines
-}
-
-func plural(n int, what string) string {
-	if n != 1 {
-		what += "s"
-	}
-	return fmt.Sprintf("%d %s", n, what)
-}
-
-// wrap breaks a line between words, and indents what follows.
-func wrap(line string, indent int) string {
-	var b strings.Builder
-	for len(line) > columns {
-		at := strings.LastIndex(line[:columns+1], " ")
-		if at <= indent {
-			break
-		}
-		b.WriteString(line[:at] + "\n")
-		line = strings.Repeat(" ", indent) + line[at+1:]
-	}
-	return b.String() + line + "\n"
 }
