@@ -72,7 +72,7 @@ func TestWhoWouldBeCutIsNamedBeforeAndThenCutAndNobodyElse(t *testing.T) {
 	one, two := worker(t, 1), worker(t, 2)
 	t.Run("nodes wait, and say for whom", func(t *testing.T) {
 		requireAgent(t, one, report{State: "Waiting", Reason: "rollout.onWouldCut is wait, and set " + setInForce(t) + " would cut off "})
-		requireAgent(t, two, report{State: "Waiting", Reason: "Let them in (ingress: [{name: NAME, cidrs: "})
+		requireAgent(t, two, report{State: "Waiting", Reason: "would cut off who was connected to tcp/"})
 	})
 	t.Run("everybody is told", func(t *testing.T) {
 		requireEvent(t, "Node", one, "would cut tcp/9345 from ")

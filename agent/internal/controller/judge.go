@@ -16,6 +16,9 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/verdict"
 )
 
+// notKnown begins what is said where nobody knows who would be cut off.
+const notKnown = "who would be cut off is not known: "
+
 // judge is what nodes are judged by.
 type judge struct {
 	by    map[string]string // versions of all that it is made of
@@ -74,7 +77,6 @@ func podsOf(f facts) []netip.Prefix {
 // judge judges a node.
 func (c Config) judge(f facts, m *memory, name string, w *watched) {
 	n, world := m.nodes[name], m.judge.world
-	w.judged, w.cuts, w.advice = true, nil, nil
 	list, own := f.around.failsafes[name]
 	problem := f.around.unknown[name]
 	if world.Failsafe = list; !own {
@@ -83,11 +85,12 @@ func (c Config) judge(f facts, m *memory, name string, w *watched) {
 	if m.judge.err != nil {
 		problem = m.judge.err.Error()
 	}
+	w.judged, w.problem, w.advice = true, problem, nil
 	if problem != "" {
-		w.advice = []string{"who would be cut off is not known: " + problem}
-		return
+		w.advice = []string{notKnown + problem}
+		return // who was to be cut off before may be so still
 	}
-	if c.Audit || !n.carries {
+	if w.cuts = nil; c.Audit || !n.carries {
 		w.cuts = peers.Cuts(name, w.summary, m.judge.set, world, c.Accept)
 	}
 	untrusted := n.addresses

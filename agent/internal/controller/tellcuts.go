@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
@@ -24,36 +23,29 @@ func (c Config) waits(name string, n *node, f facts, m *memory, d *decision) str
 	case w == nil || w.text == "":
 		return because + "its agent has not said yet who is connected"
 	case !w.judged && f.around.err != nil:
-		return because + "it is not known who would be cut off: " + f.around.err.Error()
+		return because + notKnown + f.around.err.Error()
+	case w.problem != "":
+		return because + notKnown + w.problem
 	case !w.judged:
 		return because + "it is not known yet who would be cut off"
 	case slices.ContainsFunc(w.summary.Sees, func(s peers.Sight) bool { return s.Kind == peers.SeesNothing }):
 		return because + "its agent cannot see who is connected: see the advice of status. Write rollout.onWouldCut: report where that is how it is"
 	case len(w.cuts) > 0:
-		return fmt.Sprintf("%sset %s would cut off %s. %s", because, c.Wanted.Revision, event.Some(peersOf(w.cuts)), c.letIn(w.cuts[0]))
+		// Peers are not in it: nodes of which the same is so share one reason, which stays as it is while people come and go.
+		var texts []string
+		for _, port := range portsCut(w.cuts) {
+			texts = append(texts, fmt.Sprintf("tcp/%d", port))
+		}
+		return fmt.Sprintf("%sset %s would cut off who was connected to %s: see status. Let them in by ssh.cidrs, ingress or cluster.cidrs, or accept it by rollout.acceptCuts",
+			because, c.Wanted.Revision, event.Some(texts))
 	case w.summary.Until.Sub(w.summary.Since) < lookFor && f.now.Before(w.first.Add(lookMost)):
 		d.at(w.first.Add(lookMost))
 		return because + "its agent looks for a minute first who is connected"
+	case !w.heardAll() && f.now.Before(w.first.Add(hearMost)):
+		d.at(w.first.Add(hearMost))
+		return because + "its agent has not told of all yet who were connected, which takes a quarter of an hour at most"
 	}
 	return ""
-}
-
-// peersOf are the peers of cuts, in their order.
-func peersOf(cuts []peers.Cut) (texts []string) {
-	for _, cut := range cuts {
-		texts = append(texts, fmt.Sprintf("%s (tcp/%d)", cut.From, cut.Port))
-	}
-	return texts
-}
-
-// letIn says what to write for one who is not to be cut off.
-func (c Config) letIn(cut peers.Cut) string {
-	from := netip.PrefixFrom(cut.From, cut.From.BitLen())
-	in := fmt.Sprintf("ingress: [{name: NAME, cidrs: [%q], protocol: TCP, ports: [%d]}]", from, cut.Port)
-	if slices.Contains(c.SSHPorts, cut.Port) {
-		in = fmt.Sprintf("ssh.cidrs: [%q]", from)
-	}
-	return fmt.Sprintf("Let them in (%s), or accept it (rollout.acceptCuts: {ports: [%d]}, or cidrs)", in, cut.Port)
 }
 
 // tellCuts says in the clearance who would be cut off, and what else was seen. It is told of a node and a port by one

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -20,6 +21,13 @@ const (
 	// lookFor is how long an agent looks who is connected before a node may be armed that waits for that,
 	// and lookMost how long that takes at most: it looks again one minute to two after the first time.
 	lookFor, lookMost = time.Minute, 150 * time.Second
+	// hearMost is how long a node waits at most until its agent has told of all who were connected.
+	hearMost = 15 * time.Minute
+	// keptRound is how long somebody is kept at least who is told no more: an agent that has no news tells the same
+	// again in less than half of it. In mostRounds an agent forgets him itself. Of a node there are mostHeard.
+	keptRound  = 30 * time.Minute
+	mostRounds = 48
+	mostHeard  = 4096
 	// aroundEvery is how often it is asked what is around nodes while somebody is judged, and aroundNew
 	// how soon after somebody is to be.
 	aroundEvery, aroundNew = time.Minute, 100 * time.Millisecond
@@ -51,9 +59,17 @@ type watched struct {
 	summary peers.Summary
 	first   time.Time // since when this controller sees that agent look
 	judged  bool
+	problem string // why nobody knows who would be cut off; empty: it is known
 	cuts    []peers.Cut
-	advice  []string // stays when the agent says nothing any more
+	heard   map[peer]time.Time // when it last told of somebody
+	advice  []string
 	told    map[uint16]string
+}
+
+// peer is somebody at a port of a node.
+type peer struct {
+	port uint16
+	from netip.Addr
 }
 
 // lookAtPeers finds out who would be cut off, and what else there is to say.
@@ -62,13 +78,16 @@ func (c Config) lookAtPeers(f facts, m *memory, was clearance.Clearance, present
 	m.watched = map[string]*watched{}
 	for name, n := range m.nodes {
 		w := before[name]
-		if w == nil && n.peers == "" || c.Off {
+		if n.peers == "" || c.Off {
 			continue
 		}
 		if w == nil {
-			w = &watched{told: map[uint16]string{}}
+			w = &watched{heard: map[peer]time.Time{}}
 			if was.Wanted.Revision == c.Wanted.Revision {
 				w.cuts = slices.DeleteFunc(slices.Clone(was.WouldCut), func(cut peers.Cut) bool { return cut.Node != name })
+			}
+			for _, cut := range w.cuts {
+				w.heard[peer{cut.Port, cut.From}] = f.now
 			}
 		}
 		m.watched[name] = w
@@ -90,25 +109,60 @@ func (c Config) lookAtPeers(f facts, m *memory, was clearance.Clearance, present
 	}
 }
 
-// hear takes in what an agent says. Who would be cut stays: of many at one port it tells others each time.
+// hear takes in what an agent says. Who would be cut stays for a while: of many at one port it tells others each time.
 func (w *watched) hear(text string, now time.Time) {
 	if text == w.text {
 		return
 	}
 	summary := peers.Parse(text)
 	if w.text = text; summary.Since.IsZero() {
-		*w = watched{advice: w.advice, told: w.told}
+		*w = watched{heard: map[peer]time.Time{}}
 		return
 	}
 	if w.first.IsZero() || !summary.Since.Equal(w.summary.Since) {
 		w.first = now
+		if !w.summary.Since.IsZero() {
+			w.cuts, w.heard = nil, map[peer]time.Time{}
+		}
 	}
-	if w.summary.Since.IsZero() || summary.Since.Equal(w.summary.Since) {
-		for _, cut := range w.cuts[:min(len(w.cuts), mostCuts)] {
+	for _, port := range summary.Ports {
+		for _, p := range port.From {
+			if at := (peer{port.Port, p.Addr.Unmap().WithZone("")}); len(w.heard) < mostHeard || !w.heard[at].IsZero() {
+				w.heard[at] = now
+			}
+		}
+	}
+	maps.DeleteFunc(w.heard, func(p peer, last time.Time) bool { return now.Sub(last) > keptFor(summary, p.port) })
+	for _, cut := range w.cuts[:min(len(w.cuts), mostCuts)] {
+		if !w.heard[peer{cut.Port, cut.From}].IsZero() {
 			summary = summary.With(cut)
 		}
 	}
 	w.summary, w.judged = summary, false
+}
+
+// keptFor is for how long somebody at a port is kept whom the agent tells no more: an agent that tells all
+// has forgotten him by then, and one that can't gets the time to tell the others first. Whoever was
+// connected to a port on which nobody listens any more is forgotten at once.
+func keptFor(s peers.Summary, port uint16) time.Duration {
+	at := slices.IndexFunc(s.Ports, func(p peers.Port) bool { return p.Port == port })
+	switch {
+	case at >= 0:
+		rounds := s.Ports[at].Addresses / max(1, len(s.Ports[at].From))
+		return keptRound * time.Duration(max(1, min(rounds, mostRounds)))
+	case len(s.Listens) < peers.MostPorts && !slices.Contains(s.Listens, port):
+		return -1
+	}
+	return keptRound
+}
+
+// heardAll tells whether the agent has told of all who were connected since it began.
+func (w *watched) heardAll() bool {
+	heard := map[uint16]int{}
+	for p := range w.heard {
+		heard[p.port]++
+	}
+	return w.summary.More == 0 && !slices.ContainsFunc(w.summary.Ports, func(p peers.Port) bool { return p.Addresses > heard[p.Port] })
 }
 
 // looksAround tells whether to ask now what is around nodes, and when to ask again; zero: nobody is judged.

@@ -62,7 +62,7 @@ func (w *world) rules(last string) {
 
 // says has the agent of a node, which waits to be armed with set A, tell who is connected: port, address and connections.
 func (w *world) says(node string, since time.Time, seen ...string) *v3.HostEndpoint {
-	s := peers.Summary{Since: since, Until: w.now}
+	s := peers.Summary{Since: since, Until: w.now, Listens: []uint16{22, 80, 9100}}
 	for _, text := range seen {
 		var port uint16
 		var from string
@@ -147,10 +147,12 @@ func TestNobodyIsCalledCutBeforeAllIsKnownThatLetsPeopleIn(t *testing.T) {
 	assert.Empty(t, w.look().WouldCut, "pods and API servers are not known")
 	assert.Contains(t, fmt.Sprint(w.said().Held), "it is not known yet who would be cut off")
 	w.around.err = errors.New("no way")
-	assert.Contains(t, fmt.Sprint(w.look().Held), "it is not known who would be cut off: no way")
+	assert.Contains(t, fmt.Sprint(w.look().Held), "who would be cut off is not known: no way")
 	w.around = around{asked: w.now, answered: w.now, unknown: map[string]string{"": "nonsense"}}
 	assert.Empty(t, w.look().WouldCut)
 	assert.Contains(t, fmt.Sprint(w.said().Advice), "who would be cut off is not known: nonsense")
+	w.after(time.Hour)
+	assert.Contains(t, w.held("n1"), "who would be cut off is not known: nonsense", "and nobody is let go by that")
 
 	w = cutting(t, "n1", "n2")
 	w.remove("fw-drop-other-A")
@@ -238,8 +240,9 @@ func TestNodeWaitsUntilNobodyIsCutThatIsNotAccepted(t *testing.T) {
 	w.says("n1", begin, "9100 10.4.0.9 3", "9100 10.4.0.10 1", "22 203.0.113.77 1")
 	w.says("n2", begin)
 	w.after(5 * time.Second)
-	assert.Equal(t, `rollout.onWouldCut is wait, and set A would cut off 10.4.0.9 (tcp/9100), 203.0.113.77 (tcp/22), 10.4.0.10 (tcp/9100). `+
-		`Let them in (ingress: [{name: NAME, cidrs: ["10.4.0.9/32"], protocol: TCP, ports: [9100]}]), or accept it (rollout.acceptCuts: {ports: [9100]}, or cidrs)`, w.held("n1"))
+	why := `rollout.onWouldCut is wait, and set A would cut off who was connected to tcp/22, tcp/9100: see status. ` +
+		`Let them in by ssh.cidrs, ingress or cluster.cidrs, or accept it by rollout.acceptCuts`
+	assert.Equal(t, why, w.held("n1"))
 	assert.Equal(t, "rollout.onWouldCut is wait, and its agent looks for a minute first who is connected", w.held("n2"))
 	assert.NotEmpty(t, w.said().MayArm("n1", "A", ""))
 
@@ -247,9 +250,12 @@ func TestNodeWaitsUntilNobodyIsCutThatIsNotAccepted(t *testing.T) {
 	w.says("n2", begin)
 	w.look()
 	assert.Empty(t, w.held("n2"), "it has looked for a minute")
+	w.says("n1", begin, "22 203.0.113.78 7", "9100 10.4.0.11 9")
+	w.look()
+	assert.Equal(t, why, w.held("n1"), "the same while people come and go, and on other nodes")
 	w.says("n1", w.now, "22 203.0.113.77 1")
 	w.look()
-	assert.Contains(t, w.held("n1"), `Let them in (ssh.cidrs: ["203.0.113.77/32"])`)
+	assert.Contains(t, w.held("n1"), "who was connected to tcp/22: see")
 	w.Accept.Ports = []uint16{22}
 	w.memory.watched["n1"].judged = false
 	w.after(5 * time.Second)
@@ -290,15 +296,67 @@ func TestOneEventForEachNodeAndPort(t *testing.T) {
 	assert.Equal(t, want, count(), "in other words it would be another Event")
 }
 
-// What an agent has seen stays said when it says nothing any more: it is as true as before.
-func TestAdviceStaysWhenTheNodeIsArmed(t *testing.T) {
+// An armed node's agent looks no more, and what it saw before may have been mended.
+func TestAdviceGoesWithWhatTheAgentSays(t *testing.T) {
 	w := cutting(t, "n1")
 	w.summary("n1", peers.Summary{Since: start, Until: start, Sees: []peers.Sight{{Kind: peers.SeesIPVS}}})
 	require.Len(t, w.look().Advice, 1)
+	w.memory = memory{}
+	require.Len(t, w.after(2*time.Minute).Advice, 1, "over a restart of the controller")
 	w.agent("n1", "A", "A")
-	w.after(2 * time.Minute)
-	assert.Len(t, w.said().Advice, 1)
-	assert.Equal(t, []string{"n1"}, w.said().Advice[0].Nodes)
+	assert.Empty(t, w.after(2*time.Minute).Advice)
+}
+
+// Without an end one scanner would hold a node for ever.
+func TestWhoIsNotToldAgainIsForgotten(t *testing.T) {
+	w := cutting(t, "n1")
+	later := func(d time.Duration, seen ...string) []string {
+		w.after(d)
+		w.says("n1", start, seen...)
+		return told(w.after(tellCutsEvery).WouldCut)
+	}
+	later(0, "9100 10.4.0.9 3", "80 10.4.0.9 1", "8080 10.4.0.9 1")
+	both := []string{"n1: tcp/9100 from 10.4.0.9 (3)", "n1: tcp/80 from 10.4.0.9 (1)"}
+	assert.Equal(t, both, later(0, "9100 10.4.0.9 3"), "but who was connected where nobody listens any more")
+	assert.Equal(t, both, later(20*time.Minute, "9100 10.4.0.9 3"))
+	assert.Equal(t, both[:1], later(20*time.Minute, "9100 10.4.0.9 3"))
+	assert.Empty(t, later(time.Hour))
+
+	crowd := peers.Summary{Since: start, Until: start, Listens: []uint16{9100}, Ports: []peers.Port{{Port: 9100, Addresses: 100, From: []peers.Peer{{Addr: netip.MustParseAddr("10.4.0.9"), Connections: 1}}}}}
+	hear := func(from string) []string {
+		crowd.Ports[0].From[0].Addr, crowd.Until = netip.MustParseAddr(from), w.now
+		w.summary("n1", crowd)
+		return told(w.after(tellCutsEvery).WouldCut)
+	}
+	hear("10.4.0.9")
+	w.after(10 * time.Hour)
+	assert.Len(t, hear("10.4.0.10"), 2, "of many it takes an agent longer to tell somebody again")
+	w.after(24 * time.Hour)
+	assert.Len(t, hear("10.4.0.11"), 1)
+}
+
+func TestNodeWaitsUntilItsAgentHasToldOfAll(t *testing.T) {
+	w := cutting(t, "n1")
+	w.Wait = true
+	w.agent("n1", "A", "")
+	s := peers.Summary{Since: w.now, Listens: []uint16{443}, Ports: []peers.Port{{Port: 443, Addresses: 2}}}
+	hear := func(from ...string) string {
+		s.Until, s.Ports[0].From = w.now, nil
+		for _, text := range from {
+			s.Ports[0].From = append(s.Ports[0].From, peers.Peer{Addr: netip.MustParseAddr(text), Connections: 1})
+		}
+		w.summary("n1", s)
+		w.look()
+		return w.held("n1")
+	}
+	hear("10.0.7.7")
+	w.after(3 * time.Minute)
+	assert.Contains(t, hear("10.0.7.7"), "its agent has not told of all yet")
+	assert.Empty(t, hear("10.0.7.8"))
+	s.More = 1
+	assert.Contains(t, hear("10.0.7.8"), "its agent has not told of all yet", "there are other ports")
+	w.after(hearMost)
+	assert.Empty(t, w.held("n1"), "there may be always others")
 }
 
 func TestWhatIsAroundNodesIsAskedOnlyWhileSomebodyIsJudged(t *testing.T) {

@@ -28,7 +28,7 @@ type Advice struct {
 
 // Findings are what a controller makes of what agents say.
 type Findings struct {
-	// WouldCut are those who are connected to nodes now and that a set would cut off there, most
+	// WouldCut are those who are or were lately connected to nodes and that a set would cut off there, most
 	// connections first, and WouldCutMore is how many others there are.
 	WouldCut     []Cut `json:"wouldCut,omitempty"`
 	WouldCutMore int   `json:"wouldCutMore,omitempty"`
