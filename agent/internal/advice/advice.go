@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/verdict"
 )
@@ -143,7 +144,7 @@ func (j judge) networks() (texts []string) {
 		for _, text := range strings.FieldsFunc(nets, func(r rune) bool { return r == ' ' || r == ',' }) {
 			cidr, err := netip.ParsePrefix(text)
 			if err == nil && !j.lets(cidr.Masked().Addr().Next().Next(), 1).Allowed {
-				texts = append(texts, fmt.Sprintf("what is behind the bridge %s is let in nowhere, neither to the node nor through it. Write cluster.cidrs: [%q]", name, cidr.Masked()))
+				texts = append(texts, fmt.Sprintf("what is behind the bridge %s is not trusted, neither to reach the node nor to get through it. Write cluster.cidrs: [%q]", name, cidr.Masked()))
 			}
 		}
 	}
@@ -187,7 +188,12 @@ func (j judge) open() (texts []string) {
 		}
 	}
 	if ports := by[verdict.ByFailsafe]; len(ports) > 0 {
-		texts = append(texts, fmt.Sprintf("tcp/%s: open to everybody, as failsafe of Calico's. Where nobody outside needs it, take it out of failsafeInboundHostPorts in FelixConfiguration default", strings.Join(ports, ", ")))
+		var own []string
+		for _, entry := range failsafe.Builtin() {
+			own = append(own, fmt.Sprintf("%s/%d", strings.ToLower(entry.Protocol), entry.Port))
+		}
+		texts = append(texts, fmt.Sprintf("tcp/%s: open to everybody, as failsafe of Calico's. Where nobody outside needs it, write the whole list without it as failsafeInboundHostPorts in FelixConfiguration default: "+
+			"Felix adds nothing to it. Unset, it is %s", strings.Join(ports, ", "), strings.Join(own, ", ")))
 	}
 	if ports := by[verdict.Ungoverned]; len(ports) > 0 {
 		texts = append(texts, fmt.Sprintf("tcp/%s: open to everybody, as no policy of the release governs it. See policies.dropOther", strings.Join(ports, ", ")))

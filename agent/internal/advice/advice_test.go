@@ -107,7 +107,7 @@ func TestNetworksThatNobodyTrustsAreTold(t *testing.T) {
 	docker := peers.Summary{Sees: []peers.Sight{{Kind: peers.SeesBridge, What: "docker0 172.17.0.0/16, 2001:db8:d::/64"}}}
 	texts := advice.Of(advice.Node{Object: nodeOf(nil), Peers: docker}, letting(t), world())
 	require.Len(t, texts, 2)
-	assert.Contains(t, texts[0], `docker0 is let in nowhere, neither to the node nor through it. Write cluster.cidrs: ["172.17.0.0/16"]`)
+	assert.Contains(t, texts[0], `docker0 is not trusted, neither to reach the node nor to get through it. Write cluster.cidrs: ["172.17.0.0/16"]`)
 	assert.Empty(t, advice.Of(advice.Node{Object: nodeOf(nil), Peers: docker}, letting(t, "172.16.0.0/12", "2001:db8::/32"), world()))
 	named := letting(t)
 	named.AllInterfaces = false
@@ -125,6 +125,8 @@ func TestPortsThatNoValueOpensToEverybodyAreTold(t *testing.T) {
 	texts := advice.Of(n, letting(t), world())
 	require.Len(t, texts, 1)
 	assert.Contains(t, texts[0], "tcp/2379: open to everybody, as failsafe", "but not what is SSH's, the API server's, another protocol's or for some")
+	assert.Contains(t, texts[0], "the whole list without it")
+	assert.Contains(t, texts[0], "Felix adds nothing to it. Unset, it is tcp/22, udp/68, tcp/179, tcp/2379, tcp/2380, tcp/5473, tcp/6443, tcp/6666, tcp/6667")
 	texts = advice.Of(n, advice.Release{SSHPorts: []uint16{22}, APIServerPorts: []uint16{6443}}, verdict.World{Nodes: func(netip.Addr) bool { return false }})
 	require.Len(t, texts, 1)
 	assert.Contains(t, texts[0], "tcp/68, 179, 2379, 8080: open to everybody, as no policy of the release governs it")

@@ -37,9 +37,9 @@ const (
 	mostReasons = 500
 )
 
-// mended says what to do about policies that are not as they were rendered: Helm sends what
+// mended says what to do about policies that are not as they were rendered: Helm 3 sends what
 // differs between two renderings only.
-const mended = " (helm upgrade makes those that are missing; change others back, or delete them before)"
+const mended = " (helm upgrade makes those that are missing; change others back, delete them before, or have Helm 4 write them with --server-side=true --force-conflicts)"
 
 // facts are what one pass knows of the world. Nothing in them is changed.
 type facts struct {
