@@ -56,7 +56,8 @@ type memory struct {
 	node types.UID
 	// ours are the endpoints that were last seen to be the release's, by name: one that was
 	// there before may come back at once.
-	ours map[string]types.UID
+	ours  map[string]types.UID
+	peers string // what is told of who is connected
 }
 
 // decision is what one pass comes to.
@@ -76,7 +77,6 @@ type decision struct {
 	again time.Time
 	// urgent tells that the controller has to see at once what this agent waits for.
 	urgent bool
-	peers  string // what is told of who is connected
 }
 
 // decide says what should be, from what is known and remembered.

@@ -5,6 +5,7 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -250,10 +251,12 @@ func (k *Keeper) pass(ctx context.Context) {
 		targets := probe.Targets(f.node, f.said, k.config.Set)
 		k.rounds.Ask(ctx, func(ctx context.Context) []trial.Result { return k.config.Self.Round(ctx, targets) }, k.Wake)
 	}
-	if d.trial != nil {
-		k.memory.trial = d.trial
+	k.memory.trial = cmp.Or(d.trial, k.memory.trial)
+	matters := !k.config.Off && (k.config.Audit || d.set != k.config.Set && d.state != RolledBack || d.state == Trying)
+	if !matters || k.memory.peers == "" || d.set == k.config.Set || f.said == nil || f.said.MayArm(k.config.Node, k.config.Set, "") != "" {
+		// To say more of a node that may be armed would make the controller look at it again first.
+		k.memory.peers = k.config.Self.Peers(ctx, matters, k.Wake)
 	}
-	d.peers = k.config.Self.Peers(ctx, !k.config.Off && (k.config.Audit || d.set != k.config.Set || d.state == Trying), k.Wake)
 	if err := k.writeEndpoints(ctx, f, d, &status); err == nil {
 		k.memory.set = d.set
 		k.writeFelix(ctx, f, d, &status)

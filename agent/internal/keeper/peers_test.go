@@ -91,7 +91,27 @@ func TestPeersAreToldInAuditAndWhileANodeStaysBehind(t *testing.T) {
 	trying(t, func(s *scene, n *self) {
 		s.goesBack(n)
 		n.sees(s, "one")
-		assert.Equal(t, "one", s.told("n1"), "gone back")
+		assert.Empty(t, s.told("n1"), "gone back")
+		assert.False(t, n.matters)
+	})
+}
+
+// The controller looks at each version of an endpoint before it is armed.
+func TestPeersDoNotKeepANodeThatMayBeArmedFromThat(t *testing.T) {
+	n := newSelf()
+	n.peers, n.seen.IPv4 = "one", probe.Open
+	tryingOn(t, n, func(s *scene, n *self) {
+		s.pass(10 * time.Minute)
+		assert.Equal(t, "one", s.told("n1"), "with what says that there is another agent")
+		s.patches()
+		for _, text := range []string{"two", "three"} {
+			n.sees(s, text)
+			s.pass(10 * time.Minute)
+		}
+		assert.Zero(t, s.patches())
+		s.say(func(c *clearance.Clearance) { c.Reason = "not yet" })
+		s.pass(time.Second)
+		assert.Equal(t, "three", s.told("n1"), "it may not any more")
 	})
 }
 

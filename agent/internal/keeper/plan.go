@@ -53,8 +53,8 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 		if d.trial != nil && d.trial.Phase != "" {
 			desired.Annotations[trial.Annotation] = d.trial.Encode()
 		}
-		if i == 0 && d.peers != "" {
-			desired.Annotations[peers.Annotation] = d.peers
+		if i == 0 && m.peers != "" {
+			desired.Annotations[peers.Annotation] = m.peers
 		}
 		w := write{current: current, desired: desired}
 		if current != nil {

@@ -97,13 +97,12 @@ func (k *Keeper) tell(now time.Time, status Status) {
 // tellUntracked says once that Calico drops what nobody has told it to. That begins with the
 // endpoint, whatever the policies say and whether they apply.
 func (k *Keeper) tellUntracked(now time.Time, status Status) {
-	if k.config.Untracked == nil || status.Endpoints == 0 || !k.config.Untracked() {
+	if k.config.Untracked == nil || status.Endpoints == 0 || len(k.told[eventUntracked.Reason]) > 0 || !k.config.Untracked() {
 		return
 	}
 	const message = "IPVS balances connections on this node and net.ipv4.vs.conntrack is 0: Calico drops their packets as invalid, whatever the policies say and in every mode. " +
 		"Set net.ipv4.vs.conntrack to 1"
-	k.config.Untracked = nil
-	k.log.Warn(message)
+	k.tellOnce(eventUntracked.Reason, []string{message})
 	k.events.Add(now, eventUntracked, message)
 }
 
