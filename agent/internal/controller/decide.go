@@ -126,7 +126,7 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	c.keepTrust(f, m, len(others) > 0, &d)
 	c.lookAtPeers(f, m, was, present, &d)
 	now.Held, now.Conflicts = c.held(f, m, &d)
-	c.tellCuts(m, &now, &d)
+	c.tellCuts(f, m, &now, &d)
 	c.removeUnused(f, m, now, present, others, &d)
 	now.Reason = c.mayNotArm(f, m, carried[c.Wanted.Revision] > 0, &d)
 	c.keepWitnesses(f, m, carried, present, &now, &d)
@@ -146,6 +146,7 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	c.mark(f, m, was, &now, &d)
 	c.publish(f, m, was, now, &d)
 	c.conclude(was, now, &d)
+	c.noticeCuts(m, &d)
 	d.status.Untrusted, d.status.Sets = len(m.late), len(present)
 	d.status.count(m.nodes)
 	return d
@@ -323,6 +324,9 @@ func (c Config) publish(f facts, m *memory, was, now clearance.Clearance, d *dec
 			var due time.Time
 			if tells {
 				due = m.toldCuts.Add(tellCutsEvery)
+				if now.Findings.Alike(was.Findings) {
+					due = m.toldCuts.Add(tellCountsEvery)
+				}
 			}
 			if soon := m.marked.Add(max(marksEvery, now.Spread/marksTimes)); marks && (!tells || soon.Before(due)) {
 				due = soon

@@ -25,6 +25,7 @@ type judge struct {
 	at    time.Time
 	set   verdict.Set
 	world verdict.World
+	blind bool // pods are let in, and nobody knows who is one
 	err   error
 }
 
@@ -37,7 +38,8 @@ func (c Config) newJudge(f facts, m *memory, present map[string][]*policyset.Pol
 	for _, set := range f.trusted {
 		by[set.Name] = set.ResourceVersion
 	}
-	by["around"] = fmt.Sprintf("%v %v %v %v %v", verdict.Pods(f.around.pools, nil), f.around.apiServers, f.around.failsafe, f.around.failsafes, f.around.unknown)
+	pods := podsOf(f)
+	by["around"] = fmt.Sprintf("%v %v %v %v %v", pods, f.around.apiServers, f.around.failsafe, f.around.failsafes, f.around.unknown)
 	if f.around.answered.IsZero() || m.judge != nil && maps.Equal(by, m.judge.by) {
 		return false
 	}
@@ -59,7 +61,8 @@ func (c Config) newJudge(f facts, m *memory, present map[string][]*policyset.Pol
 	m.judge.set, m.judge.err = verdict.Of(c.Release, policies)
 	// What audit logs, another mode would drop.
 	m.judge.set = m.judge.set.Enforcing()
-	m.judge.world = verdict.World{APIServers: f.around.apiServers, Pods: podsOf(f)}
+	m.judge.world = verdict.World{APIServers: f.around.apiServers, Pods: pods}
+	m.judge.blind = m.judge.set.TrustsPods() && len(pods) == 0
 	nodes := trust.Nodes(f.trusted)
 	m.judge.world.Nodes = func(addr netip.Addr) bool { return nodes[addr] }
 	return true
@@ -90,7 +93,7 @@ func (c Config) judge(f facts, m *memory, name string, w *watched) {
 		w.advice = []string{notKnown + problem}
 		return // who was to be cut off before may be so still
 	}
-	if w.cuts = nil; c.Audit || !n.carries {
+	if w.cuts = nil; (c.Audit || !n.carries) && !m.judge.blind {
 		w.cuts = peers.Cuts(name, w.summary, m.judge.set, world, c.Accept)
 	}
 	untrusted := n.addresses
@@ -105,4 +108,7 @@ func (c Config) judge(f facts, m *memory, name string, w *watched) {
 	w.advice = advice.Of(advice.Node{Object: n.object, Peers: w.summary, Untrusted: untrusted}, advice.Release{
 		Set: m.judge.set, Calico: f.calico, Audit: c.Audit, SSHPorts: c.SSHPorts, APIServerPorts: c.APIServerPorts, AllInterfaces: slices.Contains(c.Interfaces, endpoint.AllInterfaces),
 	}, world)
+	if m.judge.blind {
+		w.advice = append(w.advice, notKnown+"cluster.trustPods lets pods in, and without IPPools of Calico's and podCIDRs of Nodes they are not told from others. In mode audit the kernel's log has whom Felix would drop")
+	}
 }

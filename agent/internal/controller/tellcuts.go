@@ -28,6 +28,8 @@ func (c Config) waits(name string, n *node, f facts, m *memory, d *decision) str
 		return because + notKnown + w.problem
 	case !w.judged:
 		return because + "it is not known yet who would be cut off"
+	case m.judge != nil && m.judge.blind:
+		return ""
 	case slices.ContainsFunc(w.summary.Sees, func(s peers.Sight) bool { return s.Kind == peers.SeesNothing }):
 		return because + "its agent cannot see who is connected: see the advice of status. Write rollout.onWouldCut: report where that is how it is"
 	case len(w.cuts) > 0:
@@ -48,28 +50,27 @@ func (c Config) waits(name string, n *node, f facts, m *memory, d *decision) str
 	return ""
 }
 
-// tellCuts says in the clearance who would be cut off, and what else was seen. It is told of a node and a port by one
-// Event, in the words that were right when that began.
-func (c Config) tellCuts(m *memory, now *clearance.Clearance, d *decision) {
+// tellCuts says in the clearance who would be cut off, and what else was seen.
+func (c Config) tellCuts(f facts, m *memory, now *clearance.Clearance, d *decision) {
 	seen := map[string][]string{}
+	var rest []peers.Cut
 	for name, w := range m.watched {
-		now.WouldCut = append(now.WouldCut, w.cuts...)
-		told := map[uint16]string{}
-		for _, port := range portsCut(w.cuts) {
-			if told[port] = w.told[port]; told[port] == "" {
-				told[port] = c.wouldCut(port, w.cuts)
-			}
-			d.notices = append(d.notices, notice{eventWouldCut, name, m.nodes[name].uid, told[port]})
-		}
-		w.told = told
+		share := min(len(w.cuts), mostOfNode)
+		now.WouldCut, rest = append(now.WouldCut, w.cuts[:share]...), append(rest, w.cuts[share:]...)
 		for _, text := range w.advice {
 			seen[text] = append(seen[text], name)
 		}
+		if f.around.err != nil && f.now.Sub(f.around.answered) >= stale {
+			seen[notKnown+f.around.err.Error()] = append(seen[notKnown+f.around.err.Error()], name)
+		}
 	}
+	slices.SortFunc(rest, peers.Compare)
 	slices.SortFunc(now.WouldCut, peers.Compare)
+	now.WouldCut = append(now.WouldCut, rest...)
 	if most := min(len(now.WouldCut), mostCuts); most < len(now.WouldCut) {
 		now.WouldCut, now.WouldCutMore = now.WouldCut[:most:most], len(now.WouldCut)-most
 	}
+	slices.SortFunc(now.WouldCut, peers.Compare)
 	d.status.WouldCut = now.WouldCut
 	for _, text := range slices.Sorted(maps.Keys(seen)) {
 		names := slices.Sorted(slices.Values(seen[text]))
@@ -80,6 +81,26 @@ func (c Config) tellCuts(m *memory, now *clearance.Clearance, d *decision) {
 		return cmp.Compare(len(b.Nodes)+b.More, len(a.Nodes)+a.More)
 	})
 	now.Advice = now.Advice[:min(len(now.Advice), mostAdvice)]
+}
+
+// noticeCuts has an Event tell of a node and a port, in the words that were right when that began. What else there
+// is to tell comes first, and of thousands of nodes a few say enough.
+func (c Config) noticeCuts(m *memory, d *decision) {
+	nodes := 0
+	for _, name := range slices.Sorted(maps.Keys(m.watched)) {
+		w, told := m.watched[name], map[uint16]string{}
+		for _, port := range portsCut(w.cuts) {
+			if told[port] = w.told[port]; told[port] == "" {
+				told[port] = c.wouldCut(port, w.cuts)
+			}
+			if nodes < mostNoticed {
+				d.notices = append(d.notices, notice{eventWouldCut, name, m.nodes[name].uid, told[port]})
+			}
+		}
+		if w.told = told; len(told) > 0 {
+			nodes++
+		}
+	}
 }
 
 // portsCut are the ports of cuts, each once, in order.

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"net/netip"
@@ -37,8 +38,13 @@ const (
 	// tellCutsEvery is the least time between two changes of who would be cut and of advice alone, which agents do not
 	// need and are woken by.
 	tellCutsEvery = time.Minute
-	// The most that the clearance holds of them, and how many nodes by name with each advice.
-	mostCuts, mostAdvice, mostNamed = 200, 30, 10
+	// tellCountsEvery is the same where nothing but numbers of connections has changed: in audit they only rise.
+	tellCountsEvery = 10 * time.Minute
+	// stale is how old an answer of what is around nodes may be before it is said that nobody can be judged by it.
+	stale = 5 * time.Minute
+	// The most that the clearance holds of them, of which each node has its share before there is room for more,
+	// how many nodes by name with each advice, and of how many nodes Events tell.
+	mostCuts, mostOfNode, mostAdvice, mostNamed, mostNoticed = 200, 20, 30, 10, 20
 )
 
 // around is what counts for who would be cut, beside policies and Nodes. It is asked for, and not
@@ -150,7 +156,7 @@ func keptFor(s peers.Summary, port uint16) time.Duration {
 	case at >= 0:
 		rounds := s.Ports[at].Addresses / max(1, len(s.Ports[at].From))
 		return keptRound * time.Duration(max(1, min(rounds, mostRounds)))
-	case len(s.Listens) < peers.MostPorts && !slices.Contains(s.Listens, port):
+	case len(s.Listens) < peers.MostListens && !slices.Contains(s.Listens, port):
 		return -1
 	}
 	return keptRound
@@ -181,15 +187,12 @@ func (k *Controller) lookAround(ctx context.Context, f facts) around {
 	a := f.around
 	a.asked = f.now
 	configurations, err := k.api.FelixConfigurations(ctx)
-	if a.err = err; err != nil {
-		return a
-	}
-	pools, err := k.api.IPPools(ctx)
-	if a.err = err; err != nil {
-		return a
-	}
-	addresses, _, err := k.api.APIServer(ctx)
-	if a.err = err; err != nil {
+	pools, ofPools := k.api.IPPools(ctx)
+	addresses, _, ofServers := k.api.APIServer(ctx)
+	if a.err = cmp.Or(err, ofPools, ofServers); a.err != nil {
+		if f.around.err == nil {
+			k.log.Warn("cannot find out who would be cut off", "error", a.err)
+		}
 		return a
 	}
 	a.answered, a.pools, a.apiServers = f.now, pools, nil

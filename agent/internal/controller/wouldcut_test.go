@@ -1,11 +1,14 @@
 package controller
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -154,10 +157,55 @@ func TestNobodyIsCalledCutBeforeAllIsKnownThatLetsPeopleIn(t *testing.T) {
 	w.after(time.Hour)
 	assert.Contains(t, w.held("n1"), "who would be cut off is not known: nonsense", "and nobody is let go by that")
 
+	w = cutting(t, "n1")
+	w.says("n1", start, "9100 10.4.0.9 3")
+	w.around.err = errors.New("no way")
+	assert.NotContains(t, fmt.Sprint(w.look().Advice), "not known", "what was known a moment ago is believed")
+	w.now = w.now.Add(stale)
+	assert.Contains(t, fmt.Sprint(w.look().Advice), "who would be cut off is not known: no way", "nobody is to think that nobody would be")
+
 	w = cutting(t, "n1", "n2")
 	w.remove("fw-drop-other-A")
 	w.says("n1", start, "9100 10.4.0.9 3")
 	assert.Empty(t, w.look().WouldCut, "by a set of which a part is missing")
+}
+
+// Some networks of pods know neither Calico's IPAM nor podCIDRs: each pod would be called cut.
+func TestNobodyIsCalledCutWherePodsAreNotToldFromOthers(t *testing.T) {
+	w := cutting(t, "n1")
+	w.Wait, w.around.pools = true, nil
+	w.says("n1", start, "9100 10.4.0.9 3")
+	assert.Empty(t, w.after(10*time.Second).WouldCut)
+	assert.Contains(t, fmt.Sprint(w.said().Advice), "pods")
+	assert.Empty(t, w.held("n1"), "it would wait for ever")
+	node := w.nodes[0].DeepCopy()
+	node.Spec.PodCIDRs = []string{"10.9.0.0/24"}
+	w.nodes[0] = node
+	assert.Len(t, w.after(tellCutsEvery).WouldCut, 1)
+	assert.NotContains(t, fmt.Sprint(w.said().Advice), "not known")
+	assert.NotEmpty(t, w.held("n1"))
+}
+
+// One node that says what it likes takes the places of no other.
+func TestEachNodeHasItsShareOfTheClearance(t *testing.T) {
+	w := cutting(t, "n1", "n2")
+	var loud []string
+	for i := range 250 {
+		loud = append(loud, fmt.Sprintf("9100 10.4.0.%d 9000", i))
+	}
+	hear := func(until time.Time, seen []string) clearance.Clearance {
+		w.now = until
+		w.says("n1", start, seen...)
+		return w.after(tellCutsEvery)
+	}
+	for i := 0; i < len(loud); i += 16 {
+		hear(w.now, loud[i:min(len(loud), i+16)])
+	}
+	w.says("n2", start, "9100 10.4.0.9 1")
+	said := w.after(tellCutsEvery)
+	assert.Len(t, said.WouldCut, mostCuts, "there is room for more of a node than its share")
+	assert.Equal(t, "n2: tcp/9100 from 10.4.0.9 (1)", told(said.WouldCut)[mostCuts-1])
+	assert.Positive(t, said.WouldCutMore)
 }
 
 // A node joins, a network set comes: who was to be cut is let in.
@@ -208,18 +256,22 @@ func TestNewsOfWhoWouldBeCutAreToldOnceAMinuteAndWithOtherNewsAtOnce(t *testing.
 	w.after(5 * time.Second)
 	version := w.configMap.ResourceVersion
 	seen := 0
-	see := func(d time.Duration) clearance.Clearance {
+	see := func(from string, d time.Duration) clearance.Clearance {
 		seen++
-		text := peers.Summary{Since: start, Until: w.now, Ports: []peers.Port{{Port: 9100, From: []peers.Peer{{Addr: netip.MustParseAddr("10.4.0.9"), Connections: 3 + seen}}}}}.Encode()
+		text := peers.Summary{Since: start, Until: w.now, Ports: []peers.Port{{Port: 9100, From: []peers.Peer{{Addr: netip.MustParseAddr(from), Connections: 3 + seen}}}}}.Encode()
 		w.endpoints[0] = w.endpoints[0].DeepCopy()
 		w.endpoints[0].Annotations[peers.Annotation], w.endpoints[0].ResourceVersion = text, "1000"+fmt.Sprint(seen)
 		return w.after(d)
 	}
-	see(30 * time.Second)
+	see("10.4.0.10", 30*time.Second)
 	assert.Equal(t, version, w.configMap.ResourceVersion)
-	assert.Equal(t, 5, see(40 * time.Second).WouldCut[0].Connections)
+	assert.Len(t, see("10.4.0.9", 40*time.Second).WouldCut, 2)
+	version = w.configMap.ResourceVersion
+	see("10.4.0.9", 5*time.Minute)
+	assert.Equal(t, version, w.configMap.ResourceVersion, "numbers alone wait longer: they never cease to rise")
+	assert.Equal(t, 7, see("10.4.0.9", 5*time.Minute).WouldCut[0].Connections)
 	w.policy("strange", nil, map[string]any{"selector": "all()"})
-	assert.Equal(t, 6, see(0).WouldCut[0].Connections)
+	assert.Equal(t, 8, see("10.4.0.9", 0).WouldCut[0].Connections)
 	assert.NotEmpty(t, w.held("n1"))
 }
 
@@ -296,6 +348,27 @@ func TestOneEventForEachNodeAndPort(t *testing.T) {
 	assert.Equal(t, want, count(), "in other words it would be another Event")
 }
 
+// There are as many of these as nodes, and few Events a second.
+func TestEventsOfWhoWouldBeCutComeLastAndOfFewNodes(t *testing.T) {
+	w := cutting(t)
+	for i := range 30 {
+		name := fmt.Sprintf("m%02d", i)
+		w.node(name, start.Add(-time.Hour), fmt.Sprintf("192.0.3.%d", i))
+		w.says(name, start, "9100 10.4.0.9 1")
+	}
+	w.agent("m29", "A", "A")
+	w.look()
+	w.policy("fw-drop-other-A", map[string]string{endpoint.ReleaseLabel: "fw", endpoint.SetLabel: "A"}, specOf("drop", "B"))
+	w.look()
+	kinds := map[string]int{}
+	for i, n := range w.last.notices {
+		kinds[n.kind]++
+		assert.Equal(t, i >= len(w.last.notices)-mostNoticed, n.kind == eventWouldCut, n.message)
+	}
+	assert.Equal(t, mostNoticed, kinds[eventWouldCut])
+	assert.Greater(t, len(kinds), 1)
+}
+
 // An armed node's agent looks no more, and what it saw before may have been mended.
 func TestAdviceGoesWithWhatTheAgentSays(t *testing.T) {
 	w := cutting(t, "n1")
@@ -329,9 +402,9 @@ func TestWhoIsNotToldAgainIsForgotten(t *testing.T) {
 		return told(w.after(tellCutsEvery).WouldCut)
 	}
 	hear("10.4.0.9")
-	w.after(10 * time.Hour)
+	w.now = w.now.Add(10 * time.Hour)
 	assert.Len(t, hear("10.4.0.10"), 2, "of many it takes an agent longer to tell somebody again")
-	w.after(24 * time.Hour)
+	w.now = w.now.Add(24 * time.Hour)
 	assert.Len(t, hear("10.4.0.11"), 1)
 }
 
@@ -365,7 +438,8 @@ func TestWhatIsAroundNodesIsAskedOnlyWhileSomebodyIsJudged(t *testing.T) {
 	own := &failsafe.Configuration{ObjectMeta: metav1.ObjectMeta{Name: "node.n1"}}
 	require.NoError(t, json.Unmarshal([]byte(`{"failsafeInboundHostPorts":[{"protocol":"TCP","port":9100}]}`), &own.Spec))
 	f.felix = map[string]*failsafe.Configuration{"node.n1": own, "node.n2": {ObjectMeta: metav1.ObjectMeta{Name: "node.n2"}, Spec: map[string]any{}}}
-	k := New(f.Config, f, nil)
+	var log bytes.Buffer
+	k := New(f.Config, f, slog.New(slog.NewTextHandler(&log, nil)))
 	asks, _ := k.memory.looksAround(f.facts)
 	assert.False(t, asks, "nobody says anything")
 	k.memory.watched = map[string]*watched{"n1": {text: "x"}}
@@ -383,5 +457,7 @@ func TestWhatIsAroundNodesIsAskedOnlyWhileSomebodyIsJudged(t *testing.T) {
 	f.refuse["list ippools"] = errors.New("forbidden")
 	again := k.lookAround(t.Context(), facts{now: start.Add(time.Minute), around: a})
 	assert.ErrorContains(t, again.err, "forbidden")
+	k.lookAround(t.Context(), facts{now: start.Add(2 * time.Minute), around: again})
+	assert.Equal(t, 1, strings.Count(log.String(), "cannot find out who would be cut off"), "it is logged once")
 	assert.Equal(t, a.pools, again.pools, "what was known before is believed")
 }

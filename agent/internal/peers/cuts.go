@@ -36,6 +36,22 @@ type Findings struct {
 	Advice []Advice `json:"advice,omitempty"`
 }
 
+// Alike tells whether both name the same, in whatever numbers.
+func (f Findings) Alike(other Findings) bool {
+	return slices.Equal(whom(f.WouldCut), whom(other.WouldCut)) &&
+		slices.EqualFunc(f.Advice, other.Advice, func(a, b Advice) bool { return a.Text == b.Text && slices.Equal(a.Nodes, b.Nodes) })
+}
+
+// whom returns cuts without their numbers of connections, in one order.
+func whom(cuts []Cut) []Cut {
+	cuts = slices.Clone(cuts)
+	for i := range cuts {
+		cuts[i].Connections = 0
+	}
+	slices.SortFunc(cuts, Compare)
+	return cuts
+}
+
 // Cuts returns whom the set would cut off who is in the summary of a node, by Compare. All of them
 // are connected to processes of the node: whom kube-proxy passes on is no socket of the node.
 func Cuts(node string, s Summary, set verdict.Set, w verdict.World, accept Accept) (cuts []Cut) {

@@ -283,7 +283,7 @@ func nameOf(purpose string, r v3.Rule) string {
 		case r.Source.Services != nil:
 			return "cluster.trustAPIServer"
 		case r.Source.Selector == allPods:
-			return "cluster.trustPods"
+			return byPods
 		case r.Source.Selector != "":
 			return "cluster.trustNodes"
 		}
