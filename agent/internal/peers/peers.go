@@ -20,7 +20,7 @@ const (
 	MostPorts     = 64
 	MostListens   = 256
 	MostAddresses = 16  // for each port
-	MostPeers     = 256 // for all ports, each of which has an equal share
+	MostPeers     = 256 // for all ports
 	MostSights    = 32
 	MostText      = 200 // characters of what is told of a sight
 )

@@ -123,10 +123,13 @@ func (t *Table) Summary() Summary {
 		s.More, ports = len(ports)-MostPorts, ports[:MostPorts]
 	}
 	slices.Sort(ports)
-	for _, port := range ports {
-		p := t.ports[port]
-		p.told++
-		s.Ports = append(s.Ports, Port{Port: port, Addresses: len(p.from), From: p.tell(min(MostAddresses, MostPeers/len(ports)))})
+	queues := make([]*queue, len(ports))
+	for i, port := range ports {
+		queues[i] = t.ports[port].queue()
+	}
+	share(queues)
+	for i, port := range ports {
+		s.Ports = append(s.Ports, Port{Port: port, Addresses: len(t.ports[port].from), From: queues[i].tell()})
 	}
 	t.news = false
 	for _, p := range t.ports {
@@ -137,10 +140,33 @@ func (t *Table) Summary() Summary {
 	return s
 }
 
-// tell chooses who is told: of one half, one of each network first, and of networks those that were told
-// least; of the other half, whoever was told least. So one stranger among a thousand of another network is told
-// at once and again, and in time each of the thousand.
-func (p *seen) tell(most int) (chosen []Peer) {
+// queue is the order in which addresses of one port are to be told now: fresh ones, of which each is the first of its
+// network, and then the others. Of these, room is there for so many.
+type queue struct {
+	of          *seen
+	addrs       []netip.Addr
+	fresh, room int
+}
+
+// share gives room in rounds, to each port one place in each: as long as there are any first to those of whose
+// network nobody was told, then to all. So one port with many from everywhere keeps no other one from being told.
+func share(queues []*queue) {
+	left := MostPeers
+	for _, all := range []bool{false, true} {
+		for round := range MostAddresses {
+			for _, q := range queues {
+				if left > 0 && q.room == round && round < len(q.addrs) && (all || round < q.fresh) {
+					q.room, left = q.room+1, left-1
+				}
+			}
+		}
+	}
+}
+
+// queue says who is next, by turns: one of each network, and of networks those that were told least; and
+// whoever was told least. So one stranger among a thousand of another network is told at once and again, and in time
+// each of the thousand.
+func (p *seen) queue() *queue {
 	least := slices.SortedFunc(maps.Keys(p.from), func(a, b netip.Addr) int {
 		return cmp.Or(cmp.Compare(p.from[a].told, p.from[b].told), a.Compare(b))
 	})
@@ -155,19 +181,32 @@ func (p *seen) tell(most int) (chosen []Peer) {
 	slices.SortStableFunc(spread, func(a, b netip.Addr) int {
 		return cmp.Or(cmp.Compare(place[a], place[b]), cmp.Compare(told[networkOf(a)], told[networkOf(b)]))
 	})
-	half := min(len(spread), (most+1)/2)
-	for _, addr := range append(spread[:half:half], least...) {
-		c := p.from[addr]
-		peer := Peer{Addr: addr, Connections: int(c.most)}
-		if len(chosen) == most || slices.Contains(chosen, peer) {
-			continue
-		}
-		c.told++
-		p.from[addr] = c
-		chosen = append(chosen, peer)
+	q := &queue{of: p}
+	for q.fresh < len(spread) && place[spread[q.fresh]] == 0 && told[networkOf(spread[q.fresh])] == 0 {
+		q.fresh++
 	}
-	slices.SortFunc(chosen, func(a, b Peer) int { return a.Addr.Compare(b.Addr) })
-	return chosen
+	q.addrs = slices.Clone(first(spread[:q.fresh], MostAddresses))
+	for i := 0; i < len(least) && len(q.addrs) < MostAddresses; i++ {
+		for _, addr := range []netip.Addr{spread[i], least[i]} {
+			if !slices.Contains(q.addrs, addr) {
+				q.addrs = append(q.addrs, addr)
+			}
+		}
+	}
+	q.addrs = first(q.addrs, MostAddresses)
+	return q
+}
+
+// tell returns those for whom there is room, in order, and counts that they were told.
+func (q *queue) tell() (from []Peer) {
+	q.of.told++
+	for _, addr := range slices.SortedFunc(slices.Values(q.addrs[:q.room]), netip.Addr.Compare) {
+		c := q.of.from[addr]
+		c.told++
+		q.of.from[addr] = c
+		from = append(from, Peer{Addr: addr, Connections: int(c.most)})
+	}
+	return from
 }
 
 // networkOf returns the network that an address counts to: what is mostly given to one customer or

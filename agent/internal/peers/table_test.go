@@ -140,6 +140,47 @@ func TestNetworksTakeTurnsAsAddressesDo(t *testing.T) {
 	assert.Equal(t, networks, len(seen))
 }
 
+// Who is judged by their network is known at once, at however many ports, and nobody's place stays empty.
+func TestOneOfEachNetworkIsToldFirstAcrossAllPorts(t *testing.T) {
+	const ports, networks, crowd = 40, 12, 50
+	table := peers.NewTable(began)
+	listens := []uint16{443}
+	for port := range uint16(ports) {
+		listens = append(listens, 1000+port)
+	}
+	table.Look(began, listens, nil)
+	for i := range crowd {
+		for _, port := range listens[1:] {
+			table.Open(port, host(i))
+		}
+	}
+	for i := range networks {
+		table.Open(443, host(i<<8))
+	}
+	s := table.Summary()
+	assert.Len(t, told(s, 443), networks)
+	count := 0
+	for _, port := range s.Ports {
+		assert.NotEmpty(t, port.From)
+		count += len(port.From)
+	}
+	assert.Equal(t, peers.MostPeers, count)
+
+	// Also of those who come when all were told of now and then.
+	for range 20 {
+		table.Summary()
+	}
+	for i := range networks {
+		table.Ended(1000, host((i+100)<<8))
+		table.Ended(1000+ports-1, host((i+100)<<8))
+	}
+	s = table.Summary()
+	for i := range networks {
+		assert.Contains(t, told(s, 1000), host((i+100)<<8))
+		assert.Contains(t, told(s, 1000+ports-1), host((i+100)<<8))
+	}
+}
+
 // However many connect, memory and annotation stay small, and who comes later is still told.
 func TestWhatIsKeptAndToldIsBounded(t *testing.T) {
 	table := peers.NewTable(began)
