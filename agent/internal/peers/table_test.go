@@ -181,6 +181,23 @@ func TestOneOfEachNetworkIsToldFirstAcrossAllPorts(t *testing.T) {
 	}
 }
 
+func TestNetworksThatWereToldLeaveRoomForACrowd(t *testing.T) {
+	const crowd, networks = 100, 20
+	table := peers.NewTable(began)
+	table.Look(began, []uint16{443}, nil)
+	for i := range crowd {
+		table.Open(443, host(i))
+	}
+	for i := range networks {
+		table.Open(443, host((i+1)<<8))
+	}
+	rounds := 0
+	for ; table.News(); rounds++ {
+		table.Summary()
+	}
+	assert.LessOrEqual(t, rounds, 2*(crowd+networks)/peers.MostAddresses+1)
+}
+
 // However many connect, memory and annotation stay small, and who comes later is still told.
 func TestWhatIsKeptAndToldIsBounded(t *testing.T) {
 	table := peers.NewTable(began)
