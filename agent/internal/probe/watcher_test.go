@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -203,6 +204,33 @@ func TestWatcherThatCouldNotLookTriesAgain(t *testing.T) {
 	connection := dial(t, "192.0.2.1", "192.0.2.1:22")
 	require.NoError(t, connection.Close())
 	assert.Equal(t, 2, next().Ports[0].Addresses, "ends are read as well")
+}
+
+func TestWatcherThatCanNotReadEndsAnyMoreTriesAgain(t *testing.T) {
+	if !inNamespace(t, "192.0.2.1/32", "192.0.2.7/32") {
+		return
+	}
+	serve(t, "192.0.2.1:9100", "")
+	_, next := watched(t, &probe.Watcher{SSH: []uint16{9100}})
+	next()
+	null, err := os.Open(os.DevNull)
+	require.NoError(t, err)
+	defer null.Close()
+	lost := 0
+	for fd := range 64 {
+		name, _ := unix.Getsockname(fd)
+		if stream, is := name.(*unix.SockaddrNetlink); is && stream.Groups != 0 {
+			require.NoError(t, unix.Dup3(int(null.Fd()), fd, unix.O_CLOEXEC))
+			lost++
+		}
+	}
+	require.Equal(t, 1, lost)
+	require.Eventually(t, func() bool {
+		connection := dial(t, client.String(), "192.0.2.1:9100")
+		require.NoError(t, connection.Close())
+		listen(t, "192.0.2.1:0") // is news
+		return from(next(), 9100) > 3
+	}, 10*time.Second, time.Millisecond, "no look sees as many at once")
 }
 
 func TestAThousandPeersAreSeen(t *testing.T) {
