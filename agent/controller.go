@@ -58,7 +58,7 @@ func ofRelease(status func() controller.Status) prometheus.Collector {
 		{desc("host_firewall_untrusted_nodes", "Nodes whose addresses the other nodes do not trust."), func(s s, is is) { is(float64(s.Untrusted)) }},
 		{desc("host_firewall_trust_sets", "GlobalNetworkSets with addresses of Nodes."), func(s s, is is) { is(float64(s.TrustSets)) }},
 		{desc("host_firewall_policy_sets", "Sets of policies that are there."), func(s s, is is) { is(float64(s.Sets)) }},
-		{desc("host_firewall_would_cut", "Connections of those who are connected to the port of a node and whom the wanted set would cut off.", "node", "port"), func(s s, is is) { eachCut(s.WouldCut, is) }},
+		{desc("host_firewall_would_cut", "Connections of those who are or were connected to the port of a node and whom the wanted set would cut off.", "node", "port"), func(s s, is is) { eachCut(s.WouldCut, is) }},
 		{desc("host_firewall_policy_drift", "1 for each set of policies that nodes are armed with and that is not as the chart has rendered it.", "set"), func(s s, is is) {
 			for _, set := range s.Drift {
 				is(1, set)
