@@ -92,8 +92,8 @@ endif
 # there all is one part. What has to happen within some time gets three times as long either way: `go test ./tests/kind` alone is strict.
 E2E_JOBS ?= $(shell start=$$(date +%s%N); for i in $$(seq 100); do /bin/true; done; \
   [ $$(( $$(date +%s%N) - start )) -lt 200000000 ] && echo 3 || echo 1)
-E2E_A := ^Test(Every|ReleaseIs|ReleaseWaits|Upgrade)
-E2E_B := ^Test(Promises|Calico|ReleaseMoves|Matrix|Node|Open|Endpoints)
+E2E_A := ^Test(Every|ReleaseIs|ReleaseWaits|ReleaseGoes|Upgrade|ChartTesting|Agent)
+E2E_B := ^Test(Promises|Calico|ReleaseMoves|Matrix|Node|Open|Endpoints|Who|Preview|Packets|Flux|Faults)
 .PHONY: e2e-all e2e-a e2e-b e2e-c
 e2e-a: E2E_SHARE := -test.run='$(E2E_A)'
 e2e-b: E2E_SHARE := -test.run='$(E2E_B)'
