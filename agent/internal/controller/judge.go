@@ -88,13 +88,23 @@ func (c Config) judge(f facts, m *memory, name string, w *watched) {
 	if m.judge.err != nil {
 		problem = m.judge.err.Error()
 	}
-	w.judged, w.problem, w.advice = true, problem, nil
+	w.judged, w.carries, w.problem, w.advice = true, n.carries, problem, nil
+	asked := c.Audit || !n.carries
+	if !asked {
+		w.cuts = nil
+	}
 	if problem != "" {
 		w.advice = []string{notKnown + problem}
 		return // who was to be cut off before may be so still
 	}
-	if w.cuts = nil; (c.Audit || !n.carries) && !m.judge.blind {
+	if w.cuts = nil; asked && !m.judge.blind {
 		w.cuts = peers.Cuts(name, w.summary, m.judge.set, world, c.Accept)
+	}
+	for _, cut := range w.cuts {
+		// Nobody who would be cut is forgotten for want of room.
+		if at := (peer{cut.Port, cut.From}); w.heard[at].IsZero() {
+			w.heard[at] = f.now
+		}
 	}
 	untrusted := n.addresses
 	if c.TrustNodes {

@@ -22,7 +22,7 @@ func (c Config) waits(name string, n *node, f facts, m *memory, d *decision) str
 	switch {
 	case w == nil || w.text == "":
 		return because + "its agent has not said yet who is connected"
-	case !w.judged && f.around.err != nil:
+	case f.around.err != nil && (!w.judged || f.now.Sub(f.around.answered) >= stale):
 		return because + notKnown + f.around.err.Error()
 	case w.problem != "":
 		return because + notKnown + w.problem
@@ -45,7 +45,7 @@ func (c Config) waits(name string, n *node, f facts, m *memory, d *decision) str
 		return because + "its agent looks for a minute first who is connected"
 	case !w.heardAll() && f.now.Before(w.first.Add(hearMost)):
 		d.at(w.first.Add(hearMost))
-		return because + "its agent has not told of all yet who were connected, which takes a quarter of an hour at most"
+		return because + "its agent has not told of all yet who were connected, which takes eight minutes at most"
 	}
 	return ""
 }

@@ -23,7 +23,7 @@ const (
 	// and lookMost how long that takes at most: it looks again one minute to two after the first time.
 	lookFor, lookMost = time.Minute, 150 * time.Second
 	// hearMost is how long a node waits at most until its agent has told of all who were connected.
-	hearMost = 15 * time.Minute
+	hearMost = 8 * time.Minute
 	// keptRound is how long somebody is kept at least who is told no more: an agent that has no news tells the same
 	// again in less than half of it. In mostRounds an agent forgets him itself. Of a node there are mostHeard.
 	keptRound  = 30 * time.Minute
@@ -65,6 +65,7 @@ type watched struct {
 	summary peers.Summary
 	first   time.Time // since when this controller sees that agent look
 	judged  bool
+	carries bool   // the node had the set then
 	problem string // why nobody knows who would be cut off; empty: it is known
 	cuts    []peers.Cut
 	heard   map[peer]time.Time // when it last told of somebody
@@ -97,7 +98,7 @@ func (c Config) lookAtPeers(f facts, m *memory, was clearance.Clearance, present
 			}
 		}
 		m.watched[name] = w
-		w.hear(n.peers, f.now)
+		w.hear(n.peers, f.now, c.Wait && !c.Audit)
 	}
 	if len(m.watched) == 0 || m.lags(f) {
 		return // a Node that has just come would seem to be a stranger
@@ -109,14 +110,15 @@ func (c Config) lookAtPeers(f facts, m *memory, was clearance.Clearance, present
 	}
 	again := c.newJudge(f, m, present, d)
 	for name, w := range m.watched {
-		if w.text != "" && m.judge != nil && (again || !w.judged) {
+		if w.text != "" && m.judge != nil && (again || !w.judged || w.carries != m.nodes[name].carries) {
 			c.judge(f, m, name, w)
 		}
 	}
 }
 
 // hear takes in what an agent says. Who would be cut stays for a while: of many at one port it tells others each time.
-func (w *watched) hear(text string, now time.Time) {
+// Only where the node waits for all of them is it remembered who else was told.
+func (w *watched) hear(text string, now time.Time, all bool) {
 	if text == w.text {
 		return
 	}
@@ -133,7 +135,7 @@ func (w *watched) hear(text string, now time.Time) {
 	}
 	for _, port := range summary.Ports {
 		for _, p := range port.From {
-			if at := (peer{port.Port, p.Addr.Unmap().WithZone("")}); len(w.heard) < mostHeard || !w.heard[at].IsZero() {
+			if at := (peer{port.Port, p.Addr.Unmap().WithZone("")}); all && len(w.heard) < mostHeard || !w.heard[at].IsZero() {
 				w.heard[at] = now
 			}
 		}

@@ -430,6 +430,17 @@ func TestNodeWaitsUntilItsAgentHasToldOfAll(t *testing.T) {
 	assert.Contains(t, hear("10.0.7.8"), "its agent has not told of all yet", "there are other ports")
 	w.after(hearMost)
 	assert.Empty(t, w.held("n1"), "there may be always others")
+	w.around.err = errors.New("no way")
+	w.look()
+	assert.Contains(t, w.held("n1"), "who would be cut off is not known: no way", "what was known is too old to be let go by")
+}
+
+func TestWhoWouldBeCutIsNobodyWhenTheNodeHasTheSet(t *testing.T) {
+	w := cutting(t, "n1")
+	told := w.says("n1", w.now, "9100 10.4.0.9 3").Annotations[peers.Annotation]
+	require.Len(t, w.after(2*tellCutsEvery).WouldCut, 1)
+	w.agent("n1", "A", "A").Annotations[peers.Annotation] = told
+	assert.Empty(t, w.after(2*tellCutsEvery).WouldCut, "an agent that goes on looking says the same")
 }
 
 func TestWhatIsAroundNodesIsAskedOnlyWhileSomebodyIsJudged(t *testing.T) {

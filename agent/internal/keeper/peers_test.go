@@ -103,6 +103,13 @@ func TestPeersDoNotKeepANodeThatMayBeArmedFromThat(t *testing.T) {
 	tryingOn(t, n, func(s *scene, n *self) {
 		s.pass(10 * time.Minute)
 		assert.Equal(t, "one", s.told("n1"), "with what says that there is another agent")
+		n.sees(s, "one and a half")
+		s.pass(10 * time.Minute)
+		assert.Equal(t, "one and a half", s.told("n1"), "Felix is not so far, and who knows for how long")
+		s.say(func(c *clearance.Clearance) { c.Endpoints = "1" })
+		n.seen = newSelf().seen
+		s.pass(10 * time.Minute)
+		assert.Equal(t, "r1", s.set(), "the controller has not looked at it yet")
 		s.patches()
 		for _, text := range []string{"two", "three"} {
 			n.sees(s, text)

@@ -36,9 +36,11 @@ type Findings struct {
 	Advice []Advice `json:"advice,omitempty"`
 }
 
-// Alike tells whether both name the same, in whatever numbers.
+// Alike tells whether both name the same, in whatever numbers. Where there are more than can be named, these decide
+// who is, so that others are no news.
 func (f Findings) Alike(other Findings) bool {
-	return slices.Equal(whom(f.WouldCut), whom(other.WouldCut)) &&
+	crowded := f.WouldCutMore > 0 && other.WouldCutMore > 0
+	return (crowded || slices.Equal(whom(f.WouldCut), whom(other.WouldCut))) &&
 		slices.EqualFunc(f.Advice, other.Advice, func(a, b Advice) bool { return a.Text == b.Text && slices.Equal(a.Nodes, b.Nodes) })
 }
 

@@ -108,3 +108,13 @@ func TestProgramsReadTheSame(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(text), `{"wouldCut":[{"node":"worker-2","port":9100,"from":"10.4.0.9","n":3},`)
 }
+
+func TestOfMoreThanCanBeNamedOthersAreNoNews(t *testing.T) {
+	a, b := few(), few()
+	b.WouldCut = b.WouldCut[:1]
+	assert.False(t, a.Alike(b))
+	a.WouldCutMore, b.WouldCutMore = 7, 8
+	assert.True(t, a.Alike(b))
+	b.Advice = nil
+	assert.False(t, a.Alike(b))
+}

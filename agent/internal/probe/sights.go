@@ -24,8 +24,9 @@ func sightsOf(all []endpoint.Link) (sees []peers.Sight) {
 	for _, link := range all {
 		var networks []string
 		for _, network := range link.Networks {
-			if !network.Addr().IsLinkLocalUnicast() {
-				networks = append(networks, network.String())
+			// What is too long is cut, and half a network may be read as a larger one.
+			if text := network.String(); !network.Addr().IsLinkLocalUnicast() && len(link.Name)+len(strings.Join(append(networks, text), ", ")) < peers.MostText {
+				networks = append(networks, text)
 			}
 		}
 		switch {

@@ -147,7 +147,7 @@ restart at every upgrade, with another name of their pod: without that name an a
   annotations:
     summary: The wanted policies of host-firewall would cut {{ $value }} connections to port {{ "{{ $labels.port }}" }} of node {{ $node }}.
     description: |-
-      Somebody is connected to tcp/{{ "{{ $labels.port }}" }} of node {{ $node }} whom the wanted policies do not let in. From where:
+      Somebody is or was, within a day, connected to tcp/{{ "{{ $labels.port }}" }} of node {{ $node }} whom the wanted policies do not let in. From where:
       {{ $status }}
       Let them in (ingress, cluster.cidrs, ssh.cidrs), or write that they may be cut: rollout.acceptCuts
 - alert: HostFirewallNodesNotTrusted
