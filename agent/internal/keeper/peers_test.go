@@ -107,7 +107,7 @@ func TestPeersDoNotKeepANodeThatMayBeArmedFromThat(t *testing.T) {
 		s.pass(10 * time.Minute)
 		assert.Equal(t, "one and a half", s.told("n1"), "Felix is not so far, and who knows for how long")
 		s.say(func(c *clearance.Clearance) { c.Endpoints = "1" })
-		n.seen = newSelf().seen
+		n.change(func() { n.seen = newSelf().seen })
 		s.pass(10 * time.Minute)
 		assert.Equal(t, "r1", s.set(), "the controller has not looked at it yet")
 		s.patches()
