@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 
@@ -29,7 +30,7 @@ func closedByTheHost(t *testing.T) (requireClosed func(when string)) {
 		From: probe.Source{Name: cluster.StrangerHost, NetNS: stranger.NetNS()}, What: "a port that the host closes",
 		To: []probe.Address{{Protocol: probe.TCP, AddrPort: netip.AddrPortFrom(m.Addresses.V4, port)}},
 	}
-	listenTCP(t, h.NetNS(), port)
+	listenTCP(t, h.NetNS(), port, func(net.Conn) {})
 	eventually(t, "the port to be open before", func(context.Context) error { return errors.Join(probe.Ask([]probe.Path{path})[0].Errors...) })
 	felixForAll(t, map[string]any{"iptablesFilterAllowAction": "Return"})
 	rule := []string{"INPUT", "--protocol", "tcp", "--dport", fmt.Sprint(port), "--jump", "DROP"}

@@ -83,12 +83,12 @@ func situationsOn(t *testing.T, machines *cluster.Cluster) []question {
 	addAddress(t, one, "lo", "10.96.0.10/32")
 	container := behindBridge(t, h, "docker0", "172.17.0.1/16", "172.17.0.2/16")[0]
 	machine := behindBridge(t, h, "virbr0", "192.168.122.1/24", "192.168.122.2/24", "192.168.122.3/24")
-	listenTCP(t, machine[1].NetNS, cluster.OrdinaryPort)
+	listenTCP(t, machine[1].NetNS, cluster.OrdinaryPort, func(net.Conn) {})
 	newcomer, err := machines.TakeOver("newcomer", cluster.Addresses{V4: netip.MustParseAddr("192.0.2.77"), V6: netip.MustParseAddr("2001:db8:1::77")})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, newcomer.Kill()) })
 	joining := probe.Source{Name: "a machine that joins", NetNS: newcomer.NetNS()}
-	listenTCP(t, h.NetNS(), 9345)
+	listenTCP(t, h.NetNS(), 9345, func(net.Conn) {})
 
 	connect := func(what string, from probe.Source, protocol probe.Protocol, address string, port uint16) question {
 		to := probe.Address{Protocol: protocol, AddrPort: netip.AddrPortFrom(netip.MustParseAddr(address), port)}
@@ -202,8 +202,8 @@ func plugIn(t *testing.T, ns netns.NsHandle, address string, via netip.Addr) {
 	require.NoError(t, handle.RouteAdd(&netlink.Route{Gw: via.AsSlice()}))
 }
 
-// listenTCP takes connections on a port in a network namespace.
-func listenTCP(t *testing.T, netNS string, port uint16) {
+// listenTCP takes connections on a port in a network namespace, and ends each when it was served.
+func listenTCP(t *testing.T, netNS string, port uint16, serve func(net.Conn)) {
 	t.Helper()
 	var listener net.Listener
 	require.NoError(t, host.InNetNS(netNS, func() (err error) {
@@ -217,7 +217,10 @@ func listenTCP(t *testing.T, netNS string, port uint16) {
 			if err != nil {
 				return
 			}
-			_ = conn.Close()
+			go func() {
+				serve(conn)
+				_ = conn.Close()
+			}()
 		}
 	}()
 }

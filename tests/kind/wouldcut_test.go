@@ -194,24 +194,7 @@ func stayConnected(t *testing.T, g guest) {
 // echoTCP sends back on a port of a host what it gets there.
 func echoTCP(t *testing.T, netNS string, port uint16) {
 	t.Helper()
-	var listener net.Listener
-	require.NoError(t, host.InNetNS(netNS, func() (err error) {
-		listener, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
-		return err
-	}))
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_, _ = io.Copy(conn, conn)
-				_ = conn.Close()
-			}()
-		}
-	}()
+	listenTCP(t, netNS, port, func(conn net.Conn) { _, _ = io.Copy(conn, conn) })
 }
 
 // namedCuts are all who are named in what the controller tells the agents, in order.

@@ -22,7 +22,7 @@ func (c Config) waits(name string, n *node, f facts, m *memory, d *decision) str
 	switch {
 	case w == nil || w.text == "":
 		return because + "its agent has not said yet who is connected"
-	case f.around.err != nil && (!w.judged || f.now.Sub(f.around.answered) >= stale):
+	case f.around.err != nil && !w.judged || f.around.isStale(f.now):
 		return because + notKnown + f.around.err.Error()
 	case w.problem != "":
 		return because + notKnown + w.problem
@@ -60,7 +60,7 @@ func (c Config) tellCuts(f facts, m *memory, now *clearance.Clearance, d *decisi
 		for _, text := range w.advice {
 			seen[text] = append(seen[text], name)
 		}
-		if f.around.err != nil && f.now.Sub(f.around.answered) >= stale {
+		if f.around.isStale(f.now) {
 			seen[notKnown+f.around.err.Error()] = append(seen[notKnown+f.around.err.Error()], name)
 		}
 	}

@@ -59,6 +59,9 @@ type around struct {
 	unknown         map[string]string         // why that of a node is not known; "": of those without one of their own
 }
 
+// isStale tells whether the last good answer is too old, and there is no other.
+func (a around) isStale(now time.Time) bool { return a.err != nil && now.Sub(a.answered) >= stale }
+
 // watched is what an agent says of who is connected to its node, and what follows from it.
 type watched struct {
 	text    string // as the agent wrote it; empty: it says nothing any more
@@ -135,7 +138,7 @@ func (w *watched) hear(text string, now time.Time, all bool) {
 	}
 	for _, port := range summary.Ports {
 		for _, p := range port.From {
-			if at := (peer{port.Port, p.Addr.Unmap().WithZone("")}); all && len(w.heard) < mostHeard || !w.heard[at].IsZero() {
+			if at := (peer{port.Port, p.Addr}); all && len(w.heard) < mostHeard || !w.heard[at].IsZero() {
 				w.heard[at] = now
 			}
 		}

@@ -103,7 +103,7 @@ func whoIsConnected(ctx context.Context, cluster Cluster, of *Side) (c connected
 		}
 		for _, port := range summary.Ports {
 			for _, peer := range port.From {
-				c.peers = append(c.peers, &Use{hep.Spec.Node, port.Port, peer.Addr.Unmap().WithZone(""), peer.Connections})
+				c.peers = append(c.peers, &Use{hep.Spec.Node, port.Port, peer.Addr, peer.Connections})
 			}
 		}
 	}
