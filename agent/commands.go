@@ -36,7 +36,8 @@ func commands() map[string]command {
 			return cleanup.Run(ctx, cluster, s, stdout)
 		})},
 		"status": {"look at the release", settings.Status(), once(func(ctx context.Context, cluster *calico.Direct, s settings.Settings, stdout io.Writer) error {
-			return status.Run(ctx, cluster, s, stdout)
+			look := func(ctx context.Context) (status.Seen, error) { return status.Look(ctx, cluster, s) }
+			return status.Run(ctx, look, s, stdout)
 		})},
 	}
 }

@@ -30,12 +30,12 @@ func (d *Direct) Name() string { return d.group }
 
 // FelixConfigurations returns all of them.
 func (d *Direct) FelixConfigurations(ctx context.Context) ([]*failsafe.Configuration, error) {
-	return list[failsafe.Configuration](ctx, d.Cluster, v3.KindFelixConfiguration, "", metav1.ListOptions{})
+	return list[failsafe.Configuration](ctx, d.Cluster, v3.KindFelixConfiguration, metav1.ListOptions{})
 }
 
 // Objects returns all objects of a kind.
 func (d *Direct) Objects(ctx context.Context, kind string) ([]*metav1.PartialObjectMetadata, error) {
-	return list[metav1.PartialObjectMetadata](ctx, d.Cluster, kind, "", metav1.ListOptions{})
+	return list[metav1.PartialObjectMetadata](ctx, d.Cluster, kind, metav1.ListOptions{})
 }
 
 // PatchObject applies a JSON merge patch to the object with that name.
@@ -50,11 +50,9 @@ func (d *Direct) DeleteObject(ctx context.Context, kind string, object metav1.Ob
 
 // Annotations returns the annotations of an object, and whether it is there.
 func (d *Direct) Annotations(ctx context.Context, o cleanup.Object) (annotations map[string]string, there bool, err error) {
-	read, err := d.get(ctx, o)
-	if read == nil {
-		return nil, false, err
-	}
-	return read.Annotations, true, nil
+	var read metav1.PartialObjectMetadata
+	there, err = d.Read(ctx, o.Kind, o.Namespace, o.Name, &read)
+	return read.Annotations, there, err
 }
 
 // Delete deletes an object. In the foreground it is there until what it owns is gone.

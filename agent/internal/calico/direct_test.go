@@ -17,6 +17,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
 	"github.com/host-firewall/host-firewall/agent/internal/cleanup"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
 	"github.com/host-firewall/host-firewall/agent/internal/status"
 )
 
@@ -216,6 +217,12 @@ func looking(t *testing.T, group string) (*apiServer, *calico.Direct) {
 	return server, newDirect(t, server, group)
 }
 
+// look is one look of the command status.
+func look(t *testing.T, d *calico.Direct) (status.Seen, error) {
+	t.Helper()
+	return status.Look(t.Context(), d, settings.Settings{Release: "fw", Namespace: "ns"})
+}
+
 const podsOf, configMaps = "/api/v1/namespaces/ns/pods", "/api/v1/namespaces/ns/configmaps"
 
 func TestLookReadsEverything(t *testing.T) {
@@ -238,7 +245,7 @@ func TestLookReadsEverything(t *testing.T) {
 	server.on("GET "+policies, list(calico.GroupV3, "GlobalNetworkPolicyList",
 		map[string]any{"metadata": map[string]any{"name": "fw-ssh"}, "spec": map[string]any{"order": 100, "selector": "all()", "tier": "default"}}))
 
-	seen, err := d.Look(t.Context())
+	seen, err := look(t, d)
 	require.NoError(t, err)
 	since := seen.Agents[0].Since
 	require.True(t, since.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)))
@@ -265,7 +272,7 @@ func TestLookTakesNoStatusForThatOfAnObjectWhichHasChangedSince(t *testing.T) {
 	server.on("GET "+daemonSet, object(200, map[string]any{
 		"metadata": map[string]any{"generation": 4}, "status": map[string]any{"observedGeneration": 3, "desiredNumberScheduled": 3, "updatedNumberScheduled": 3},
 	}))
-	seen, err := d.Look(t.Context())
+	seen, err := look(t, d)
 	require.NoError(t, err)
 	assert.Equal(t, 3, seen.Wanted)
 	assert.Zero(t, seen.Updated, "what the controller of DaemonSets has not seen yet nobody has")
@@ -274,7 +281,7 @@ func TestLookTakesNoStatusForThatOfAnObjectWhichHasChangedSince(t *testing.T) {
 		controller := map[string]any{"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
 		controller[field] = damage
 		server.on("GET "+deployment, object(200, map[string]any{"metadata": map[string]any{"generation": 2}, "status": controller}))
-		seen, err = d.Look(t.Context())
+		seen, err = look(t, d)
 		require.NoError(t, err)
 		assert.False(t, seen.Controller, field)
 	}
@@ -287,13 +294,13 @@ func TestLookThatFailsSaysAtWhat(t *testing.T) {
 	} {
 		server, d := looking(t, calico.GroupCRD)
 		server.on("GET "+where, failure(403, metav1.StatusReasonForbidden))
-		_, err := d.Look(t.Context())
+		_, err := look(t, d)
 		require.ErrorContains(t, err, words)
 	}
 	for where, words := range map[string]string{daemonSet: "DaemonSet ns/fw is not there", deployment: "Deployment ns/fw-controller is not there"} {
 		server, d := looking(t, calico.GroupCRD)
 		server.on("GET "+where, failure(404, metav1.StatusReasonNotFound))
-		_, err := d.Look(t.Context())
+		_, err := look(t, d)
 		require.ErrorContains(t, err, words)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"path"
+	"reflect"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -18,19 +19,19 @@ import (
 
 // ListOwnEndpoints returns the endpoints of the release on the agent's Node.
 func (c *Cluster) ListOwnEndpoints(ctx context.Context) ([]*v3.HostEndpoint, error) {
-	return list[v3.HostEndpoint](ctx, c, v3.KindHostEndpoint, "", metav1.ListOptions{LabelSelector: c.ofNode(c.options.Node), ResourceVersion: fromCache})
+	return list[v3.HostEndpoint](ctx, c, v3.KindHostEndpoint, metav1.ListOptions{LabelSelector: c.ofNode(c.options.Node), ResourceVersion: fromCache})
 }
 
 // ReadEndpoint returns the endpoint with that name, whosever it is, nil when there is none.
 func (c *Cluster) ReadEndpoint(ctx context.Context, name string) (*v3.HostEndpoint, error) {
-	return one(list[v3.HostEndpoint](ctx, c, v3.KindHostEndpoint, "", byName(name)))
+	return one(list[v3.HostEndpoint](ctx, c, v3.KindHostEndpoint, byName(name)))
 }
 
 // ReadFelix returns the FelixConfiguration with that name, nil when there is none.
 func (c *Cluster) ReadFelix(ctx context.Context, name string) (*failsafe.Configuration, error) {
 	selection := byName(name)
 	selection.ResourceVersion = fromCache
-	return one(list[failsafe.Configuration](ctx, c, v3.KindFelixConfiguration, "", selection))
+	return one(list[failsafe.Configuration](ctx, c, v3.KindFelixConfiguration, selection))
 }
 
 // fromCache is the version that asks for a list from the API server's cache, which spares
@@ -45,21 +46,32 @@ func one[T any](all []*T, err error) (*T, error) {
 	return all[0], err
 }
 
-// list lists the selected objects of a kind, as the client of the watches decodes them.
-func list[T any, P kind[T]](ctx context.Context, c *Cluster, kind, namespace string, selection metav1.ListOptions) ([]*T, error) {
-	var read struct {
-		Items []*T `json:"items"`
-	}
-	resource := resourceOf(kind)
-	err := c.ask(ctx, "list", resource, resource, c.pathOf(cleanup.Object{Kind: kind, Namespace: namespace}), &selection, &read)
-	for _, item := range read.Items {
-		trim(c.group, P(item))
-	}
-	return read.Items, err
+// list lists the selected objects of a kind of Calico's.
+func list[T any](ctx context.Context, c *Cluster, kind string, selected metav1.ListOptions) (items []*T, err error) {
+	err = c.List(ctx, kind, "", selected, &items)
+	return items, err
 }
 
-// read reads one object, if there is one.
-func (c *Cluster) read(ctx context.Context, o cleanup.Object, into any) (found bool, err error) {
+// List lists the selected objects of a kind, as the client of the watches decodes them, into a
+// slice of pointers to what is to be read of each.
+func (c *Cluster) List(ctx context.Context, kind, namespace string, selected metav1.ListOptions, into any) error {
+	read := struct {
+		Items any `json:"items"`
+	}{into}
+	resource := resourceOf(kind)
+	err := c.ask(ctx, "list", resource, resource, c.pathOf(cleanup.Object{Kind: kind, Namespace: namespace}), &selected, &read)
+	items := reflect.ValueOf(into).Elem()
+	for i := range items.Len() {
+		if object, ok := items.Index(i).Interface().(metav1.Object); ok {
+			trim(c.group, object)
+		}
+	}
+	return err
+}
+
+// Read reads an object as JSON, and tells whether it is there.
+func (c *Cluster) Read(ctx context.Context, kind, namespace, name string, into any) (found bool, err error) {
+	o := cleanup.Object{Kind: kind, Namespace: namespace, Name: name}
 	err = c.ask(ctx, "get", o.String(), resourceOf(o.Kind), c.pathOf(o), &metav1.ListOptions{}, into)
 	if codeOf(err) == http.StatusNotFound {
 		return false, nil

@@ -23,13 +23,16 @@ import (
 type Cluster interface {
 	// Find finds out by which API group Calico is reached.
 	Find(ctx context.Context) error
-	// Read reads an object as JSON, or without a name all of its kind, and tells whether it is there.
+	// Read reads an object as JSON, and tells whether it is there.
 	Read(ctx context.Context, kind, namespace, name string, into any) (found bool, err error)
+	// List reads the selected objects of a kind, each as JSON, into a slice of pointers.
+	List(ctx context.Context, kind, namespace string, selected metav1.ListOptions, into any) error
 }
 
-// listOf is a list of one kind.
-type listOf[T any] struct {
-	Items []T `json:"items"`
+// list reads all objects of a kind.
+func list[T any](ctx context.Context, cluster Cluster, kind string) (all []*T, err error) {
+	err = cluster.List(ctx, kind, "", metav1.ListOptions{}, &all)
+	return all, err
 }
 
 // installed reads what is installed, and Felix's configuration for all nodes, nil where there is none.
@@ -48,15 +51,15 @@ func installed(ctx context.Context, cluster Cluster, told settings.Settings) (s 
 	if err != nil {
 		return nil, nil, err
 	}
-	var all listOf[struct {
+	all, err := list[struct {
 		metav1.ObjectMeta `json:"metadata"`
 		Spec              map[string]any `json:"spec"`
-	}]
-	if _, err := cluster.Read(ctx, v3.KindGlobalNetworkPolicy, "", "", &all); err != nil {
+	}](ctx, cluster, v3.KindGlobalNetworkPolicy)
+	if err != nil {
 		return nil, nil, err
 	}
 	var policies []Policy
-	for _, p := range all.Items {
+	for _, p := range all {
 		if labels := endpoint.LabelsOf(&p.ObjectMeta); labels[endpoint.ReleaseLabel] == told.Release && p.DeletionTimestamp == nil && labels[witness.Label] == "" {
 			policies = append(policies, Policy{p.Name, labels[endpoint.SetLabel], p.Spec})
 		}
@@ -64,14 +67,11 @@ func installed(ctx context.Context, cluster Cluster, told settings.Settings) (s 
 	if s, err = sideOf(settings.Installed, argumentsOf(agent), policies); err != nil {
 		return nil, nil, err
 	}
-	var felix listOf[*failsafe.Configuration]
-	if _, err := cluster.Read(ctx, v3.KindFelixConfiguration, "", "", &felix); err != nil {
-		return nil, nil, err
+	felix, err := list[failsafe.Configuration](ctx, cluster, v3.KindFelixConfiguration)
+	if at := slices.IndexFunc(felix, func(c *failsafe.Configuration) bool { return c.Name == failsafe.ForAll }); at >= 0 {
+		forAll = felix[at]
 	}
-	if at := slices.IndexFunc(felix.Items, func(c *failsafe.Configuration) bool { return c.Name == failsafe.ForAll }); at >= 0 {
-		forAll = felix.Items[at]
-	}
-	return s, forAll, nil
+	return s, forAll, err
 }
 
 // connected are those who are connected to nodes, as their agents tell.
@@ -84,12 +84,12 @@ type connected struct {
 
 // whoIsConnected reads who is connected to the nodes of a release, and by what they are trusted.
 func whoIsConnected(ctx context.Context, cluster Cluster, of *Side) (c connected, err error) {
-	var endpoints listOf[*v3.HostEndpoint]
-	if _, err = cluster.Read(ctx, v3.KindHostEndpoint, "", "", &endpoints); err != nil {
+	endpoints, err := list[v3.HostEndpoint](ctx, cluster, v3.KindHostEndpoint)
+	if err != nil {
 		return c, err
 	}
 	nodes, tell, elsewhere := map[string]bool{}, map[string]bool{}, map[string]bool{}
-	for _, hep := range endpoints.Items {
+	for _, hep := range endpoints {
 		if endpoint.ReleaseOf(hep) != of.Release {
 			continue
 		}
@@ -115,21 +115,18 @@ func whoIsConnected(ctx context.Context, cluster Cluster, of *Side) (c connected
 
 // find reads by what addresses are trusted.
 func (c *connected) find(ctx context.Context, cluster Cluster, release string) error {
-	var sets listOf[*v3.GlobalNetworkSet]
-	var pools listOf[*v3.IPPool]
-	var nodes listOf[struct {
-		Spec struct {
-			PodCIDRs []string `json:"podCIDRs"`
-		} `json:"spec"`
-	}]
 	var servers struct {
 		Endpoints []struct {
 			Addresses []string `json:"addresses"`
 		} `json:"endpoints"`
 	}
-	_, err := cluster.Read(ctx, v3.KindGlobalNetworkSet, "", "", &sets)
-	_, ofPools := cluster.Read(ctx, v3.KindIPPool, "", "", &pools)
-	_, ofNodes := cluster.Read(ctx, "Node", "", "", &nodes)
+	sets, err := list[v3.GlobalNetworkSet](ctx, cluster, v3.KindGlobalNetworkSet)
+	pools, ofPools := list[v3.IPPool](ctx, cluster, v3.KindIPPool)
+	nodes, ofNodes := list[struct {
+		Spec struct {
+			PodCIDRs []string `json:"podCIDRs"`
+		} `json:"spec"`
+	}](ctx, cluster, "Node")
 	_, ofServers := cluster.Read(ctx, "EndpointSlice", "default", "kubernetes", &servers)
 	if err = errors.Join(err, ofPools, ofNodes, ofServers); err != nil {
 		return err
@@ -141,13 +138,13 @@ func (c *connected) find(ctx context.Context, cluster Cluster, release string) e
 			}
 		}
 	}
-	trusted := trust.Nodes(slices.DeleteFunc(sets.Items, func(set *v3.GlobalNetworkSet) bool { return endpoint.ReleaseOf(set) != release }))
+	trusted := trust.Nodes(slices.DeleteFunc(sets, func(set *v3.GlobalNetworkSet) bool { return endpoint.ReleaseOf(set) != release }))
 	c.world.Nodes = func(addr netip.Addr) bool { return trusted[addr] }
 	var cidrs []string
-	for _, n := range nodes.Items {
+	for _, n := range nodes {
 		cidrs = append(cidrs, n.Spec.PodCIDRs...)
 	}
-	c.world.Pods = verdict.Pods(pools.Items, cidrs)
+	c.world.Pods = verdict.Pods(pools, cidrs)
 	return nil
 }
 

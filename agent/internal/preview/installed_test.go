@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
@@ -34,6 +35,14 @@ func (f fake) Read(_ context.Context, kind, _, _ string, into any) (bool, error)
 		err = json.Unmarshal(text, into)
 	}
 	return there, err
+}
+
+func (f fake) List(ctx context.Context, kind, _ string, _ metav1.ListOptions, into any) error {
+	read := struct {
+		Items any `json:"items"`
+	}{into}
+	_, err := f.Read(ctx, kind, "", "", &read)
+	return err
 }
 
 type fields = map[string]any

@@ -22,12 +22,6 @@ const poll = time.Second
 // ErrNotWell says no more than what was printed.
 var ErrNotWell = errors.New("not all is well")
 
-// Cluster is what the package needs of the API server.
-type Cluster interface {
-	// Look reads everything once.
-	Look(ctx context.Context) (Seen, error)
-}
-
 // Seen is what one look has found.
 type Seen struct {
 	// Controller tells that the present one is ready.
@@ -51,13 +45,13 @@ type Agent struct {
 	Since     time.Time
 }
 
-// Run looks at the release until it is as it should be, or the time to wait for that is
+// Run looks, as Look does, until the release is as it should be, or the time to wait for that is
 // over, and prints what it saw last. The error is ErrNotWell, or says why the last look failed.
-func Run(ctx context.Context, cluster Cluster, told settings.Settings, out io.Writer) error {
+func Run(ctx context.Context, look func(context.Context) (Seen, error), told settings.Settings, out io.Writer) error {
 	over := time.Now().Add(told.Wait)
 	var last *report
 	for {
-		seen, err := cluster.Look(ctx)
+		seen, err := look(ctx)
 		if err == nil {
 			last = judge(told, seen, time.Now())
 		} else {

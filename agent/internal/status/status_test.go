@@ -120,7 +120,7 @@ func (f *fake) runWith(t *testing.T, told settings.Settings) (printed string, to
 	var out bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
 		f.began = time.Now()
-		err = status.Run(t.Context(), f, told, &out)
+		err = status.Run(t.Context(), f.Look, told, &out)
 		took = time.Since(f.began)
 	})
 	return out.String(), took, err
@@ -411,7 +411,7 @@ func TestWaitingEndsWithTheProcess(t *testing.T) {
 		ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
 		defer stop()
 		began := time.Now()
-		require.Error(t, status.Run(ctx, f, settings.Settings{Release: "fw", Wait: time.Hour}, io.Discard))
+		require.Error(t, status.Run(ctx, f.Look, settings.Settings{Release: "fw", Wait: time.Hour}, io.Discard))
 		assert.Equal(t, 5*time.Second, time.Since(began))
 	})
 }
