@@ -75,7 +75,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 			"/internal/keeper", "/internal/links", "/internal/peers", "/internal/preview", "/internal/settings", "/internal/status", "/internal/wiring"},
 		"/internal/advice":     {"/internal/failsafe", "/internal/peers", "/internal/verdict"},
 		"/internal/agenda":     {},
-		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/transport", "/internal/witness"},
+		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/transport", "/internal/verdict", "/internal/witness"},
 		"/internal/cleanup":    {"/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/settings"},
 		"/internal/clearance":  {"/internal/peers"},
 		"/internal/controller": {"/internal/advice", "/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/peers", "/internal/policyset", "/internal/trial", "/internal/trust", "/internal/verdict", "/internal/witness"},

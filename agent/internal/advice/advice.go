@@ -87,8 +87,7 @@ func ports() []join {
 // node has thought of it.
 func (j judge) joins() (texts []string) {
 	stranger := j
-	stranger.world.Nodes = func(netip.Addr) bool { return false }
-	stranger.world.APIServers = nil
+	stranger.world.Nodes, stranger.world.APIServers = nil, nil
 	for _, join := range ports() {
 		if !join.runs(j.Object) || !slices.Contains(j.Peers.Listens, join.port) {
 			continue

@@ -36,7 +36,7 @@ func letting(t *testing.T, nets ...any) advice.Release {
 func world() verdict.World {
 	return verdict.World{
 		Failsafe: []v3.ProtoPort{{Protocol: "TCP", Port: 22}, {Protocol: "TCP", Port: 2379}, {Protocol: "TCP", Port: 6443}, {Protocol: "TCP", Port: 179, Net: "10.0.0.0/8"}, {Protocol: "UDP", Port: 68}},
-		Nodes:    func(addr netip.Addr) bool { return addr == netip.MustParseAddr("192.0.2.1") },
+		Nodes:    map[netip.Addr]bool{netip.MustParseAddr("192.0.2.1"): true},
 	}
 }
 
@@ -127,7 +127,7 @@ func TestPortsThatNoValueOpensToEverybodyAreTold(t *testing.T) {
 	assert.Contains(t, texts[0], "tcp/2379: open to everybody, as failsafe", "but not what is SSH's, the API server's, another protocol's or for some")
 	assert.Contains(t, texts[0], "the whole list without it")
 	assert.Contains(t, texts[0], "Felix adds nothing to it. Unset, it is tcp/22, udp/68, tcp/179, tcp/2379, tcp/2380, tcp/5473, tcp/6443, tcp/6666, tcp/6667")
-	texts = advice.Of(n, advice.Release{SSHPorts: []uint16{22}, APIServerPorts: []uint16{6443}}, verdict.World{Nodes: func(netip.Addr) bool { return false }})
+	texts = advice.Of(n, advice.Release{SSHPorts: []uint16{22}, APIServerPorts: []uint16{6443}}, verdict.World{})
 	require.Len(t, texts, 1)
 	assert.Contains(t, texts[0], "tcp/68, 179, 2379, 8080: open to everybody, as no policy of the release governs it")
 }

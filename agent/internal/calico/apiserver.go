@@ -2,11 +2,13 @@ package calico
 
 import (
 	"context"
+	"net/netip"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/verdict"
 )
 
 // FelixConfigurations returns all of them.
@@ -21,21 +23,8 @@ func (c *Controller) IPPools(ctx context.Context) ([]*v3.IPPool, error) {
 
 // APIServer returns the addresses and TCP ports at which API servers listen, as they say
 // themselves. Where they say nothing, nobody can tell.
-func (c *Controller) APIServer(ctx context.Context) (addresses []string, ports []uint16, err error) {
-	var slice struct {
-		Endpoints []struct {
-			Addresses []string `json:"addresses"`
-		} `json:"endpoints"`
-		Ports []struct {
-			Port uint16 `json:"port"`
-		} `json:"ports"`
-	}
-	_, err = c.Read(ctx, "EndpointSlice", "default", "kubernetes", &slice)
-	for _, endpoint := range slice.Endpoints {
-		addresses = append(addresses, endpoint.Addresses...)
-	}
-	for _, port := range slice.Ports {
-		ports = append(ports, port.Port)
-	}
-	return addresses, ports, err
+func (c *Controller) APIServer(ctx context.Context) (addresses []netip.Addr, ports []uint16, err error) {
+	var servers verdict.APIServers
+	_, err = c.Read(ctx, "EndpointSlice", "default", "kubernetes", &servers)
+	return servers.Addresses(), servers.TCPPorts(), err
 }

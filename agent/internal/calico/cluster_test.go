@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -687,7 +688,7 @@ func TestAPIServerIsWhereItSaysItself(t *testing.T) {
 	}))
 	addresses, ports, err = c.APIServer(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, []string{"192.0.2.1", "192.0.2.2"}, addresses)
+	assert.Equal(t, []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}, addresses)
 	assert.Equal(t, []uint16{16443}, ports)
 
 	s.on(slice, failure(http.StatusForbidden, metav1.StatusReasonForbidden))

@@ -79,7 +79,7 @@ func (k *Controller) askAPIServers(ctx context.Context, f facts) apiServers {
 // closedPorts returns the ports of API servers that nothing lets anybody in to, by Node. A
 // node that has none has nothing to lose, wherever the API server is.
 func (k *Controller) closedPorts(ctx context.Context, f facts) (map[string][]uint16, error) {
-	texts, ports, err := k.api.APIServer(ctx)
+	addresses, ports, err := k.api.APIServer(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func (k *Controller) closedPorts(ctx context.Context, f facts) (map[string][]uin
 		return nil, nil
 	}
 	closed := map[string][]uint16{}
-	for _, node := range nodesWith(texts, f) {
+	for _, node := range nodesWith(addresses, f) {
 		own, err := k.api.ReadFelix(ctx, failsafe.Name(node))
 		if err != nil {
 			return nil, err
@@ -106,10 +106,10 @@ func (k *Controller) closedPorts(ctx context.Context, f facts) (map[string][]uin
 
 // nodesWith returns the names of the Nodes of which one of the addresses is: an API
 // server may be told to say another one than the Node's, which an endpoint then has.
-func nodesWith(addresses []string, f facts) (names []string) {
+func nodesWith(addresses []netip.Addr, f facts) (names []string) {
 	on := byNode(f)
 	for _, object := range f.nodes {
-		if slices.ContainsFunc(addressesOf(object, on[object.Name]), func(addr netip.Addr) bool { return slices.Contains(addresses, addr.String()) }) {
+		if slices.ContainsFunc(addressesOf(object, on[object.Name]), func(addr netip.Addr) bool { return slices.Contains(addresses, addr) }) {
 			names = append(names, object.Name)
 		}
 	}

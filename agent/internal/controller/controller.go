@@ -121,7 +121,7 @@ type Writer interface {
 // Asker reads what is needed too seldom for a cache.
 type Asker interface {
 	// APIServer returns the addresses and TCP ports at which API servers listen.
-	APIServer(ctx context.Context) (addresses []string, ports []uint16, err error)
+	APIServer(ctx context.Context) (addresses []netip.Addr, ports []uint16, err error)
 	// ReadFelix returns the FelixConfiguration with that name, nil when there is none.
 	ReadFelix(ctx context.Context, name string) (*failsafe.Configuration, error)
 	// FelixConfigurations returns all of them, and IPPools all networks of Calico's.

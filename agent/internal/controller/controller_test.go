@@ -181,10 +181,10 @@ func (f *fake) CreateEvent(_ context.Context, event *corev1.Event) error {
 	return nil
 }
 
-func (f *fake) APIServer(context.Context) ([]string, []uint16, error) {
+func (f *fake) APIServer(context.Context) ([]netip.Addr, []uint16, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return []string{"192.0.2.1"}, f.ports, f.refuse["get kubernetes"]
+	return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, f.ports, f.refuse["get kubernetes"]
 }
 
 func (f *fake) ReadFelix(_ context.Context, name string) (*failsafe.Configuration, error) {

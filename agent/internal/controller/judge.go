@@ -61,10 +61,8 @@ func (c Config) newJudge(f facts, m *memory, present map[string][]*policyset.Pol
 	m.judge.set, m.judge.err = verdict.Of(c.Release, policies)
 	// What audit logs, another mode would drop.
 	m.judge.set = m.judge.set.Enforcing()
-	m.judge.world = verdict.World{APIServers: f.around.apiServers, Pods: pods}
+	m.judge.world = verdict.World{Nodes: trust.Nodes(f.trusted), Pods: pods, APIServers: f.around.apiServers}
 	m.judge.blind = m.judge.set.TrustsPods() && len(pods) == 0
-	nodes := trust.Nodes(f.trusted)
-	m.judge.world.Nodes = func(addr netip.Addr) bool { return nodes[addr] }
 	return true
 }
 

@@ -200,12 +200,7 @@ func (k *Controller) lookAround(ctx context.Context, f facts) around {
 		}
 		return a
 	}
-	a.answered, a.pools, a.apiServers = f.now, pools, nil
-	for _, text := range addresses {
-		if addr, err := netip.ParseAddr(text); err == nil {
-			a.apiServers = append(a.apiServers, addr.Unmap())
-		}
-	}
+	a.answered, a.pools, a.apiServers = f.now, pools, addresses
 	k.config.readFailsafes(&a, configurations, f)
 	return a
 }

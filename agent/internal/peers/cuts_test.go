@@ -33,7 +33,7 @@ func TestCutsAreThoseThatTheSetDropsAndNobodyAccepts(t *testing.T) {
 		{Port: 80, From: []peers.Peer{{Addr: addr("10.0.0.1"), Connections: 9}}},
 		{Port: 443, From: []peers.Peer{{Addr: addr("10.4.0.1"), Connections: 9}, {Addr: addr("10.0.0.2"), Connections: 3}}},
 	}}
-	world := verdict.World{Nodes: func(netip.Addr) bool { return false }}
+	world := verdict.World{}
 	cuts := peers.Cuts("n1", s, dropping(t), world, peers.Accept{Ports: []uint16{80}, CIDRs: []netip.Prefix{netip.MustParsePrefix("10.4.0.0/16")}})
 	assert.Equal(t, []peers.Cut{
 		{Node: "n1", Port: 443, From: addr("10.0.0.2"), Connections: 3},

@@ -358,7 +358,7 @@ func compareUses(a, b *Use) int {
 func (t *table) concerns(c *Change, of verdict.Connection, w verdict.World) bool {
 	region := t.regionOf(of.From) * int(identities)
 	return slices.ContainsFunc(c.targets, func(i int) bool { return t.targets[i].holds(of) }) &&
-		(c.members[region+int(stranger)] || c.members[region+int(node)] && w.Nodes(of.From) ||
+		(c.members[region+int(stranger)] || c.members[region+int(node)] && w.Nodes[of.From] ||
 			c.members[region+int(apiServer)] && slices.Contains(w.APIServers, of.From) ||
 			c.members[region+int(pod)] && slices.ContainsFunc(w.Pods, func(network netip.Prefix) bool { return network.Contains(of.From) }))
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -115,11 +114,7 @@ func whoIsConnected(ctx context.Context, cluster Cluster, of *Side) (c connected
 
 // find reads by what addresses are trusted.
 func (c *connected) find(ctx context.Context, cluster Cluster, release string) error {
-	var servers struct {
-		Endpoints []struct {
-			Addresses []string `json:"addresses"`
-		} `json:"endpoints"`
-	}
+	var servers verdict.APIServers
 	sets, err := list[v3.GlobalNetworkSet](ctx, cluster, v3.KindGlobalNetworkSet)
 	pools, ofPools := list[v3.IPPool](ctx, cluster, v3.KindIPPool)
 	nodes, ofNodes := list[struct {
@@ -131,20 +126,12 @@ func (c *connected) find(ctx context.Context, cluster Cluster, release string) e
 	if err = errors.Join(err, ofPools, ofNodes, ofServers); err != nil {
 		return err
 	}
-	for _, e := range servers.Endpoints {
-		for _, text := range e.Addresses {
-			if addr, err := netip.ParseAddr(text); err == nil {
-				c.world.APIServers = append(c.world.APIServers, addr.Unmap())
-			}
-		}
-	}
-	trusted := trust.Nodes(slices.DeleteFunc(sets, func(set *v3.GlobalNetworkSet) bool { return endpoint.ReleaseOf(set) != release }))
-	c.world.Nodes = func(addr netip.Addr) bool { return trusted[addr] }
+	sets = slices.DeleteFunc(sets, func(set *v3.GlobalNetworkSet) bool { return endpoint.ReleaseOf(set) != release })
 	var cidrs []string
 	for _, n := range nodes {
 		cidrs = append(cidrs, n.Spec.PodCIDRs...)
 	}
-	c.world.Pods = verdict.Pods(pools, cidrs)
+	c.world = verdict.World{Nodes: trust.Nodes(sets), Pods: verdict.Pods(pools, cidrs), APIServers: servers.Addresses()}
 	return nil
 }
 

@@ -288,8 +288,10 @@ func connection(from netip.Addr, known as, t target) (verdict.Connection, verdic
 	if t.protocol == verdict.UDP && t.first == 68 {
 		c.FromPort = 67 // DHCP servers answer from there
 	}
-	w := verdict.World{Nodes: func(addr netip.Addr) bool { return known == node && addr == from }}
+	w := verdict.World{}
 	switch known {
+	case node:
+		w.Nodes = map[netip.Addr]bool{from: true}
 	case pod:
 		w.Pods = []netip.Prefix{netip.PrefixFrom(from, from.BitLen())}
 	case apiServer:

@@ -238,7 +238,7 @@ func fromOf(release string, source *v3.EntityRule) (func(netip.Addr, World) bool
 		}
 		return func(a netip.Addr, w World) bool { return slices.Contains(w.APIServers, a) }, nil
 	case selector == trustedNodes && namespaces == allSets:
-		return func(a netip.Addr, w World) bool { return w.Nodes != nil && w.Nodes(a) }, nil
+		return func(a netip.Addr, w World) bool { return w.Nodes[a] }, nil
 	case selector == allPods && namespaces == everybody:
 		return func(a netip.Addr, w World) bool { return holds(w.Pods, a) }, nil
 	case selector != "" || namespaces != "":

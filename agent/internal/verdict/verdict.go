@@ -58,8 +58,8 @@ type Connection struct {
 type World struct {
 	// Failsafe are the ports that Felix lets in before it asks any policy.
 	Failsafe []v3.ProtoPort
-	// Nodes tells whether an address is trusted as a node's.
-	Nodes func(netip.Addr) bool
+	// Nodes are the addresses that are trusted as those of nodes.
+	Nodes map[netip.Addr]bool
 	// Pods are the networks of pods.
 	Pods []netip.Prefix
 	// APIServers are the addresses of the Service kubernetes.

@@ -45,7 +45,7 @@ func setOf(t *testing.T, file string) verdict.Set {
 func world() verdict.World {
 	return verdict.World{
 		Failsafe:   failsafe.Builtin(),
-		Nodes:      func(a netip.Addr) bool { return a == netip.MustParseAddr("192.0.2.10") },
+		Nodes:      map[netip.Addr]bool{netip.MustParseAddr("192.0.2.10"): true},
 		Pods:       []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16"), netip.MustParsePrefix("2001:db8:a:f::/64")},
 		APIServers: []netip.Addr{netip.MustParseAddr("203.0.113.99")},
 	}

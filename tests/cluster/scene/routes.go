@@ -140,14 +140,16 @@ func (s *Scene) backend() place {
 
 // world is what counts in this cluster beside the policies.
 func (s *Scene) world(f Firewall) oracle.World {
-	w := oracle.World{Failsafe: f.Failsafe, APIServers: s.apiServers}
+	w := oracle.World{Failsafe: f.Failsafe, Nodes: map[netip.Addr]bool{}, APIServers: s.apiServers}
 	for _, p := range s.pods {
 		for _, family := range Families() {
 			w.Pods = append(w.Pods, netip.PrefixFrom(p.Of(family), p.Of(family).BitLen()))
 		}
 	}
-	w.Nodes = func(a netip.Addr) bool {
-		return slices.ContainsFunc(s.nodes(), func(n place) bool { return slices.Contains(s.AddressesOf(n.Name), a) })
+	for _, n := range s.nodes() {
+		for _, a := range s.AddressesOf(n.Name) {
+			w.Nodes[a] = true
+		}
 	}
 	return w
 }
