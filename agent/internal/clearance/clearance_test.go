@@ -94,7 +94,7 @@ func TestPersonSeesOneFactInEachKey(t *testing.T) {
 		"rollout":         "c2c2c2c2",
 		"spread":          "25s",
 		"witnesses":       `{"b1b1b1b1":{"from":"127.66.1.2","to":"127.66.3.4","moved":"127.66.3.6","control":"127.66.3.5"}}`,
-		"would-cut":       `[{"node":"n1","port":9100,"from":"10.4.0.9","n":3}]`,
+		"would-cut":       `[{"node":"n1","port":9100,"from":"10.4.0.9","connections":3}]`,
 		"would-cut-more":  "7",
 		"advice":          `[{"text":"IPVS","nodes":["n1"],"more":2}]`,
 		"unproven":        "Felix runs with eBPF",

@@ -106,7 +106,7 @@ func TestPeersOfWhomTheSameIsSoAreOneLine(t *testing.T) {
 func TestProgramsReadTheSame(t *testing.T) {
 	text, err := json.Marshal(few())
 	require.NoError(t, err)
-	assert.Contains(t, string(text), `{"wouldCut":[{"node":"worker-2","port":9100,"from":"10.4.0.9","n":3},`)
+	assert.Contains(t, string(text), `{"wouldCut":[{"node":"worker-2","port":9100,"from":"10.4.0.9","connections":3},`)
 }
 
 func TestOfMoreThanCanBeNamedOthersAreNoNews(t *testing.T) {

@@ -121,10 +121,10 @@ func (s Summary) Encode() string {
 	return string(text)
 }
 
-// Cut is a peer that a set of policies would cut off, as the clearance tells it.
+// Cut is a peer that a set of policies would cut off, as status, preview and the clearance tell it.
 type Cut struct {
 	Node        string     `json:"node"`
 	Port        uint16     `json:"port"`
 	From        netip.Addr `json:"from"`
-	Connections int        `json:"n"`
+	Connections int        `json:"connections"`
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/verdict"
 )
 
@@ -21,8 +22,8 @@ type Change struct {
 	// But are the values that let in some of it both before and after.
 	But []string `json:"but,omitempty"`
 	// InUse are connections of now that would not be let in any more.
-	InUse []*Use `json:"inUse,omitempty"`
-	Text  string `json:"text"`
+	InUse []peers.Cut `json:"inUse,omitempty"`
+	Text  string      `json:"text"`
 
 	group   *group
 	members map[int]bool // as of a group
@@ -30,14 +31,6 @@ type Change struct {
 	whats   map[int]bool // places in space.whats
 	on      []bool       // by the places in ways
 	targets []int
-}
-
-// Use is a connection that is there now, as the agent of its node has told.
-type Use struct {
-	Node        string     `json:"node"`
-	Port        uint16     `json:"port"`
-	From        netip.Addr `json:"from"`
-	Connections int        `json:"connections"`
 }
 
 // claimsOf says what changes for a group, at once for all ways for which it is the same.
@@ -342,16 +335,11 @@ func inOrder(changes []*Change) {
 	})
 }
 
-func connections(uses []*Use) (count int) {
+func connections(uses []peers.Cut) (count int) {
 	for _, u := range uses {
 		count += u.Connections
 	}
 	return count
-}
-
-// compareUses orders those with most connections first.
-func compareUses(a, b *Use) int {
-	return cmp.Or(b.Connections-a.Connections, int(a.Port)-int(b.Port), a.From.Compare(b.From), strings.Compare(a.Node, b.Node))
 }
 
 // concerns tells whether a change is about such a connection, of somebody who is trusted as in that world.

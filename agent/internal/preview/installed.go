@@ -77,7 +77,7 @@ func installed(ctx context.Context, cluster Cluster, told settings.Settings) (s 
 type connected struct {
 	nodes, tell int // how many nodes have an endpoint, and how many agents tell
 	elsewhere   int // how many of them are not, or not only, at the set of their agents
-	peers       []*Use
+	peers       []peers.Cut
 	world       verdict.World // by what they are trusted
 }
 
@@ -102,7 +102,7 @@ func whoIsConnected(ctx context.Context, cluster Cluster, of *Side) (c connected
 		}
 		for _, port := range summary.Ports {
 			for _, peer := range port.From {
-				c.peers = append(c.peers, &Use{hep.Spec.Node, port.Port, peer.Addr, peer.Connections})
+				c.peers = append(c.peers, peers.Cut{Node: hep.Spec.Node, Port: port.Port, From: peer.Addr, Connections: peer.Connections})
 			}
 		}
 	}
@@ -150,7 +150,7 @@ func (r *Report) inUse(t *table, who connected) {
 		}
 	}
 	for _, change := range r.Changes {
-		slices.SortFunc(change.InUse, compareUses)
+		slices.SortFunc(change.InUse, peers.Compare)
 	}
 	inOrder(r.Changes)
 }

@@ -170,7 +170,7 @@ func TestWhoUsesWhatIsClosedIsTold(t *testing.T) {
 		Changes       []struct {
 			Does              string
 			What, On, To, But []string
-			InUse             []*Use
+			InUse             []peers.Cut
 		}
 	}
 	require.NoError(t, json.Unmarshal([]byte(text), &report))
@@ -179,7 +179,7 @@ func TestWhoUsesWhatIsClosedIsTold(t *testing.T) {
 	require.Len(t, report.Changes, 2)
 	assert.Equal(t, []string{"everything"}, report.Changes[0].What)
 	assert.Equal(t, []string{"10.4.0.0/16", "2001:db8:4::/48"}, report.Changes[0].To)
-	assert.Equal(t, &Use{"worker-2", 9100, netip.MustParseAddr("10.4.0.9"), 3}, report.Changes[0].InUse[0])
+	assert.Equal(t, peers.Cut{Node: "worker-2", Port: 9100, From: netip.MustParseAddr("10.4.0.9"), Connections: 3}, report.Changes[0].InUse[0])
 }
 
 // A node may be an API server, and its addresses in a pool: what is still let in as one of them is not closed.

@@ -111,16 +111,16 @@ func (r *Report) String() string {
 }
 
 // told says who uses what is closed, most connections first.
-func told(uses []*Use) (lines []string) {
+func told(uses []peers.Cut) (lines []string) {
 	for _, u := range uses[:min(mostUses, len(uses))] {
-		lines = append(lines, fmt.Sprintf("in use: tcp/%d from %s (%s, %s)", u.Port, u.From, peers.Count(u.Connections, "connection"), u.Node))
+		lines = append(lines, fmt.Sprintf("in use: tcp/%d from %s (%s, %s)", u.Port, u.From, peers.Connections(u.Connections), u.Node))
 	}
 	if rest := uses[min(mostUses, len(uses)):]; len(rest) > 0 {
 		nodes := map[string]bool{}
 		for _, u := range rest {
 			nodes[u.Node] = true
 		}
-		lines = append(lines, fmt.Sprintf("and %s more, on %s", peers.Count(connections(rest), "connection"), peers.Count(len(nodes), "node")))
+		lines = append(lines, fmt.Sprintf("and %s more, on %s", peers.Connections(connections(rest)), peers.Count(len(nodes), "node")))
 	}
 	return lines
 }
