@@ -71,9 +71,16 @@ func spaceOf(sides ...*Side) *space {
 	ends := map[string][]uint16{verdict.TCP: nil, verdict.UDP: nil, verdict.SCTP: nil, verdict.ICMP: nil, verdict.ICMPv6: nil, rest: nil}
 	narrowed := map[string][]netip.Prefix{}
 	for _, s := range sides {
-		for _, rule := range s.rules() {
-			lists = append(lists, rule.nets)
-			ends[rule.protocol] = append(ends[rule.protocol], rule.ends...)
+		for _, rule := range s.set.Rules() {
+			lists = append(lists, rule.Sources)
+			of := ends[rule.Protocol]
+			for _, p := range rule.Ports {
+				of = append(of, edges(p[0], p[1])...)
+			}
+			if rule.ICMPType != nil {
+				of = append(of, uint16(*rule.ICMPType))
+			}
+			ends[rule.Protocol] = of
 		}
 		for _, entry := range s.failsafe {
 			protocol := cmp.Or(strings.ToUpper(entry.Protocol), verdict.TCP)
@@ -102,62 +109,12 @@ func edges(first, last uint16) []uint16 {
 	return []uint16{first, last + 1}
 }
 
-// rule is what matters here of a rule.
-type rule struct {
-	protocol string
-	ends     []uint16
-	nets     []netip.Prefix
-}
-
-// rules returns those for what comes in. What is no rule verdict.Of has refused.
-func (s *Side) rules() (rules []rule) {
-	for _, p := range s.policies {
-		ingress, _ := p.Spec["ingress"].([]any)
-		for _, one := range ingress {
-			fields, _ := one.(map[string]any)
-			source, _ := fields["source"].(map[string]any)
-			destination, _ := fields["destination"].(map[string]any)
-			icmp, _ := fields["icmp"].(map[string]any)
-			var r rule
-			if fields["protocol"] != nil {
-				r.protocol = fmt.Sprint(fields["protocol"])
-			}
-			nets, _ := source["nets"].([]any)
-			for _, net := range nets {
-				if network, err := netip.ParsePrefix(fmt.Sprint(net)); err == nil {
-					r.nets = append(r.nets, network.Masked())
-				}
-			}
-			ports, _ := destination["ports"].([]any)
-			for _, port := range ports {
-				r.ends = append(r.ends, portEdges(fmt.Sprint(port))...)
-			}
-			if t, err := strconv.ParseUint(fmt.Sprint(icmp["type"]), 10, 8); err == nil {
-				r.ends = append(r.ends, uint16(t))
-			}
-			rules = append(rules, r)
-		}
-	}
-	return rules
-}
-
-// portEdges are those of a port or a range as Calico writes it.
-func portEdges(text string) []uint16 {
-	first, last, isRange := strings.Cut(text, ":")
-	if !isRange {
-		last = first
-	}
-	from, _ := strconv.ParseUint(first, 10, 16)
-	to, _ := strconv.ParseUint(last, 10, 16)
-	return edges(uint16(from), uint16(to))
-}
-
 // cutTargets makes the targets, from where ports begin that differ from those before, and
 // from the types of ICMP that are named.
 func (sp *space) cutTargets(ends map[string][]uint16) {
 	for _, protocol := range []string{verdict.TCP, verdict.UDP, verdict.SCTP} {
 		first := uint16(1)
-		for _, next := range sorted(ends[protocol]) {
+		for _, next := range slices.Compact(slices.Sorted(slices.Values(ends[protocol]))) {
 			if next > first {
 				sp.whats = append(sp.whats, what{protocol: protocol, first: first, last: next - 1})
 				first = next
@@ -166,7 +123,7 @@ func (sp *space) cutTargets(ends map[string][]uint16) {
 		sp.whats = append(sp.whats, what{protocol: protocol, first: first, last: 65535})
 	}
 	for _, protocol := range []string{verdict.ICMP, verdict.ICMPv6} {
-		named := sorted(ends[protocol])
+		named := slices.Compact(slices.Sorted(slices.Values(ends[protocol])))
 		for _, t := range named {
 			sp.whats = append(sp.whats, what{protocol: protocol, first: t, last: t})
 		}
@@ -191,12 +148,6 @@ func (sp *space) cutTargets(ends map[string][]uint16) {
 			sp.targets = append(sp.targets, target{w, way})
 		}
 	}
-}
-
-func sorted(values []uint16) []uint16 {
-	values = slices.Clone(values)
-	slices.Sort(values)
-	return slices.Compact(values)
 }
 
 // nobodys are addresses that nobody connects from over a network.

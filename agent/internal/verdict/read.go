@@ -114,6 +114,32 @@ func (s Set) Enforcing() Set {
 	return enforcing
 }
 
+// Rule is by what a rule tells connections apart, beside whom it knows by what they are. What is
+// not set matches everything.
+type Rule struct {
+	Protocol string
+	Sources  []netip.Prefix
+	Ports    [][2]uint16 // the first and the last one of each range
+	ICMPType *int
+}
+
+// Rules returns those of all policies of the set.
+func (s Set) Rules() (rules []Rule) {
+	for _, p := range slices.Concat(s.preDNAT, s.normal) {
+		for _, r := range p.rules {
+			rule := Rule{Protocol: r.protocol, ICMPType: r.icmpType}
+			for _, network := range r.sources {
+				rule.Sources = append(rule.Sources, network.Masked())
+			}
+			for _, p := range r.ports {
+				rule.Ports = append(rule.Ports, [2]uint16{p.first, p.last})
+			}
+			rules = append(rules, rule)
+		}
+	}
+	return rules
+}
+
 // specOf reads a spec, and refuses fields that change what it means and that the chart never sets.
 func specOf(fields map[string]any) (*v3.GlobalNetworkPolicySpec, error) {
 	spec := &v3.GlobalNetworkPolicySpec{}
