@@ -20,7 +20,7 @@ func (c Config) waits(name string, n *node, f facts, m *memory, d *decision) str
 	const because = "rollout.onWouldCut is wait, and "
 	w := m.watched[name]
 	switch {
-	case w == nil || w.text == "":
+	case w == nil || !w.says:
 		return because + "its agent has not said yet who is connected"
 	case f.around.err != nil && !w.judged || f.around.isStale(f.now):
 		return because + notKnown + f.around.err.Error()

@@ -64,7 +64,8 @@ func (a around) isStale(now time.Time) bool { return a.err != nil && now.Sub(a.a
 
 // watched is what an agent says of who is connected to its node, and what follows from it.
 type watched struct {
-	text    string // as the agent wrote it; empty: it says nothing any more
+	text    string // as the agent wrote it
+	says    bool   // that says something
 	summary peers.Summary
 	first   time.Time // since when this controller sees that agent look
 	judged  bool
@@ -113,7 +114,7 @@ func (c Config) lookAtPeers(f facts, m *memory, was clearance.Clearance, present
 	}
 	again := c.newJudge(f, m, present, d)
 	for name, w := range m.watched {
-		if w.text != "" && m.judge != nil && (again || !w.judged || w.carries != m.nodes[name].carries) {
+		if w.says && m.judge != nil && (again || !w.judged || w.carries != m.nodes[name].carries) {
 			c.judge(f, m, name, w)
 		}
 	}
@@ -126,10 +127,11 @@ func (w *watched) hear(text string, now time.Time, all bool) {
 		return
 	}
 	summary := peers.Parse(text)
-	if w.text = text; summary.Since.IsZero() {
-		*w = watched{heard: map[peer]time.Time{}}
+	if summary.Since.IsZero() {
+		*w = watched{text: text, heard: map[peer]time.Time{}}
 		return
 	}
+	w.text, w.says = text, true
 	if w.first.IsZero() || !summary.Since.Equal(w.summary.Since) {
 		w.first = now
 		if !w.summary.Since.IsZero() {
@@ -179,7 +181,7 @@ func (w *watched) heardAll() bool {
 // looksAround tells whether to ask now what is around nodes, and when to ask again; zero: nobody is judged.
 func (m *memory) looksAround(f facts) (now bool, next time.Time) {
 	for _, w := range m.watched {
-		if w.text != "" {
+		if w.says {
 			next = f.around.asked.Add(aroundEvery)
 			return !f.now.Before(next), next
 		}

@@ -453,7 +453,7 @@ func TestWhatIsAroundNodesIsAskedOnlyWhileSomebodyIsJudged(t *testing.T) {
 	k := New(f.Config, f, slog.New(slog.NewTextHandler(&log, nil)))
 	asks, _ := k.memory.looksAround(f.facts)
 	assert.False(t, asks, "nobody says anything")
-	k.memory.watched = map[string]*watched{"n1": {text: "x"}}
+	k.memory.watched = map[string]*watched{"n1": {says: true}}
 	asks, _ = k.memory.looksAround(facts{now: start})
 	assert.True(t, asks)
 	a := k.lookAround(t.Context(), facts{now: start})
@@ -471,4 +471,14 @@ func TestWhatIsAroundNodesIsAskedOnlyWhileSomebodyIsJudged(t *testing.T) {
 	k.lookAround(t.Context(), facts{now: start.Add(2 * time.Minute), around: again})
 	assert.Equal(t, 1, strings.Count(log.String(), "cannot find out who would be cut off"), "it is logged once")
 	assert.Equal(t, a.pools, again.pools, "what was known before is believed")
+}
+
+func TestSummaryThatCannotBeReadIsReadOnce(t *testing.T) {
+	w := &watched{text: peers.Summary{Since: start}.Encode(), says: true}
+	w.hear("nonsense", start, true)
+	assert.False(t, w.says)
+	before := *w
+	w.heard[peer{port: 22}] = start
+	w.hear("nonsense", start.Add(time.Minute), true)
+	assert.Equal(t, before, *w, "nothing is made anew")
 }
