@@ -38,11 +38,17 @@ const (
 	hookIsAway      = "When the hook does not start"
 )
 
-// waysBack reads docs/recovery.md: the commands under each heading. A heading with no block, or with two, is one that somebody in
-// need would misread.
+// waysBack are the commands of docs/recovery.md.
 func waysBack(t *testing.T) map[string]string {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(root, "docs", "recovery.md"))
+	return commandsOf(t, "recovery.md")
+}
+
+// commandsOf reads a page of docs: the commands under each heading. A heading with no block, or with two, is one that somebody in
+// need would misread.
+func commandsOf(t *testing.T, page string) map[string]string {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(root, "docs", page))
 	require.NoError(t, err)
 	ways := map[string]string{}
 	heading, inBlock := "", false

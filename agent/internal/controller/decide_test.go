@@ -220,6 +220,37 @@ func TestSetBeforeIsJudgedByWhatItsControllerWasTold(t *testing.T) {
 	assert.Empty(t, said.Drift, "but nobody relies on it")
 }
 
+// An upgrade from before there were sets: the policies of then stay, are nobody else's and nobody's drift, until no node carries them.
+func TestWhatWasThereBeforeSetsIsOneThatNodesMoveFrom(t *testing.T) {
+	w := newWorld(t, "n1", "n2")
+	for _, node := range []string{"n1", "n2"} {
+		hep := w.agent(node, "A", "")
+		hep.Labels["host-endpoint"] = "ingress"
+		hep.Annotations[endpoint.StateAnnotation] = `{"state":"Armed","labels":["host-endpoint"]}`
+	}
+	spec := map[string]any{"selector": "host-firewall.io/release == 'fw' && host-endpoint == 'ingress'", "order": 10.0}
+	w.policy("fw-allow", map[string]string{endpoint.ReleaseLabel: "fw"}, spec)
+	said := w.look()
+	assert.False(t, said.IsGone(endpoint.Before), "Helm has not come to them yet")
+	assert.True(t, said.IsHeld("n1"), "what an endpoint of the new set would have as well")
+
+	spec["selector"] = spec["selector"].(string) + " && (!has(host-firewall.io/set) || host-firewall.io/set contains 'before')"
+	w.policy("fw-allow", map[string]string{endpoint.ReleaseLabel: "fw", endpoint.SetLabel: endpoint.Before}, spec)
+	said = w.look()
+	assert.Equal(t, []string{"A", endpoint.Before}, said.Present)
+	assert.Empty(t, said.Held)
+	assert.Empty(t, said.Drift)
+	w.agent("n1", "A", endpoint.Before)
+	said = w.after(settle)
+	assert.Equal(t, "n1", said.Canary)
+	assert.Empty(t, said.Held)
+	w.agent("n1", "A", "A")
+	assert.Contains(t, w.after(time.Hour).Present, endpoint.Before, "an agent of then keeps n2 at it")
+	w.agent("n2", "A", "A")
+	assert.Contains(t, w.after(unusedFor-time.Millisecond).Present, endpoint.Before)
+	assert.Equal(t, []string{"A"}, w.after(time.Millisecond).Present)
+}
+
 func TestUpgradeAndRollbackGoByACanaryEach(t *testing.T) {
 	w := newWorld(t, "n1", "n2")
 	w.roll("A", "n1", "n2")

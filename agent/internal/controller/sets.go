@@ -26,6 +26,10 @@ func (c Config) sets(f facts, m *memory, was clearance.Clearance, carried map[st
 		now.Before = was.Before
 	}
 	now.Present = slices.AppendSeq(c.unlabelled(f, now), maps.Keys(present))
+	if carried[endpoint.Before] > 0 {
+		// Helm gives its policies the label after it has replaced the first agents.
+		now.Present = append(now.Present, endpoint.Before)
+	}
 	slices.Sort(now.Present)
 	if now.Present = slices.Compact(now.Present); len(now.Present) == 0 {
 		now.Present = []string{clearance.None}

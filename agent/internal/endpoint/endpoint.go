@@ -3,6 +3,7 @@
 package endpoint
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -27,6 +28,10 @@ const ReleaseLabel = ownPrefix + "release"
 // set that it belongs to. The policies of a set select the release's endpoints whose label
 // contains it: one that moves carries two, as Moving says.
 const SetLabel = ownPrefix + "set"
+
+// Before is the set of the policies that a release had before there were sets. The first
+// upgrade from there gives them the label; agents of then write no set on an endpoint.
+const Before = "before"
 
 // and is between two sets, in which it can't be.
 const and = "."
@@ -79,6 +84,10 @@ func AnnotationsOf(object metav1.Object) map[string]string { return effective(ob
 // SetOf returns the set that an endpoint is armed with, or moves to; empty: it is not armed.
 func SetOf(hep metav1.Object) string {
 	set, _, _ := strings.Cut(effective(hep).labels[SetLabel], and)
+	if note := NoteOf(hep); set == "" && note.Wanted == "" && len(note.Labels) > 0 {
+		// An agent that knew no sets has armed it by those labels.
+		return Before
+	}
 	return set
 }
 
@@ -94,9 +103,9 @@ func LeavesOf(hep metav1.Object) string {
 // between them. What both allow passes, and what both drop does not, whatever their orders.
 func Moving(to, from string) string { return to + and + from }
 
-// Carries tells whether labels of an endpoint arm it with a set.
+// Carries tells whether labels of an endpoint arm it with a set. For Before they need none.
 func Carries(labels map[string]string, set string) bool {
-	return slices.Contains(strings.Split(labels[SetLabel], and), set)
+	return slices.Contains(strings.Split(cmp.Or(labels[SetLabel], Before), and), set)
 }
 
 // Desired returns the endpoint that the node should have for one of its
@@ -183,10 +192,17 @@ func Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 	return MergePatch(current, next)
 }
 
-// Disarm returns the patch that takes the label off which arms an endpoint.
+// Disarm returns the patch that takes the label off which arms an endpoint. With Before that
+// is not the only one, and the note goes too, which tells of it.
 func Disarm[T typed[T]](hep T) ([]byte, error) {
 	next := Plain(hep)
 	delete(next.GetLabels(), SetLabel)
+	if SetOf(hep) == Before {
+		for _, key := range NoteOf(hep).Labels {
+			delete(next.GetLabels(), key)
+		}
+		delete(next.GetAnnotations(), StateAnnotation)
+	}
 	return MergePatch(hep, next)
 }
 

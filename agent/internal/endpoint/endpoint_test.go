@@ -161,6 +161,31 @@ func TestEndpointIsArmedWithTheSetThatFelixReadsOnIt(t *testing.T) {
 	assert.Equal(t, "r2", endpoint.SetOf(shadowed))
 }
 
+// Agents that knew no sets armed an endpoint by labels of the settings, which their note remembers, and wrote no set.
+func TestEndpointThatWasArmedBeforeThereWereSetsCarriesTheOneOfThen(t *testing.T) {
+	old := stored("")
+	old.Labels["host-endpoint"] = "ingress"
+	old.Annotations = map[string]string{endpoint.StateAnnotation: `{"state":"Armed","reason":"6 policies","since":"2026-01-02T03:04:05Z","labels":["host-endpoint"]}`}
+	assert.Equal(t, endpoint.Before, endpoint.SetOf(old))
+	assert.True(t, endpoint.Carries(old.Labels, endpoint.Before))
+	assert.False(t, endpoint.Carries(stored("r1").Labels, endpoint.Before))
+
+	disarm, err := endpoint.Disarm(old)
+	require.NoError(t, err)
+	disarmed := apply(t, old, disarm)
+	assert.Empty(t, endpoint.SetOf(disarmed))
+	assert.Equal(t, stored("").Labels, disarmed.Labels, "those of then select by that label, too")
+
+	never := stored("")
+	never.Annotations = map[string]string{endpoint.StateAnnotation: `{"state":"Waiting","reason":"held","since":"2026-01-02T03:04:05Z"}`}
+	assert.Empty(t, endpoint.SetOf(never), "it was never armed")
+	lost := stored("")
+	lost.Labels["host-endpoint"] = "ingress"
+	endpoint.SetNote(lost, nil, endpoint.Note{State: "Armed", Wanted: "r1"}, false)
+	require.NotEmpty(t, endpoint.NoteOf(lost).Labels)
+	assert.Empty(t, endpoint.SetOf(lost), "an agent that knows sets has written it")
+}
+
 func TestAddressesOfTheNodesInterfacesAreAddedToThoseOfTheNode(t *testing.T) {
 	more := []netip.Addr{netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("192.0.2.1")}
 	hep, _ := shape().Desired(node(), star(), more, "")

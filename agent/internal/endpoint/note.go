@@ -8,6 +8,7 @@ import (
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // StateAnnotation holds the note that an agent leaves on its endpoint.
@@ -35,7 +36,7 @@ func Proof(enforced string) string {
 
 // NoteOf reads the note of an endpoint. Where there is none, or one that can't be
 // read, it is empty.
-func NoteOf(hep *v3.HostEndpoint) Note {
+func NoteOf(hep metav1.Object) Note {
 	var note Note
 	if text := effective(hep).annotations[StateAnnotation]; json.Unmarshal([]byte(text), &note) != nil {
 		return Note{}

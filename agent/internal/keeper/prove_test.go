@@ -526,6 +526,39 @@ func TestNodeThatWentBackToASetThatIsGoneIsDisarmed(t *testing.T) {
 	})
 }
 
+// The policies of then select by the label of the settings, and one of a set that is not there or is that of then.
+func TestNodeThatWasArmedBeforeThereWereSetsMovesByOneLabelAndGoesBack(t *testing.T) {
+	n, config := newSelf(), testConfig()
+	config.Verify, config.Self = true, n
+	playWith(t, config, func(c *cluster) {
+		withClearance(c)
+		c.said.Present, c.said.Reason = []string{endpoint.Before, "r2"}, "not yet"
+		old := testEndpoint("")
+		maps.Copy(old.Labels, config.Labels)
+		old.Annotations = map[string]string{endpoint.StateAnnotation: `{"state":"Armed","since":"2026-01-02T03:04:05Z","labels":["host-endpoint"]}`}
+		c.put(old)
+	}, func(s *scene) {
+		is := func(set string) {
+			t.Helper()
+			labels := read(s.cluster, func() map[string]string { return s.stored["n1"].Labels })
+			assert.Equal(t, set, labels[endpoint.SetLabel])
+			assert.Equal(t, "ingress", labels["host-endpoint"])
+		}
+		s.pass(time.Hour)
+		is(endpoint.Before)
+		s.say(func(c *clearance.Clearance) { c.Reason = "" })
+		s.pass(time.Second)
+		is("r2." + endpoint.Before)
+		n.change(func() { n.broken["API server"] = "timeout" })
+		s.pass(trial.GiveUp + 2*trial.Every)
+		is(endpoint.Before + ".r2")
+		s.pass(time.Minute)
+		n.change(func() { clear(n.broken) })
+		s.pass(time.Hour)
+		is("r2")
+	})
+}
+
 func TestNodeThatIsRegisteredAnewWaitsUntilTheControllerHasLookedAtIt(t *testing.T) {
 	play(t, withArmed, func(s *scene) {
 		s.pass(time.Minute)
