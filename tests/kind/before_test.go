@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
+	"github.com/host-firewall/host-firewall/tests/cluster/host"
 	"github.com/host-firewall/host-firewall/tests/cluster/image"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 )
@@ -64,7 +65,10 @@ func TestUpgradeFromTheReleaseBeforeAndBackCutsAndOpensNobody(t *testing.T) {
 	require.NoError(t, r.Rollback(1))
 	requireAsBefore("after the rollback")
 	if commit == beforeSets {
-		require.NoError(t, adminsShell(t)(t.Context(), commandsOf(t, "upgrade.md")["Take the new set away"]))
+		shell := exec.CommandContext(t.Context(), "sh", "-euc", commandsOf(t, "upgrade.md")["Take the new set away"])
+		shell.Env = host.Environment("HOME="+t.TempDir(), "KUBECONFIG="+nodes.Kubeconfig(), "PATH="+filepath.Dir(nodes.Binary("kubectl"))+":"+host.Path)
+		require.NoError(t, told(shell))
+		requireSet(t, "before")
 		requireProtected(t, "without the new set")
 	}
 	stop()
