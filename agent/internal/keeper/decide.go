@@ -41,6 +41,8 @@ type facts struct {
 	present    []string
 	addresses  []netip.Addr
 	lack       string
+	// failsafe is why that was not as it should be in the pass before; empty: it was.
+	failsafe string
 	// endpoints are those of this node that matter, whosever they are, by name.
 	endpoints map[string]*v3.HostEndpoint
 }
@@ -118,8 +120,12 @@ func (c Config) decide(f facts, m memory) (decision, memory) {
 	if s.missing {
 		d = c.mayCreate(f, m, d)
 	}
-	if d.ready && f.lack != "" {
+	switch {
+	case d.ready && f.lack != "":
 		d.ready, d.reason = false, f.lack
+	case d.ready && f.failsafe != "":
+		// The endpoints are ready: whether the node is, is seen anew in this pass.
+		d.reason = f.failsafe
 	}
 	return d, m
 }

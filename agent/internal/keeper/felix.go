@@ -36,6 +36,7 @@ const (
 	askWork    = "ask"
 )
 
+// errNarrows tells that nothing is wrong, and the failsafe is narrowed in a moment.
 var errNarrows = errors.New("it is narrowed in a moment")
 
 // felixWrote is the last change of the node's FelixConfiguration: when it was made, of
@@ -70,10 +71,29 @@ func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *St
 		// At an older set it stays as that wants it.
 		err = k.widenFelix(ctx, f, "")
 	}
-	if err != nil {
-		status.Ready = false
-		status.Reason = "SSH's failsafe is not as it should be: " + err.Error()
+	k.tellFelix(f.now, err, status)
+}
+
+// tellFelix says in the status why the failsafe is not as it should be, and sees to it that the note
+// says so too: the next pass does. What is over in a moment is neither worth a note nor an Event.
+func (k *Keeper) tellFelix(now time.Time, err error, status *Status) {
+	lack := ""
+	switch {
+	case errors.Is(err, errNarrows):
+		status.Ready, status.Reason = false, status.Reason+", and SSH's failsafe is narrowed in a moment"
+	case err != nil:
+		lack = "SSH's failsafe is not as it should be: " + err.Error()
+		status.Ready, status.Reason = false, lack
+	case k.lack != "":
+		status.Ready = false // the reason is still that of before
 	}
+	if lack == k.lack {
+		return
+	}
+	if k.lack = lack; lack != "" {
+		k.events.Add(now, eventNotReady, lack)
+	}
+	k.Wake()
 }
 
 // narrowFelix follows the FelixConfigurations and keeps the failsafe narrow. The
@@ -85,7 +105,9 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
 	}
 	k.api.FollowFelix()
 	own, forAll, problem := k.api.Felix()
-	if problem != "" {
+	if trouble, _ := k.api.Trouble(); problem != "" && trouble == "" {
+		return errNarrows // they are being read for the first time
+	} else if problem != "" {
 		return errors.New(problem)
 	}
 	if until := k.felixWrote.at.Add(cacheDelay); f.now.Before(until) && k.felixWrote.isAhead(versionOf(own)) {
@@ -144,7 +166,7 @@ func (k *Keeper) askFelix(ctx context.Context, now time.Time) error {
 	}
 	if settled := k.felixReady.Add(felixSettles); now.Before(settled) {
 		k.agenda.NotAfter(askWork, settled)
-		return errors.New("it is narrowed when Felix has been ready for a while")
+		return errNarrows
 	}
 	return nil
 }

@@ -173,6 +173,7 @@ type Keeper struct {
 	fresh      map[string]*v3.HostEndpoint // as they came back and the cache has not shown yet
 	found      map[string]*v3.HostEndpoint // were in the way, and no cache shows them
 	felixWrote felixWrote
+	lack       string    // why the failsafe was not as it should be in the last pass; empty: it was
 	felixClean bool      // nothing of ours is in the failsafe, and nothing shall be
 	felixReady time.Time // since when Felix is; zero: it was not when last asked
 	looks      probe.Prober[probe.Enforcement]
@@ -284,7 +285,7 @@ func (k *Keeper) checkTrouble(now time.Time, status *Status) {
 
 // look collects the facts from the caches.
 func (k *Keeper) look(ctx context.Context) facts {
-	f := facts{now: time.Now(), problem: k.api.Problem()}
+	f := facts{now: time.Now(), problem: k.api.Problem(), failsafe: k.lack}
 	if f.problem != "" {
 		return f
 	}

@@ -405,9 +405,17 @@ func TestFailsafeStaysAsItIsWhileThatCouldShutSomebodyOutOrHangFelix(t *testing.
 				assert.Equal(t, Armed, status.State)
 				assert.False(t, status.Ready)
 				assert.Contains(t, status.Reason, test.says)
+				note := func() string { return read(s.cluster, func() string { return endpoint.NoteOf(s.stored["n1"]).Reason }) }
+				assert.Contains(t, note(), test.says, "for who asks status, and can't read that agent's log")
+				require.Equal(t, []string{"NotReady"}, s.kinds())
+				assert.Contains(t, s.events[0].Message, test.says)
 				n.change(func() { test.mend(n) })
 				s.pass(2 * askAgain)
 				assert.Equal(t, []string{"create felix"}, s.take())
+				assert.True(t, s.keeper.Status().Ready)
+				assert.Equal(t, "armed with policy set r2", s.keeper.Status().Reason)
+				s.pass(3 * noteDelay)
+				assert.Equal(t, "armed with policy set r2", note())
 			})
 		})
 	}
@@ -423,6 +431,9 @@ func TestFailsafeIsNotNarrowedWhileTheNodeTries(t *testing.T) {
 		s.pass(trial.Settle)
 		assert.Equal(t, []*failsafe.Configuration{s.felix["node.n1"]}, []*failsafe.Configuration{s.felixNow["node.n1"]})
 		assert.Contains(t, s.take(), "create felix")
+		s.pass(time.Hour)
+		assert.Equal(t, []string{"Armed"}, s.kinds())
+		assert.Equal(t, "armed with policy set r2", s.events[0].Message, "and nothing that was over in a moment")
 	})
 }
 

@@ -86,10 +86,10 @@ func (k *Keeper) tell(now time.Time, status Status) {
 	case status.State == RolledBack && before.State != RolledBack:
 		k.events.Add(now, eventRolledBack, status.Reason)
 	case status.State == Armed && before.State == Trying:
-		k.events.Add(now, eventArmed, status.Reason)
+		k.events.Add(now, eventArmed, "armed with policy set "+status.Set)
 	case status.State == Conflict && before.State != Conflict:
 		k.events.Add(now, eventConflict, status.Reason)
-	case before.Ready && !status.Ready:
+	case before.Ready && !status.Ready && k.lack == "": // tellFelix says that by itself
 		k.events.Add(now, eventNotReady, status.Reason)
 	}
 }
