@@ -31,6 +31,7 @@ func agent() command { return command{"keep the endpoints", settings.Agent(), ke
 func commands() map[string]command {
 	return map[string]command{
 		"preview":    {"compare", settings.Preview(), compare},
+		"manifest":   manifest(),
 		"controller": {"look after the release", settings.Controller(), control},
 		"cleanup": {"clean up", settings.Cleanup(), once(func(ctx context.Context, cluster *calico.Direct, s settings.Settings, stdout io.Writer) error {
 			return cleanup.Run(ctx, cluster, s, stdout)

@@ -72,7 +72,7 @@ func TestAgentImportsNoMoreOfClientGoThanItNeeds(t *testing.T) {
 func TestDependenciesPointOneWay(t *testing.T) {
 	want := map[string][]string{
 		"": {"/internal/calico", "/internal/cleanup", "/internal/controller", "/internal/endpoint", "/internal/health",
-			"/internal/keeper", "/internal/links", "/internal/peers", "/internal/preview", "/internal/settings", "/internal/status", "/internal/wiring"},
+			"/internal/keeper", "/internal/links", "/internal/peers", "/internal/preview", "/internal/settings", "/internal/status", "/internal/wiring", "/internal/workload"},
 		"/internal/advice":     {"/internal/failsafe", "/internal/peers", "/internal/verdict"},
 		"/internal/agenda":     {},
 		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/transport", "/internal/verdict", "/internal/witness"},
@@ -88,13 +88,14 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/loop":       {},
 		"/internal/peers":      {"/internal/verdict"},
 		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint", "/internal/witness"},
-		"/internal/preview":    {"/internal/endpoint", "/internal/failsafe", "/internal/peers", "/internal/settings", "/internal/trust", "/internal/verdict", "/internal/witness"},
+		"/internal/preview":    {"/internal/endpoint", "/internal/failsafe", "/internal/peers", "/internal/settings", "/internal/trust", "/internal/verdict", "/internal/witness", "/internal/workload"},
 		"/internal/probe":      {"/internal/clearance", "/internal/endpoint", "/internal/links", "/internal/peers", "/internal/trial"},
 		"/internal/proof":      {"/internal/probe", "/internal/trial"},
 		// The bench at scale: it is no part of the agent, but drives its packages.
 		"/internal/scalebench": {"/internal/calico", "/internal/clearance", "/internal/endpoint", "/internal/keeper", "/internal/probe", "/internal/settings", "/internal/trial", "/internal/wiring"},
 		"/internal/settings":   {"/internal/endpoint"},
-		"/internal/status":     {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/peers", "/internal/policyset", "/internal/settings", "/internal/trial"},
+		"/internal/workload":   {"/internal/settings"},
+		"/internal/status":     {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/peers", "/internal/policyset", "/internal/settings", "/internal/trial", "/internal/workload"},
 		"/internal/transport":  {},
 		"/internal/trial":      {"/internal/clearance"},
 		"/internal/trust":      {"/internal/endpoint"},

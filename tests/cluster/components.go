@@ -157,6 +157,9 @@ const LoadUser = "system:serviceaccount:load:load"
 // auditPolicy is a file in the folder of the control plane's node.
 const auditPolicy = "audit-policy.yaml"
 
+// StaticPodPath is the folder of each node from which its kubelet runs pods by itself.
+const StaticPodPath = "/var/lib/static-pods"
+
 // kubeletIdentity is the file, in the pki folder, with a kubelet's kubeconfig.
 func kubeletIdentity(node string) string { return "kubelet-" + node + ".kubeconfig" }
 
@@ -200,6 +203,7 @@ containerRuntimeEndpoint: unix://%[2]s
 podLogsDir: %[3]q
 registerWithTaints: %[4]s
 resolvConf: %[6]q
+staticPodPath: %[7]q
 # The node shares the machine's control groups, whatever their version, and keeps its pods below one of its own.
 failCgroupV1: false
 cgroupDriver: cgroupfs
@@ -212,7 +216,7 @@ evictionHard: {memory.available: "0%%", nodefs.available: "0%%", imagefs.availab
 imageGCHighThresholdPercent: 100
 # A test's pods are gone when the test says so.
 syncFrequency: 10s
-`, filepath.Join(l.pki(), "ca.crt"), containerdSocket, filepath.Join(l.logs(m.Name), "pods"), taints, cgroupRoot(l, m.Name), file("resolv.conf")),
+`, filepath.Join(l.pki(), "ca.crt"), containerdSocket, filepath.Join(l.logs(m.Name), "pods"), taints, cgroupRoot(l, m.Name), file("resolv.conf"), StaticPodPath),
 
 		"resolv.conf": fmt.Sprintf("nameserver %s\n", outside.address(10).V4),
 
@@ -234,6 +238,10 @@ rules:
 - {level: Metadata, userGroups: ["system:serviceaccounts"]}
 - {level: None}
 `
+	}
+	// A kubelet that finds no folder looks seldom whether one has come.
+	if err := os.MkdirAll(filepath.Join(l.state(m.Name), filepath.Base(StaticPodPath)), 0o755); err != nil {
+		return fmt.Errorf("make folder: %w", err)
 	}
 	for name, text := range files {
 		if err := os.WriteFile(file(name), []byte(text), 0o644); err != nil {

@@ -188,6 +188,8 @@ func (i inventor) value(path string) any {
 		return i.list(func() any { return pick(i, "projectcalico-default-allow", "site", "a.b", "a..b", "*") })
 	case "agent.image.repository":
 		return pick(i, "agent", "mirror.example.org:5000/hf/agent", "", "a b")
+	case "agent.staticPods.folder":
+		return pick(i, "/var/lib/edge", "etc", "/a/../b", "/a//b")
 	case "agent.image.digest":
 		return pick(i, "", "sha256:"+strings.Repeat("0", 64), "sha256:1")
 	case "agent.image.pullPolicy":

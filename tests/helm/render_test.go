@@ -97,6 +97,7 @@ type rendered struct {
 	roles               []rbacv1.Role
 	roleBindings        []rbacv1.RoleBinding
 	daemonSets          []appsv1.DaemonSet
+	podTemplates        []corev1.PodTemplate
 	policies            []projectcalico.GlobalNetworkPolicy
 	admissionPolicies   []admissionv1.ValidatingAdmissionPolicy
 	admissionBindings   []admissionv1.ValidatingAdmissionPolicyBinding
@@ -240,6 +241,8 @@ func (r *rendered) decode(t testing.TB) {
 			r.roleBindings = append(r.roleBindings, *o)
 		case *appsv1.DaemonSet:
 			r.daemonSets = append(r.daemonSets, *o)
+		case *corev1.PodTemplate:
+			r.podTemplates = append(r.podTemplates, *o)
 		case *projectcalico.GlobalNetworkPolicy:
 			r.policies = append(r.policies, *o)
 		case *admissionv1.ValidatingAdmissionPolicy:

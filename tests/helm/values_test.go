@@ -391,6 +391,8 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"agent.affinity":                         {``, `agent: {affinity: {podAntiAffinity: {}}}`},
 		"agent.priorityClassName":                {``, `agent: {priorityClassName: ""}`},
 		"agent.updateStrategy":                   {``, `agent: {updateStrategy: {type: OnDelete}}`},
+		"agent.staticPods.enabled":               {``, `agent: {staticPods: {enabled: true}}`},
+		"agent.staticPods.folder":                {`agent: {staticPods: {enabled: true}}`, `agent: {staticPods: {enabled: true, folder: /var/lib/edge}}`},
 		"agent.podLabels":                        {``, `agent: {podLabels: {a: b}}`},
 		"agent.podAnnotations":                   {``, `agent: {podAnnotations: {a: b}}`},
 		"agent.extraEnv":                         {``, `agent: {extraEnv: [{name: A, value: b}]}`},

@@ -223,7 +223,7 @@ func look(t *testing.T, d *calico.Direct) (status.Seen, error) {
 	return status.Look(t.Context(), d, settings.Settings{Release: "fw", Namespace: "ns"})
 }
 
-const podsOf, configMaps = "/api/v1/namespaces/ns/pods", "/api/v1/namespaces/ns/configmaps"
+const podsOf, configMaps, podTemplate = "/api/v1/namespaces/ns/pods", "/api/v1/namespaces/ns/configmaps", "/api/v1/namespaces/ns/podtemplates/fw"
 
 func TestLookReadsEverything(t *testing.T) {
 	server, d := looking(t, calico.GroupV3)
@@ -267,6 +267,22 @@ func TestLookReadsEverything(t *testing.T) {
 	assert.Equal(t, "fieldSelector=metadata.name%3Dfw", server.asked("GET " + configMaps)[0].query, "the right is to that one only")
 }
 
+// A static pod is the release's own where its hash is that of the PodTemplate.
+func TestLookFindsStaticPodsByTheirLabels(t *testing.T) {
+	server, d := looking(t, calico.GroupCRD)
+	server.on("GET "+daemonSet, failure(404, metav1.StatusReasonNotFound))
+	server.on("GET "+podTemplate, object(200, map[string]any{"metadata": map[string]any{"labels": map[string]any{"host-firewall.io/pod-hash": "b"}}}))
+	pod := func(node, hash string) map[string]any {
+		return map[string]any{"metadata": map[string]any{"name": "fw-" + node, "labels": map[string]any{"host-firewall.io/pod-hash": hash}}, "spec": map[string]any{"nodeName": node}}
+	}
+	server.on("GET "+podsOf, list("v1", "PodList", pod("n1", "b"), pod("n2", "a")))
+	seen, err := look(t, d)
+	require.NoError(t, err)
+	assert.True(t, seen.Static)
+	assert.Equal(t, []status.Agent{{Node: "n1", Pod: "fw-n1"}, {Node: "n2", Pod: "fw-n2", Old: true}}, seen.Agents)
+	assert.Equal(t, "labelSelector=host-firewall.io%2Fpod-hash%2Chost-firewall.io%2Frelease%3Dfw", server.asked("GET " + podsOf)[0].query)
+}
+
 func TestLookTakesNoStatusForThatOfAnObjectWhichHasChangedSince(t *testing.T) {
 	server, d := looking(t, calico.GroupCRD)
 	server.on("GET "+daemonSet, object(200, map[string]any{
@@ -297,6 +313,11 @@ func TestLookThatFailsSaysAtWhat(t *testing.T) {
 		_, err := look(t, d)
 		require.ErrorContains(t, err, words)
 	}
+	server, d := looking(t, calico.GroupCRD)
+	server.on("GET "+daemonSet, failure(404, metav1.StatusReasonNotFound))
+	server.on("GET "+podTemplate, failure(403, metav1.StatusReasonForbidden))
+	_, err := look(t, d)
+	require.ErrorContains(t, err, "DaemonSet ns/fw is not there", "without the right to ask for what is not this release's")
 	for where, words := range map[string]string{daemonSet: "DaemonSet ns/fw is not there", deployment: "Deployment ns/fw-controller is not there"} {
 		server, d := looking(t, calico.GroupCRD)
 		server.on("GET "+where, failure(404, metav1.StatusReasonNotFound))

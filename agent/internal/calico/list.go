@@ -109,7 +109,7 @@ func (c *Cluster) pathOf(o cleanup.Object) string {
 // groupOf is the group and version of a kind.
 func (c *Cluster) groupOf(kind string) string {
 	switch kind {
-	case "ConfigMap", "Event", "Node", "Pod", "ServiceAccount":
+	case "ConfigMap", "Event", "Node", "Pod", "PodTemplate", "ServiceAccount":
 		return "v1"
 	case "DaemonSet", "Deployment":
 		return "apps/v1"

@@ -103,7 +103,7 @@ type step struct {
 
 // steps are all of them. Each can be done again.
 func (c *cleaner) steps() []step {
-	steps := []step{
+	return []step{
 		{"find out who has installed the release", c.lookForDeployer},
 		{"reach Calico's objects", c.reach},
 		{"close the clearance", c.closeClearance},
@@ -116,11 +116,8 @@ func (c *cleaner) steps() []step {
 		{"remove policies", c.inEach(c.removeAll(v3.KindGlobalNetworkPolicy))},
 		{"remove trusted addresses", c.inEach(c.removeAll(v3.KindGlobalNetworkSet))},
 		{"remove the clearance", c.remove(c.object("ConfigMap", c.told.Release))},
+		{"remove the Pod of helm test", c.remove(c.object("Pod", c.told.TestPod))},
 	}
-	if c.told.TestPod != "" {
-		steps = append(steps, step{"remove the Pod of helm test", c.remove(c.object("Pod", c.told.TestPod))})
-	}
-	return steps
 }
 
 func (c *cleaner) object(kind, name string) Object { return Object{kind, c.told.Namespace, name} }

@@ -2,6 +2,7 @@ package cleanup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -9,17 +10,14 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
 
-const (
-	// parallel is how many requests are made at a time.
-	parallel = 16
-	// lines is about how many lines are said of many objects.
-	lines = 10
-)
+// So many requests are made at a time, and of many objects about so many lines are said.
+const parallel, lines = 16, 10
 
 // cleaner is one run.
 type cleaner struct {
@@ -62,19 +60,11 @@ func each[T metav1.Object](c *cleaner, did string, objects []T, do func(T) error
 		}
 	})
 	failures = slices.DeleteFunc(failures, func(err error) bool { return err == nil })
-	switch len(failures) {
-	case 0:
-		return nil
-	case 1:
-		return failures[0]
+	if len(failures) < 2 {
+		return errors.Join(failures...)
 	}
 	return fmt.Errorf("%w (and %d more problems)", failures[0], len(failures)-1)
 }
 
 // ignoreNotFound leaves out that there is nothing to remove.
-func ignoreNotFound(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
-}
+func ignoreNotFound(err error) error { return utilerrors.FilterOut(err, apierrors.IsNotFound) }

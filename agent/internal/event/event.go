@@ -3,6 +3,7 @@
 package event
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -89,10 +90,7 @@ func (q Queue) Take(now time.Time, about corev1.ObjectReference) (due []*corev1.
 
 // New returns an Event about an object, in its namespace, or else in the default one.
 func New(about corev1.ObjectReference, kind Kind, message string, count int, first, last time.Time) *corev1.Event {
-	namespace, level := about.Namespace, corev1.EventTypeNormal
-	if namespace == "" {
-		namespace = metav1.NamespaceDefault
-	}
+	namespace, level := cmp.Or(about.Namespace, metav1.NamespaceDefault), corev1.EventTypeNormal
 	if kind.Warning {
 		level = corev1.EventTypeWarning
 	}

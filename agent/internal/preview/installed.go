@@ -3,7 +3,6 @@ package preview
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -16,6 +15,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/trust"
 	"github.com/host-firewall/host-firewall/agent/internal/verdict"
 	"github.com/host-firewall/host-firewall/agent/internal/witness"
+	"github.com/host-firewall/host-firewall/agent/internal/workload"
 )
 
 // Cluster is what the package needs of the API server.
@@ -43,11 +43,7 @@ func installed(ctx context.Context, cluster Cluster, told settings.Settings) (s 
 		return nil, nil, err
 	}
 	var agent object
-	there, err := cluster.Read(ctx, "DaemonSet", told.Namespace, told.Release, &agent)
-	if err == nil && !there {
-		err = fmt.Errorf("DaemonSet %s/%s is not there", told.Namespace, told.Release)
-	}
-	if err != nil {
+	if _, err := workload.Read(ctx, cluster, told.Namespace, told.Release, &agent, workload.DaemonSet, workload.PodTemplate); err != nil {
 		return nil, nil, err
 	}
 	all, err := list[struct {

@@ -278,6 +278,23 @@ func TestWhatIsInstalledIsTheSetOfItsAgents(t *testing.T) {
 	assert.ErrorContains(t, err, "write --release")
 }
 
+// Agents that are static pods are read from a PodTemplate, in a rendering and in the cluster.
+func TestStaticPodsAreReadWhereADaemonSetWouldBe(t *testing.T) {
+	static := strings.NewReplacer("kind: DaemonSet", "kind: PodTemplate", "spec: {template: {spec: {", "template: {spec: {", "}]}}}", "}]}}")
+	f := cluster(t, trusting.text(t, "aaaa"))
+	f.connect(nil)
+	agents := f["DaemonSet"].(object)
+	delete(f, "DaemonSet")
+	f["PodTemplate"] = fields{"template": agents.Spec["template"]}
+	text, err := run(f, toInstalled, map[string]string{"-": static.Replace(trusting.text(t, "aaaa"))})
+	require.NoError(t, err)
+	assert.Contains(t, text, "nothing changes in who may reach what")
+
+	f["PodTemplate"] = errors.New("get podtemplates: forbidden")
+	_, err = run(f, toInstalled, map[string]string{"-": trusting.text(t, "aaaa")})
+	require.EqualError(t, err, "read what is installed: DaemonSet ns/fw is not there\nget podtemplates: forbidden")
+}
+
 // What can't be read is named, with the document in it.
 func TestUnreadableInputIsNamed(t *testing.T) {
 	good := trusting.text(t, "aaaa")
@@ -285,10 +302,10 @@ func TestUnreadableInputIsNamed(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
 		"no YAML":          {good + "---\n{\n", "new.yaml: document 5: "},
 		"a text":           {"hello\n", "new.yaml: document 1: "},
-		"nothing":          {"", "new.yaml: there is no DaemonSet of this chart in it"},
-		"no agents":        {policies, "new.yaml: there is no DaemonSet of this chart in it"},
+		"nothing":          {"", "new.yaml: there is neither a DaemonSet of this chart in it, nor a PodTemplate: "},
+		"no agents":        {policies, "new.yaml: there is neither a DaemonSet of this chart in it, nor a PodTemplate: "},
 		"no policies":      {agent, "new.yaml: there is no GlobalNetworkPolicy of set aaaa in it"},
-		"unknown argument": {strings.Replace(good, "--mode=enforce", "--mode=sometimes", 1), `new.yaml: the arguments of the DaemonSet's agent: --mode`},
+		"unknown argument": {strings.Replace(good, "--mode=enforce", "--mode=sometimes", 1), "new.yaml: the arguments of the agents: --mode"},
 		"unknown rule":     {strings.Replace(good, `"namespaceSelector":"all()"`, `"namespaceSelector":"has(x)"`, 1), "new.yaml: policy fw-allow-cluster-aaaa: ingress["},
 		"two releases":     {good + strings.ReplaceAll(good, "release: fw", "release: other"), "new.yaml: it holds the releases fw, other: say which one with --release"},
 	} {

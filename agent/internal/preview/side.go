@@ -18,6 +18,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 	"github.com/host-firewall/host-firewall/agent/internal/verdict"
+	"github.com/host-firewall/host-firewall/agent/internal/workload"
 )
 
 // Side is one of the two that are compared: what a release is rendered or installed as.
@@ -41,7 +42,8 @@ type object struct {
 		Name   string            `json:"name"`
 		Labels map[string]string `json:"labels"`
 	} `json:"metadata"`
-	Spec map[string]any `json:"spec"`
+	Spec     map[string]any `json:"spec"`
+	Template map[string]any `json:"template"` // of a PodTemplate
 }
 
 // Read reads a rendering, as helm template and helm get manifest write it. Where it holds
@@ -53,7 +55,7 @@ func Read(name string, text []byte, release string) (*Side, error) {
 	}
 	agents := map[string]object{}
 	for _, o := range objects {
-		if of := o.Metadata.Labels[endpoint.ReleaseLabel]; o.Kind == "DaemonSet" && of != "" {
+		if of := o.Metadata.Labels[endpoint.ReleaseLabel]; (o.Kind == workload.DaemonSet || o.Kind == workload.PodTemplate) && of != "" {
 			agents[of] = o
 		}
 	}
@@ -63,7 +65,7 @@ func Read(name string, text []byte, release string) (*Side, error) {
 	agent, there := agents[release]
 	switch {
 	case len(agents) == 0:
-		return nil, fmt.Errorf("%s: there is no DaemonSet of this chart in it: give all that helm template or helm get manifest writes", name)
+		return nil, fmt.Errorf("%s: there is neither a DaemonSet of this chart in it, nor a PodTemplate: give all that helm template or helm get manifest writes", name)
 	case !there:
 		return nil, fmt.Errorf("%s: it holds the releases %s: say which one with --release", name, strings.Join(slices.Sorted(maps.Keys(agents)), ", "))
 	}
@@ -95,10 +97,13 @@ func documents(text []byte) (objects []object, err error) {
 	}
 }
 
-// argumentsOf returns those of a DaemonSet's first container, which is the agent.
-func argumentsOf(daemonSet object) (arguments []string) {
-	at := any(daemonSet.Spec)
-	for _, key := range []string{"template", "spec", "containers"} {
+// argumentsOf returns those of the first container, which is the agent.
+func argumentsOf(agents object) (arguments []string) {
+	at := any(agents.Template)
+	if agents.Template == nil {
+		at = agents.Spec["template"]
+	}
+	for _, key := range []string{"spec", "containers"} {
 		fields, _ := at.(map[string]any)
 		at = fields[key]
 	}
@@ -123,7 +128,7 @@ type Policy struct {
 func sideOf(name string, arguments []string, all []Policy) (*Side, error) {
 	told, err := settings.Rendered(arguments)
 	if err != nil {
-		return nil, fmt.Errorf("%s: the arguments of the DaemonSet's agent: %w", name, err)
+		return nil, fmt.Errorf("%s: the arguments of the agents: %w", name, err)
 	}
 	s := &Side{Name: name, Release: told.Release, Set: told.Set, Mode: told.Mode, Interfaces: told.Interfaces, failsafe: failsafe.Builtin()}
 	for _, p := range all {

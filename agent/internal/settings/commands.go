@@ -4,8 +4,7 @@ package settings
 type Command struct {
 	about  string // what it does, for its help
 	groups []group
-	// healthPort and logLevel are what differs in options that several have. The level is
-	// info where it is empty.
+	// healthPort and logLevel are what differs in options that several have; an empty level is info.
 	healthPort, logLevel string
 	// operands are options that may be given without their names, spared those that need not be given.
 	operands, spared []string
@@ -33,6 +32,7 @@ Usage:
   PROGRAM cleanup              remove what the agents of a release have made; see PROGRAM cleanup --help
   PROGRAM status               say how a release is; see PROGRAM status --help
   PROGRAM preview              say what an upgrade would change; see PROGRAM preview --help
+  PROGRAM manifest             print the manifest of a static pod; see PROGRAM manifest --help
   PROGRAM version              print the version
   PROGRAM --help               print this text`,
 		groups: []group{

@@ -61,8 +61,8 @@ func (c Command) subjects(s *Settings) []option {
 			into(&s.Deployment, valid("the name of a Deployment", validation.IsDNS1123Subdomain))},
 		{"account", required, "name of the ServiceAccount of the cleanup, on which it shows who has installed the release",
 			into(&s.Account, valid("the name of a ServiceAccount", validation.IsDNS1123Subdomain))},
-		{"test-pod", "", "name of the Pod that helm test has left; empty: none",
-			into(&s.TestPod, optional(valid("the name of a Pod", validation.IsDNS1123Subdomain)))},
+		{"test-pod", required, "name of the Pod that helm test may have left",
+			into(&s.TestPod, valid("the name of a Pod", validation.IsDNS1123Subdomain))},
 	}
 }
 

@@ -2,7 +2,6 @@ package status
 
 import (
 	"context"
-	"fmt"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"golang.org/x/sync/errgroup"
@@ -12,6 +11,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/policyset"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
+	"github.com/host-firewall/host-firewall/agent/internal/workload"
 )
 
 // Cluster is what the package needs of the API server.
@@ -46,10 +46,7 @@ type pods = object[struct {
 	UpdatedReplicas        int                   `json:"updatedReplicas"`
 }]
 
-// observed tells whether the status is of the object as it was last written.
-func observed(o *pods) bool { return o.Status.ObservedGeneration >= o.Generation }
-
-// Look reads once how the release is. That its DaemonSet or its Deployment is not there is an error.
+// Look reads once how the release is. That what runs its pods is not there is an error.
 func Look(ctx context.Context, cluster Cluster, told settings.Settings) (s Seen, err error) {
 	if err = cluster.Find(ctx); err != nil {
 		return s, err
@@ -64,7 +61,8 @@ func Look(ctx context.Context, cluster Cluster, told settings.Settings) (s Seen,
 	}
 	reading.Go(func() error { return s.lookAtAgents(ctx, cluster, told) })
 	reading.Go(func() error {
-		return read(ctx, cluster, "Deployment", told.Namespace, told.Release+"-controller", &controller)
+		_, err := workload.Read(ctx, cluster, told.Namespace, told.Release+"-controller", &controller, "Deployment")
+		return err
 	})
 	list("ConfigMap", told.Namespace, metav1.ListOptions{FieldSelector: metav1.ObjectNameField + "=" + told.Release}, &said)
 	list("Node", "", metav1.ListOptions{}, &nodes)
@@ -73,7 +71,7 @@ func Look(ctx context.Context, cluster Cluster, told settings.Settings) (s Seen,
 	if err = reading.Wait(); err != nil {
 		return s, err
 	}
-	s.Controller = observed(&controller) && controller.Status.UpdatedReplicas > 0 && controller.Status.ReadyReplicas >= controller.Status.Replicas
+	s.Controller = controller.Status.ObservedGeneration >= controller.Generation && controller.Status.UpdatedReplicas > 0 && controller.Status.ReadyReplicas >= controller.Status.Replicas
 	if len(said) > 0 {
 		s.Data, s.Annotations = said[0].Data, said[0].Annotations
 	}
@@ -86,20 +84,25 @@ func Look(ctx context.Context, cluster Cluster, told settings.Settings) (s Seen,
 	return s, nil
 }
 
-// lookAtAgents reads how far the DaemonSet is, and its pods.
+// lookAtAgents reads how far the DaemonSet is, and its pods; or the static pods, which nobody replaces.
 func (s *Seen) lookAtAgents(ctx context.Context, cluster Cluster, told settings.Settings) error {
 	var agents pods
-	if err := read(ctx, cluster, "DaemonSet", told.Namespace, told.Release, &agents); err != nil {
+	kind, err := workload.Read(ctx, cluster, told.Namespace, told.Release, &agents, workload.DaemonSet, workload.PodTemplate)
+	if err != nil {
 		return err
 	}
-	s.Wanted = agents.Status.DesiredNumberScheduled
-	if observed(&agents) {
+	s.Wanted, s.Static = agents.Status.DesiredNumberScheduled, kind == workload.PodTemplate
+	if agents.Status.ObservedGeneration >= agents.Generation {
 		s.Updated = agents.Status.UpdatedNumberScheduled
 	}
+	selector, hash := metav1.FormatLabelSelector(&agents.Spec.Selector), agents.Labels[workload.HashLabel]
+	if s.Static {
+		selector = workload.HashLabel + "," + endpoint.ReleaseLabel + "=" + told.Release
+	}
 	var all []*pods
-	err := cluster.List(ctx, "Pod", told.Namespace, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(&agents.Spec.Selector)}, &all)
+	err = cluster.List(ctx, "Pod", told.Namespace, metav1.ListOptions{LabelSelector: selector}, &all)
 	for _, p := range all {
-		agent := Agent{Node: p.Spec.NodeName, Pod: p.Name}
+		agent := Agent{Node: p.Spec.NodeName, Pod: p.Name, Old: s.Static && p.Labels[workload.HashLabel] != hash}
 		for _, c := range p.Status.Conditions {
 			if c.Type == corev1.PodReady {
 				agent.Ready, agent.Since = c.Status == corev1.ConditionTrue, c.LastTransitionTime.Time
@@ -108,15 +111,6 @@ func (s *Seen) lookAtAgents(ctx context.Context, cluster Cluster, told settings.
 		if p.DeletionTimestamp == nil && agent.Node != "" {
 			s.Agents = append(s.Agents, agent)
 		}
-	}
-	return err
-}
-
-// read reads what runs pods, which has to be there.
-func read(ctx context.Context, cluster Cluster, kind, namespace, name string, into *pods) error {
-	there, err := cluster.Read(ctx, kind, namespace, name, into)
-	if err == nil && !there {
-		err = fmt.Errorf("%s %s/%s is not there", kind, namespace, name)
 	}
 	return err
 }

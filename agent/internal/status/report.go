@@ -37,9 +37,10 @@ type report struct {
 	States map[string]int `json:"states"`
 	Nodes  []node         `json:"nodes"`
 
-	told settings.Settings
-	said clearance.Clearance
-	seen time.Time
+	told   settings.Settings
+	said   clearance.Clearance
+	seen   time.Time
+	static bool
 }
 
 // problem is something that is not as it should be, on some nodes or for all.
@@ -65,7 +66,7 @@ type node struct {
 
 // judge holds what was seen against what is wanted.
 func judge(told settings.Settings, s Seen, now time.Time) *report {
-	r := &report{Release: told.Release, Namespace: told.Namespace, Mode: told.Mode, Set: told.Set, States: map[string]int{}, told: told, seen: now}
+	r := &report{Release: told.Release, Namespace: told.Namespace, Mode: told.Mode, Set: told.Set, States: map[string]int{}, told: told, seen: now, static: s.Static}
 	agents, ours := map[string]Agent{}, map[string][]*v3.HostEndpoint{}
 	for _, agent := range s.Agents {
 		agents[agent.Node] = agent
@@ -95,6 +96,8 @@ func judge(told settings.Settings, s Seen, now time.Time) *report {
 // judgeRelease judges what concerns no single node.
 func (r *report) judgeRelease(s Seen, agents int) {
 	switch {
+	case s.Static:
+		r.judgeStaticPods(agents)
 	case s.Wanted == 0:
 		r.problem("no node is to have an agent: see agent.nodeSelector and agent.affinity")
 	case agents < s.Wanted:
@@ -170,8 +173,10 @@ func (r *report) judgeNode(name string, agent Agent, endpoints []*v3.HostEndpoin
 			n.Reason = "nobody keeps its endpoint, which an agent that is gone noted as " + noted
 		}
 		if !off {
-			lack = ""
+			lack = r.missing(n, endpoints)
 		}
+	case agent.Old:
+		n.Reason, lack = oldPod, oldPod
 	case len(endpoints) == 0 && r.said.Opened:
 		n.Reason, lack = "open, as the release is", ""
 	case hold != "" && !off:

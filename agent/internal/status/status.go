@@ -28,6 +28,7 @@ type Seen struct {
 	Controller bool
 	// Wanted is how many nodes are to have an agent, Updated how many have the present one.
 	Wanted, Updated int
+	Static          bool // agents are static pods, of which neither is known
 	// Agents are those that have a node and are not about to end.
 	Agents []Agent
 	// Data and Annotations are those of the clearance, nil where there is none.
@@ -37,12 +38,12 @@ type Seen struct {
 	Policies          []*policyset.Policy // the release's
 }
 
-// Agent is one pod of the DaemonSet. Ready tells that it finds everything as it should be,
-// and Since since when it does or does not.
+// Agent is one pod. Ready tells that it finds everything as it should be, and Since since
+// when it does or does not; Old that it is a static pod, and not the one of the release.
 type Agent struct {
-	Node, Pod string
-	Ready     bool
-	Since     time.Time
+	Node, Pod  string
+	Ready, Old bool
+	Since      time.Time
 }
 
 // Run looks, as Look does, until the release is as it should be, or the time to wait for that is

@@ -126,6 +126,15 @@ func (f *fake) runWith(t *testing.T, told settings.Settings) (printed string, to
 	return out.String(), took, err
 }
 
+// Which nodes are to have a static pod is nobody's business but those people's who write them.
+func TestStaticPodsAreAsTheyShouldBeWhereverTheyAre(t *testing.T) {
+	f := protected()
+	f.Static, f.Wanted, f.Updated = true, 0, 0
+	_, took, err := f.run(t, false)
+	require.NoError(t, err)
+	assert.Zero(t, took)
+}
+
 func TestReleaseThatIsAsItShouldBeIsProvenAtOnce(t *testing.T) {
 	printed, took, err := protected().run(t, false)
 	require.NoError(t, err)
@@ -300,6 +309,9 @@ func TestReleaseThatIsNotAsItShouldBeFailsInItsTimeAndSaysWhy(t *testing.T) {
 		"node without the agent it needs":         {false, func(f *fake) { f.Wanted = 3 }, []string{"3 nodes are to have an agent, and 2 have one", "\nwindows  no agent"}},
 		"two agents on one node, none on another": {false, func(f *fake) { f.Agents[0].Node = "n1" }, []string{"2 nodes are to have an agent, and 1 have one"}},
 		"nobody to protect":                       {false, func(f *fake) { f.Seen = status.Seen{Nodes: f.Nodes, Data: f.Data} }, []string{"agent.nodeSelector"}},
+		"static pod on no node":                   {false, func(f *fake) { f.Seen = status.Seen{Static: true, Nodes: f.Nodes, Data: f.Data} }, []string{"write on each of them what the command manifest prints"}},
+		"static pod of another release":           {false, func(f *fake) { f.Static, f.Agents[1].Old = true, true }, []string{"node n1: its agent is not the present one: write there what"}},
+		"static pod that is gone":                 {false, func(f *fake) { f.Static, f.Agents = true, f.Agents[:1] }, []string{"node n1: nobody keeps its endpoint, which an agent that is gone noted as Armed"}},
 		"controller that is not ready":            {false, func(f *fake) { f.Controller = false }, []string{"the controller is not ready"}},
 		"policy that is missing":                  {false, func(f *fake) { f.Policies = f.Policies[:1] }, []string{"GlobalNetworkPolicies are missing: fw-drop-r1"}},
 		"policy that is about to go":              {false, func(f *fake) { f.Policies[0].DeletionTimestamp = &metav1.Time{} }, []string{"GlobalNetworkPolicies are missing: fw-ssh-r1"}},

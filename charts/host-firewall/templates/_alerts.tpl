@@ -95,7 +95,7 @@ restart at every upgrade, with another name of their pod: without that name an a
     summary: Agents of host-firewall are missing, or Prometheus does not reach them.
     description: |-
       {{ $value }} nodes have an endpoint that an agent has written, but fewer agents are scraped. Nodes that are armed stay so; nobody repairs them and nobody moves them. See
-      {{ $kubectl }} get daemonset {{ $id }}
+      {{ $kubectl }} get {{ include "host-firewall.staticPods" . | empty | ternary (printf "daemonset %s" $id) "pods" }}
       and the targets in Prometheus
 - alert: HostFirewallNodesWithoutEndpoint
   expr: sum without (pod, state) (host_firewall_nodes{ {{- $of }}, state="unknown"}) > 0
@@ -105,7 +105,7 @@ restart at every upgrade, with another name of their pod: without that name an a
   annotations:
     summary: host-firewall does not protect {{ $value }} nodes, as no agent has written their endpoint.
     description: |-
-      On {{ $value }} nodes no agent runs (agent.nodeSelector, agent.affinity, or a pod that does not start), or it may not make the endpoint yet. Which:
+      On {{ $value }} nodes no agent runs ({{ include "host-firewall.staticPods" . | empty | ternary "agent.nodeSelector, agent.affinity" "no static pod was written" }}, or a pod that does not start), or it may not make the endpoint yet. Which:
       {{ $status }}
       Where nodes without an agent are meant, leave this alert out: prometheusRule.disabled
 - alert: HostFirewallControllerAway

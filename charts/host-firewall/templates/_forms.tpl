@@ -23,6 +23,7 @@ agent.image.tag: tag or nothing
 agent.image.digest: digest or nothing
 agent.kubernetesService.host: server or nothing
 agent.metrics.address: node address or nothing
+agent.staticPods.folder: folder
 agent.resync: time
 rollout.confirm: window or nothing
 rollout.acceptCuts.ports: list of port
@@ -119,6 +120,7 @@ For each form a regular expression, what it is called, and what to write; and fo
   "field" (list `metadata\.(name|namespace|uid|(labels|annotations)\['[^']+'\])|spec\.(nodeName|serviceAccountName)|status\.(hostIPs?|podIPs?)` "a field of a pod that its variables can have" "for example spec.nodeName")
   "resource" (list `(limits|requests)\.(cpu|memory|ephemeral-storage)` "a resource of the agent" "for example limits.memory")
   "quantity" (list `[0-9]+(\.[0-9]+)?([mkMGTPE]|[KMGTPE]i|[eE][0-9]+)?` "an amount" "for example 100m or 64Mi" `[0-9.]+`)
+  "folder" (list `(/[-A-Za-z0-9_][-A-Za-z0-9_.]*)+` "a folder of a node" "for example /etc/host-firewall")
   "percentage" (list `([1-9][0-9]?|100)%` "a percentage" "from 1% to 100%, or a number" `[1-9][0-9]*`)
   "time" (list $time "a time in hours, minutes and seconds" "for example 10m or 1h30m")
   "window" (list $time "a time in hours, minutes and seconds" "for example 15m, or nothing where nobody has to confirm")

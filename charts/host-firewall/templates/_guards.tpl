@@ -238,8 +238,15 @@ before it.
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $static := include "host-firewall.staticPods" . -}}
+{{- if and $static (include "host-firewall.admission" .) (semverCompare "<1.31-0" .Capabilities.KubeVersion.Version) -}}
+{{- include "host-firewall.refuse" (printf "agent.staticPods.enabled is true, and this is Kubernetes %s: before 1.31 the admission policy can't tell whose token an agent has that no kubelet asked for. Write agent.staticPods.enabled: false, or admissionPolicy.enabled: false, and then who takes over one node can open all others." .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
 {{- $variables := dict -}}
 {{- range $i, $env := .Values.agent.extraEnv -}}
+{{- if and $static (or (dig "valueFrom" "secretKeyRef" "" $env) (dig "valueFrom" "configMapKeyRef" "" $env)) -}}
+{{- include "host-firewall.refuse" (printf "agent.extraEnv[%d] (%s) comes from a Secret or a ConfigMap, and agent.staticPods.enabled is true: no kubelet reads these for a static pod. Write its value." $i $env.name) -}}
+{{- end -}}
 {{- if hasKey $variables $env.name -}}
 {{- include "host-firewall.refuse" (printf "agent.extraEnv[%d].name is %s, the name of agent.extraEnv[%v] too. Write each variable once." $i $env.name (get $variables $env.name)) -}}
 {{- end -}}

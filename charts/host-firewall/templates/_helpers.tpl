@@ -216,15 +216,16 @@ When agents look who is connected to their nodes: auto, always or never.
 
 {{/*
 Whose resolver agents have. The cluster's is the one that people fear to lose, so it is the one to try after a move: a kubelet that knows none
-gives the node's. But where the way to the API server may begin with a name, it must not need what may come later than the agent, or be cut.
+gives the node's. But where the way to the API server may begin with a name, it must not need what may come later than the agent, or be cut: so
+it may with the kubeconfig of a static pod.
 */}}
 {{- define "host-firewall.dnsPolicy" -}}
 {{- $host := (.Values.agent.kubernetesService | default dict).host | default "" | toString -}}
-{{- $named := and (regexMatch "[A-Za-z]" $host) (not (contains ":" $host)) -}}
+{{- $named := or (include "host-firewall.staticPods" .) (and (regexMatch "[A-Za-z]" $host) (not (contains ":" $host))) -}}
 {{- range .Values.agent.extraEnv -}}
 {{- $named = or $named (regexMatch "(?i)^(http|https|all)_proxy$" (toString .name)) -}}
 {{- end -}}
-{{- $named | ternary "Default" "ClusterFirstWithHostNet" -}}
+{{- empty $named | ternary "ClusterFirstWithHostNet" "Default" -}}
 {{- end -}}
 
 {{/*
