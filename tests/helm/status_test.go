@@ -50,7 +50,7 @@ func TestHelmTestIsWholeObjects(t *testing.T) {
 		want.Spec.Containers[0].Args = []string{
 			"status", "--release=" + names.id, "--namespace=" + names.namespace, "--mode=enforce", "--api-group=" + group,
 			"--set=" + r.policies[0].Labels[setLabel], "--policies=" + controllerArguments(t, r)["policies"],
-			"--wait=1m", "--log-level=info", "--log-format=text",
+			"--wait=1m", "--output=wide", "--log-format=text",
 		}
 		require.Equal(t, want, r.testPod(t))
 	})

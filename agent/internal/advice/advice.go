@@ -10,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/verdict"
 )
@@ -187,12 +186,7 @@ func (j judge) open() (texts []string) {
 		}
 	}
 	if ports := by[verdict.ByFailsafe]; len(ports) > 0 {
-		var own []string
-		for _, entry := range failsafe.Builtin() {
-			own = append(own, fmt.Sprintf("%s/%d", strings.ToLower(entry.Protocol), entry.Port))
-		}
-		texts = append(texts, fmt.Sprintf("tcp/%s: open to everybody, as failsafe of Calico's. Where nobody outside needs it, write the whole list without it as failsafeInboundHostPorts in FelixConfiguration default: "+
-			"Felix adds nothing to it. Unset, it is %s", strings.Join(ports, ", "), strings.Join(own, ", ")))
+		texts = append(texts, fmt.Sprintf("tcp/%s: open to everybody, as Calico's failsafe. docs/would-cut.md says how to close it", strings.Join(ports, ", ")))
 	}
 	if ports := by[verdict.Ungoverned]; len(ports) > 0 {
 		texts = append(texts, fmt.Sprintf("tcp/%s: open to everybody, as no policy of the release governs it. See policies.dropOther", strings.Join(ports, ", ")))

@@ -1,7 +1,10 @@
 package advice_test
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
+	"strings"
 	"testing"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -10,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/host-firewall/host-firewall/agent/internal/advice"
+	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/verdict"
 )
@@ -124,9 +128,15 @@ func TestPortsThatNoValueOpensToEverybodyAreTold(t *testing.T) {
 	n := advice.Node{Object: nodeOf(nil), Peers: peers.Summary{Listens: []uint16{22, 68, 179, 2379, 6443, 8080}}}
 	texts := advice.Of(n, letting(t), world())
 	require.Len(t, texts, 1)
-	assert.Contains(t, texts[0], "tcp/2379: open to everybody, as failsafe", "but not what is SSH's, the API server's, another protocol's or for some")
-	assert.Contains(t, texts[0], "the whole list without it")
-	assert.Contains(t, texts[0], "Felix adds nothing to it. Unset, it is tcp/22, udp/68, tcp/179, tcp/2379, tcp/2380, tcp/5473, tcp/6443, tcp/6666, tcp/6667")
+	assert.Contains(t, texts[0], "tcp/2379: open to everybody, as Calico's failsafe", "but not what is SSH's, the API server's, another protocol's or for some")
+	page, err := os.ReadFile("../../../docs/would-cut.md")
+	require.NoError(t, err)
+	var own []string
+	for _, entry := range failsafe.Builtin() {
+		own = append(own, fmt.Sprintf("%s/%d", strings.ToLower(entry.Protocol), entry.Port))
+	}
+	assert.Contains(t, texts[0], "docs/would-cut.md")
+	assert.Contains(t, string(page), "Unset, it is "+strings.Join(own, ", "), "which has the list that somebody has to write")
 	texts = advice.Of(n, advice.Release{SSHPorts: []uint16{22}, APIServerPorts: []uint16{6443}}, verdict.World{})
 	require.Len(t, texts, 1)
 	assert.Contains(t, texts[0], "tcp/68, 179, 2379, 8080: open to everybody, as no policy of the release governs it")

@@ -25,10 +25,10 @@ const (
 	maxMessage = 1000
 )
 
-// Some names a few and counts the rest.
+// Some names a few and counts the rest, which is never one.
 func Some(names []string) string {
 	const shown = 5
-	if len(names) <= shown {
+	if len(names) <= shown+1 {
 		return strings.Join(names, ", ")
 	}
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:shown], ", "), len(names)-shown)

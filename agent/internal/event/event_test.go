@@ -10,5 +10,6 @@ import (
 
 func TestReasonNamesFiveAndCountsTheRest(t *testing.T) {
 	assert.Equal(t, "a, b, c, d, e", event.Some([]string{"a", "b", "c", "d", "e"}))
+	assert.Equal(t, "a, b, c, d, e, f", event.Some([]string{"a", "b", "c", "d", "e", "f"}), "one name is not hidden")
 	assert.Equal(t, "a, b, c, d, e and 2 more", event.Some([]string{"a", "b", "c", "d", "e", "f", "g"}))
 }

@@ -80,6 +80,9 @@ What agents see, and what to write:
     ssh.ports. Write ssh.ports: [2222].
 `, few().Text("r1", 80, 20))
 
+	three := peers.Findings{Advice: []peers.Advice{{Text: "x", Nodes: []string{"n1", "n2", "n3"}}}}
+	assert.Contains(t, three.Text("r1", 80, 20), "  - n1, n2, n3: x.\n", "one name is not hidden")
+
 	text := many().Text("r1", 80, 20)
 	assert.Regexp(t, `^Would be cut by set r1: 20100 connections from 7 addresses on 200 nodes, and\n    8800 more:\n`, text)
 	assert.Regexp(t, `(?m)^  - and \d+ more$`, text)

@@ -25,6 +25,9 @@ func Connections(n int) string { return Count(n, "connection") }
 
 // some names the first ones, and counts the rest and more.
 func some(names []string, most, more int) string {
+	if len(names)+more <= most+1 {
+		most++ // to say that there is one more takes as long as its name
+	}
 	most = min(most, len(names))
 	text := strings.Join(names[:most], ", ")
 	if rest := len(names) - most + more; rest > 0 {

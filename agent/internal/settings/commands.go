@@ -8,6 +8,8 @@ type Command struct {
 	healthPort, logLevel string
 	// operands are options that may be given without their names, spared those that need not be given.
 	operands, spared []string
+	// wide tells that it has a table of which it prints whole lines, if told so.
+	wide bool
 }
 
 // group is a part of the help text: the names of options, in their order.
@@ -81,5 +83,6 @@ Usage:
 			{itself, []string{"output", "wait", "log-level", "log-format"}},
 		},
 		logLevel: "warn",
+		wide:     true,
 	}
 }

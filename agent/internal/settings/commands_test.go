@@ -95,7 +95,7 @@ func TestStatusReportsEverythingBadAtOnce(t *testing.T) {
 		"--set (HOST_FIREWALL_SET): is required",
 		"--namespace (HOST_FIREWALL_NAMESPACE): is required",
 		`--wait (HOST_FIREWALL_WAIT): "1ms" is no time of at least a second: write for example 1m`,
-		`--output (HOST_FIREWALL_OUTPUT): "yaml" is not known: write table or json`,
+		`--output (HOST_FIREWALL_OUTPUT): "yaml" is not known: write table or wide or json`,
 		"not defined: -test-pod",
 	} {
 		assert.ErrorContains(t, err, words)
@@ -106,7 +106,7 @@ func TestStatusHelpNamesEverySetting(t *testing.T) {
 	_, err := settings.Status().Parse([]string{"--help"}, func(string) (string, bool) { return "", false })
 	require.ErrorIs(t, err, flag.ErrHelp)
 	help := settings.Status().Help("agent")
-	for _, words := range []string{"agent status", "--release", "--mode", "--policies", "--set", "HOST_FIREWALL_NAMESPACE", "--wait", "--output"} {
+	for _, words := range []string{"agent status", "--release", "--mode", "--policies", "--set", "HOST_FIREWALL_NAMESPACE", "--wait", "--output", "wide (a table with whole reasons)"} {
 		assert.Contains(t, help, words)
 	}
 	assert.NotContains(t, help, "--node-name")

@@ -113,8 +113,7 @@ func (c Command) running(s *Settings) []option {
 			into(&s.Resync, readTime("10m"))},
 		{"timeout", "4m", "how long to try; for pods that do not end it waits an eighth of it, for the controller's and the agents' each",
 			into(&s.Timeout, readTime("4m"))},
-		{"output", "table", "table or json; -o is the same",
-			into(&s.Output, oneOf("table", "json"))},
+		c.output(s),
 		{"wait", "", "how long to wait until all is well; empty: not at all",
 			into(&s.Wait, optional(readTime("1m")))},
 		{"log-level", cmp.Or(c.logLevel, "info"), "debug, info, warn or error",
@@ -122,4 +121,12 @@ func (c Command) running(s *Settings) []option {
 		{"log-format", "text", "text or json",
 			into(&s.LogFormat, oneOf("text", "json"))},
 	}
+}
+
+// output is the form of what is printed.
+func (c Command) output(s *Settings) option {
+	if c.wide {
+		return option{"output", "table", "table, wide (a table with whole reasons) or json; -o is the same", into(&s.Output, oneOf("table", "wide", "json"))}
+	}
+	return option{"output", "table", "table or json; -o is the same", into(&s.Output, oneOf("table", "json"))}
 }

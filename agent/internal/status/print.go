@@ -19,7 +19,7 @@ import (
 
 const (
 	// columns is how wide the table is, where the names of nodes leave a reason its least.
-	// What is cut off there is whole in the summary, if it is a problem, and in the JSON.
+	// What is cut off there is whole in the summary, if it is a problem, and with the outputs wide and json.
 	columns, leastReason = 80, 20
 	// mostProblems are told to people: of thousands the first ones tell enough.
 	mostProblems = 20
@@ -89,6 +89,9 @@ func (r *report) table() string {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.State, cmp.Or(n.Set, "-"), since, cmp.Or(enforced, "-"), cmp.Or(reason, "-"))
 	}
 	_ = table.Flush() // a strings.Builder takes everything
+	if r.told.Output == "wide" {
+		return text.String()
+	}
 	most := max(columns, strings.Index(text.String(), "REASON")+leastReason)
 	for line := range strings.Lines(text.String()) {
 		if runes := []rune(line); len(runes) > most+1 {

@@ -184,6 +184,10 @@ n1       Armed     r1   60s    unproven  unproven: eBPF is on
 windows  no agent  -    -      -         it is not protected
 `, printed)
 
+	printed, _, err = f.runWith(t, settings.Settings{Mode: "enforce", Output: "wide"})
+	require.Error(t, err)
+	assert.Contains(t, printed, " IPv4      stays armed, but policy kube-system/default-deny of somebody else would apply to it\n")
+
 	f = protected()
 	long := strings.Repeat("n", 63)
 	f.Nodes[1] = long

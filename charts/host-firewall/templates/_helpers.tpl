@@ -367,7 +367,9 @@ containers:
     args:
       - {{ .command }}
       {{- .arguments | nindent 6 }}
+      {{- if ne .command "status" }}
       - {{ printf "--log-level=%s" $agent.log.level | quote }}
+      {{- end }}
       - {{ printf "--log-format=%s" $agent.log.format | quote }}
     {{- with include "host-firewall.environment" .root | trim }}
     env:
