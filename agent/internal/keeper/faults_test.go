@@ -282,7 +282,7 @@ func TestAdoptedEndpointIsTakenOverInOnePatch(t *testing.T) {
 	})
 }
 
-func TestNoteIsWrittenWithOtherChangesOrSeldom(t *testing.T) {
+func TestNoteIsWrittenWithOtherChangesOrSoon(t *testing.T) {
 	notes := func(s *scene) (n int) {
 		return read(s.cluster, func() int {
 			for _, r := range s.requests {
@@ -301,15 +301,88 @@ func TestNoteIsWrittenWithOtherChangesOrSeldom(t *testing.T) {
 		assert.Equal(t, "r2", note.Wanted)
 		assert.Zero(t, notes(s))
 
-		s.say(func(c *clearance.Clearance) { c.Drift = map[string]string{"r2": "fw-ssh-r2 is missing"} })
+		lost := func(c *clearance.Clearance) { c.Drift = map[string]string{"r2": "fw-ssh-r2 is missing"} }
+		s.say(lost)
 		s.pass(noteDelay - 1)
 		assert.Zero(t, notes(s))
-		s.pass(noteDelay + 1)
+		s.say(func(c *clearance.Clearance) { c.Drift = nil })
+		s.pass(time.Hour)
+		assert.Zero(t, notes(s), "what is over soon is not worth a write")
+		s.say(lost)
+		s.pass(noteDelay + noteSpread)
 		assert.Equal(t, 1, notes(s))
 		assert.Contains(t, endpoint.NoteOf(s.stored["n1"]).Reason, "stays armed, but")
 		assert.Equal(t, note.Since, endpoint.NoteOf(s.stored["n1"]).Since, "it is as armed as it was")
+		s.say(func(c *clearance.Clearance) { c.Drift = nil })
+		s.pass(noteDelay + noteSpread)
+		assert.Equal(t, "armed with policy set r2", endpoint.NoteOf(s.stored["n1"]).Reason, "nor does it stay when it is not true any more")
 		s.pass(24 * time.Hour)
-		assert.Equal(t, 1, notes(s), "never only for the time")
+		assert.Equal(t, 2, notes(s), "never only for the time")
+	})
+}
+
+func TestNotesOfThousandsAreSpreadAndOneThatKeepsChangingIsWrittenSeldom(t *testing.T) {
+	lost := func(c *clearance.Clearance) { c.Drift = map[string]string{"r2": "fw-ssh-r2 is missing"} }
+	written := func(s *scene) bool { return strings.Contains(endpoint.NoteOf(s.stored["n1"]).Reason, "fw-ssh-r2") }
+	var after []time.Duration
+	for range 20 {
+		play(t, withClearance, func(s *scene) {
+			s.pass(time.Minute)
+			s.say(lost)
+			begin := time.Now()
+			for !read(s.cluster, func() bool { return written(s) }) {
+				require.Less(t, time.Since(begin), noteDelay+noteSpread+time.Second)
+				s.pass(100 * time.Millisecond)
+			}
+			after = append(after, time.Since(begin))
+		})
+	}
+	slices.Sort(after)
+	assert.Greater(t, after[19]-after[0], noteSpread/2, "each has a moment of its own")
+	assert.GreaterOrEqual(t, after[0], noteDelay)
+
+	play(t, withClearance, func(s *scene) {
+		s.pass(time.Minute)
+		s.take()
+		for i := range 3600 {
+			s.say(func(c *clearance.Clearance) { c.Drift = map[string]string{"r2": fmt.Sprint("missing is policy ", i)} })
+			s.pass(time.Second)
+		}
+		s.pass(time.Minute)
+		assert.Less(t, read(s.cluster, func() int { return len(s.requests) }), 40, "in an hour")
+		s.pass(time.Hour)
+		read(s.cluster, func() bool { s.requests = nil; return true })
+		s.say(lost)
+		s.pass(noteDelay + noteSpread)
+		assert.True(t, written(s), "it is soon again after a while")
+	})
+}
+
+// After a rollback the note is of the agent that could not move the node.
+func TestNoteOfTheAgentBeforeIsMendedSoon(t *testing.T) {
+	play(t, func(c *cluster) {
+		withClearance(c)
+		hep := testEndpoint("r2")
+		endpoint.SetNote(hep, nil, endpoint.Note{State: "Waiting", Reason: "stays armed with set r2, not with r3", Wanted: "r3", Since: time.Now()}, false)
+		c.put(hep)
+	}, func(s *scene) {
+		s.pass(noteDelay + noteSpread)
+		note := endpoint.NoteOf(s.stored["n1"])
+		assert.Equal(t, "Armed", note.State)
+		assert.Equal(t, "armed with policy set r2", note.Reason)
+	})
+}
+
+// The controller looks at each version of an endpoint before that may be armed.
+func TestNodeThatWaitsIsNotKeptWaitingByItsNote(t *testing.T) {
+	play(t, func(c *cluster) { withClearance(c); c.said.Reason = "not complete" }, func(s *scene) {
+		s.pass(10 * time.Minute)
+		s.take()
+		s.say(func(c *clearance.Clearance) { c.Reason = "not trusted" })
+		s.pass(waitDelay - 1)
+		assert.Empty(t, read(s.cluster, func() []string { return s.requests }))
+		s.pass(waitDelay + 1)
+		assert.Equal(t, "not trusted", endpoint.NoteOf(s.stored["n1"]).Reason)
 	})
 }
 

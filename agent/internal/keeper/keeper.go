@@ -20,6 +20,7 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/host-firewall/host-firewall/agent/internal/agenda"
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
@@ -179,7 +180,8 @@ type Keeper struct {
 	looks      probe.Prober[probe.Enforcement]
 	proofs     proof.Record
 	rounds     probe.Prober[[]trial.Result]
-	contested  string // field of the last fight
+	contested  string               // field of the last fight
+	notes      *flowcontrol.Backoff // of those that are written alone
 	told       map[string]string
 	events     event.Queue
 
@@ -208,6 +210,7 @@ func New(config Config, api API, log *slog.Logger) *Keeper {
 		log:    log,
 		memory: memory{ours: map[string]types.UID{}},
 		agenda: agenda.New(),
+		notes:  flowcontrol.NewBackOff(noteDelay, noteMost),
 		events: event.Queue{},
 		wrote:  map[string]*v3.HostEndpoint{},
 		fresh:  map[string]*v3.HostEndpoint{},

@@ -20,10 +20,15 @@ import (
 )
 
 const (
-	// A note on an endpoint that only says something new is no hurry: it waits this
-	// long for more to say, and up to as long again so that thousands of agents don't
-	// all write at once.
-	noteDelay = time.Minute
+	// A note that alone says something new waits this long for more to say, and has a moment of its own
+	// within noteSpread after that: thousands of agents whose notes become untrue together write no more
+	// of them in a second than endpoints are armed in one. One that keeps changing waits longer each time,
+	// up to noteMost.
+	noteDelay, noteSpread, noteMost = 5 * time.Second, 25 * time.Second, 2 * time.Minute
+
+	// waitDelay is how long that of a node that waits does, and up to as long again: the controller
+	// looks at each version of an endpoint before that is armed.
+	waitDelay = time.Minute
 
 	// tellAfter is how long work has to be put off before that is worth telling. A cache that
 	// is behind has caught up by then.
@@ -36,6 +41,7 @@ const (
 	failsafeWork = "failsafe"
 	eventWork    = "event"
 	noteWork     = "note"
+	waitWork     = "note that waits"
 	turnWork     = "turn"
 )
 
@@ -64,6 +70,7 @@ func (k *Keeper) writeEndpoints(ctx context.Context, f facts, d decision, status
 	}
 	if noted {
 		k.agenda.Done(noteWork)
+		k.agenda.Done(waitWork)
 	}
 	for _, hep := range surplus {
 		if err := k.removeEndpoint(ctx, hep); err != nil {
@@ -118,7 +125,7 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, d decision
 	news := w.desired.Annotations[peers.Annotation]
 	w.urgent = w.urgent || news != "" && (k.wrote[name] == nil || k.wrote[name].Annotations[peers.Annotation] != news)
 	switch {
-	case len(fields) == 0 && !w.urgent && !k.noteIsDue(f.now), k.agenda.LeaveAlone(fields):
+	case len(fields) == 0 && !w.urgent && !k.noteIsDue(f.now, d.state), k.agenda.LeaveAlone(fields):
 		return true, nil
 	case k.agenda.Waits(endpointWork):
 		return false, errWaits
@@ -131,6 +138,9 @@ func (k *Keeper) writeEndpoint(ctx context.Context, f facts, w write, d decision
 	}
 	k.fresh[name] = stored
 	k.agenda.WasSet(f.now, fields)
+	if len(fields) == 0 && !w.urgent {
+		k.notes.Next(noteWork, f.now)
+	}
 	if len(fields) > 0 {
 		k.lookAgain(f.now)
 		k.log.Info("endpoint changed", "set", d.set, "fields", fields)
@@ -187,11 +197,16 @@ func same(a, b *v3.HostEndpoint) bool {
 }
 
 // noteIsDue tells whether to write a note alone.
-func (k *Keeper) noteIsDue(now time.Time) bool {
-	if !k.agenda.Has(noteWork) {
-		k.agenda.Set(noteWork, now.Add(noteDelay+rand.N(noteDelay)))
+func (k *Keeper) noteIsDue(now time.Time, state State) bool {
+	k.notes.GC()
+	work, at := noteWork, now.Add(max(noteDelay, k.notes.Get(noteWork))+rand.N(noteSpread))
+	if state == Waiting {
+		work, at = waitWork, now.Add(waitDelay+rand.N(waitDelay))
 	}
-	return !k.agenda.Waits(noteWork)
+	if !k.agenda.Has(work) {
+		k.agenda.Set(work, at)
+	}
+	return !k.agenda.Waits(work)
 }
 
 // repaired tells that an endpoint was not as it had been left.
