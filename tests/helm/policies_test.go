@@ -159,9 +159,11 @@ func TestDefaultPoliciesAreWholeObjectsInBothGroups(t *testing.T) {
 				want = append(want, projectcalico.GlobalNetworkPolicy{
 					TypeMeta: metav1.TypeMeta{APIVersion: group, Kind: "GlobalNetworkPolicy"},
 					ObjectMeta: metav1.ObjectMeta{
-						Name:        "host-firewall-" + policy.name + "-" + set,
-						Labels:      labels,
-						Annotations: map[string]string{"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false"},
+						Name:   "host-firewall-" + policy.name + "-" + set,
+						Labels: labels,
+						Annotations: map[string]string{
+							"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false", "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
+						},
 					},
 					Spec: policy.spec,
 				})
@@ -353,10 +355,11 @@ func TestRangeOfOnePortIsThatPort(t *testing.T) {
 
 func TestAnnotationsOfAllObjectsDoNotTakeThoseOfPoliciesAway(t *testing.T) {
 	r := render(t, setting{values: `
-commonAnnotations: {argocd.argoproj.io/sync-options: "ServerSideApply=true,Prune=false", helm.sh/resource-policy: drop, example.org/owner: network}`})
+commonAnnotations: {argocd.argoproj.io/sync-options: "ServerSideApply=true,Prune=false", argocd.argoproj.io/compare-options: ServerSideDiff=true, helm.sh/resource-policy: drop, example.org/owner: network}`})
 	for _, policy := range r.policies {
 		require.Equal(t, map[string]string{
-			"argocd.argoproj.io/sync-options": "Prune=false,ServerSideApply=true", "helm.sh/resource-policy": "keep", "example.org/owner": "network",
+			"argocd.argoproj.io/sync-options": "Prune=false,ServerSideApply=true", "argocd.argoproj.io/compare-options": "IgnoreExtraneous,ServerSideDiff=true",
+			"helm.sh/resource-policy": "keep", "example.org/owner": "network",
 		}, policy.Annotations)
 	}
 	require.Equal(t, "ServerSideApply=true,Prune=false", r.daemonSet(t).Annotations["argocd.argoproj.io/sync-options"])

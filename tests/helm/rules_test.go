@@ -86,6 +86,7 @@ func (e expected) brokenPolicy(policy projectcalico.GlobalNetworkPolicy) []strin
 	unless(policy.Labels[setLabel] == e.set, "it is of another set than the one that agents arm with")
 	unless(policy.Annotations["helm.sh/resource-policy"] == "keep", "an upgrade would delete it while endpoints carry its set")
 	unless(slices.Contains(strings.Split(policy.Annotations["argocd.argoproj.io/sync-options"], ","), "Prune=false"), "Argo CD would prune it")
+	unless(slices.Contains(strings.Split(policy.Annotations["argocd.argoproj.io/compare-options"], ","), "IgnoreExtraneous"), "Argo CD would see a set that is kept as a difference")
 	unless(spec.Tier == "", "older Calico knows no tier")
 	unless(spec.Order != nil, "without an order it comes last")
 	unless(spec.NamespaceSelector == "" && spec.ServiceAccountSelector == "", "selectors of namespaces and accounts exclude host endpoints")
@@ -332,7 +333,8 @@ func TestNoBrokenPolicyGoesUnnoticed(t *testing.T) {
 		"a name for ever":                 {"allow-ssh", func(p *policy) { p.Name = "host-firewall-allow-ssh" }, "change it in place"},
 		"a policy that nobody waits for":  {"allow-ssh", func(p *policy) { p.Name = "host-firewall-more-" + e.set }, "the controller waits for"},
 		"one that Helm deletes":           {"allow-ssh", func(p *policy) { delete(p.Annotations, "helm.sh/resource-policy") }, "an upgrade would delete it"},
-		"one that Argo CD deletes":        {"allow-ssh", func(p *policy) { p.Annotations["argocd.argoproj.io/sync-options"] = "Replace=true" }, "Argo CD would"},
+		"one that Argo CD deletes":        {"allow-ssh", func(p *policy) { p.Annotations["argocd.argoproj.io/sync-options"] = "Replace=true" }, "Argo CD would prune"},
+		"one that Argo CD sees":           {"allow-ssh", func(p *policy) { delete(p.Annotations, "argocd.argoproj.io/compare-options") }, "as a difference"},
 		"a tier":                          {"allow-ssh", func(p *policy) { p.Spec.Tier = "default" }, "no tier"},
 		"no order":                        {"allow-ssh", func(p *policy) { p.Spec.Order = nil }, "without an order"},
 		"pods only":                       {"allow-ssh", func(p *policy) { p.Spec.NamespaceSelector = "all()" }, "exclude host endpoints"},

@@ -6,11 +6,17 @@ older Calico does not know. No field is null, false or empty: those are what Cal
 */}}
 
 {{/*
-Annotations of every policy: a set stays until no endpoint carries it. Helm and Argo CD leave it alone, and the controller removes it.
+Annotations of every policy: a set stays until no endpoint carries it. Helm and Argo CD leave it alone, and the controller removes it. To Argo CD
+a set that the chart does not render any more is no difference: with self-heal it would sync again and again.
 */}}
 {{- define "host-firewall.keep" -}}
-{{- $options := get (.Values.commonAnnotations | default dict) "argocd.argoproj.io/sync-options" | splitList "," -}}
-{{- dict "helm.sh/resource-policy" "keep" "argocd.argoproj.io/sync-options" (prepend $options "Prune=false" | compact | uniq | join ",") | toYaml -}}
+{{- $keep := dict "helm.sh/resource-policy" "keep" -}}
+{{- range $kind, $option := dict "sync-options" "Prune=false" "compare-options" "IgnoreExtraneous" -}}
+{{- $key := printf "argocd.argoproj.io/%s" $kind -}}
+{{- $options := get ($.Values.commonAnnotations | default dict) $key | splitList "," -}}
+{{- $_ := set $keep $key (prepend $options $option | compact | uniq | join ",") -}}
+{{- end -}}
+{{- toYaml $keep -}}
 {{- end -}}
 
 {{/*
