@@ -40,7 +40,7 @@ func TestUninstallHookIsWholeObjects(t *testing.T) {
 // wantCleaning is what belongs to the release for its uninstall, in the order in which Helm writes it.
 func wantCleaning(releaseName, namespace, id string) []runtime.Object {
 	name := id + "-cleanup"
-	return wantRights(releaseName, id, name, namespace,
+	objects := wantRights(releaseName, id, name, namespace,
 		[]rbacv1.PolicyRule{
 			rule("projectcalico.org crd.projectcalico.org", "hostendpoints felixconfigurations", "list", "patch", "delete"),
 			rule("projectcalico.org crd.projectcalico.org", "globalnetworkpolicies globalnetworksets", "list", "delete"),
@@ -55,6 +55,10 @@ func wantCleaning(releaseName, namespace, id string) []runtime.Object {
 			of(id+"-test", rule("", "pods", "delete")),
 			rule("", "configmaps", "create"),
 		})
+	for _, object := range objects {
+		object.(metav1.Object).SetAnnotations(map[string]string{"argocd.argoproj.io/sync-options": "Delete=false"})
+	}
+	return objects
 }
 
 // wantCleanup is the Job of the uninstall hook.
@@ -63,9 +67,10 @@ func wantCleanup(releaseName, namespace, id, group string) *batchv1.Job {
 	return &batchv1.Job{
 		TypeMeta: metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: objectLabels(releaseName, id), Annotations: map[string]string{
-			"helm.sh/hook":                   "pre-delete",
-			"helm.sh/hook-delete-policy":     "before-hook-creation,hook-succeeded",
-			"helm.sh/hook-output-log-policy": "hook-failed",
+			"argocd.argoproj.io/sync-options": "Delete=false",
+			"helm.sh/hook":                    "pre-delete",
+			"helm.sh/hook-delete-policy":      "before-hook-creation,hook-succeeded",
+			"helm.sh/hook-output-log-policy":  "hook-failed",
 		}},
 		Spec: batchv1.JobSpec{
 			BackoffLimit: pointer[int32](2),

@@ -52,6 +52,19 @@ annotations:
 {{- end -}}
 
 {{/*
+Annotations by which Argo CD treats an object as we want, beside what commonAnnotations ask of it.
+*/}}
+{{- define "host-firewall.argo" -}}
+{{- $own := dict -}}
+{{- range $kind, $option := .options -}}
+{{- $key := printf "argocd.argoproj.io/%s" $kind -}}
+{{- $others := get ($.root.Values.commonAnnotations | default dict) $key | splitList "," -}}
+{{- $_ := set $own $key (prepend $others $option | compact | uniq | join ",") -}}
+{{- end -}}
+{{- toYaml $own -}}
+{{- end -}}
+
+{{/*
 The image. A registry takes the place of the one that the repository names: that is what stands before the first slash, where it has a
 dot or a port or is localhost.
 */}}
@@ -428,6 +441,14 @@ The name of everything that belongs to the uninstall hook.
 */}}
 {{- define "host-firewall.cleanupName" -}}
 {{- include "host-firewall.fullname" . -}}-cleanup
+{{- end -}}
+
+{{/*
+Annotations of everything that belongs to the uninstall hook: Argo CD, which may go on before the hook has ended
+(https://github.com/argoproj/argo-cd/issues/29100), leaves it alone, or the nodes would stay closed.
+*/}}
+{{- define "host-firewall.cleanupStays" -}}
+{{- include "host-firewall.argo" (dict "root" . "options" (dict "sync-options" "Delete=false")) -}}
 {{- end -}}
 
 {{/*

@@ -10,13 +10,8 @@ Annotations of every policy: a set stays until no endpoint carries it. Helm and 
 a set that the chart does not render any more is no difference: with self-heal it would sync again and again.
 */}}
 {{- define "host-firewall.keep" -}}
-{{- $keep := dict "helm.sh/resource-policy" "keep" -}}
-{{- range $kind, $option := dict "sync-options" "Prune=false" "compare-options" "IgnoreExtraneous" -}}
-{{- $key := printf "argocd.argoproj.io/%s" $kind -}}
-{{- $options := get ($.Values.commonAnnotations | default dict) $key | splitList "," -}}
-{{- $_ := set $keep $key (prepend $options $option | compact | uniq | join ",") -}}
-{{- end -}}
-{{- toYaml $keep -}}
+helm.sh/resource-policy: keep
+{{ include "host-firewall.argo" (dict "root" . "options" (dict "sync-options" "Prune=false" "compare-options" "IgnoreExtraneous")) }}
 {{- end -}}
 
 {{/*
