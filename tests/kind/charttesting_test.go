@@ -57,11 +57,8 @@ func extraSetArgs(t *testing.T) string {
 func chartTesting(t *testing.T, args ...string) (said string, err error) {
 	t.Helper()
 	h := helm3(t)
-	build := exec.CommandContext(t.Context(), "go", "build", "-modfile="+filepath.Join("tools", "go.mod"), "-o", filepath.Join(h.home, "ct"), "github.com/helm/chart-testing/v3/ct")
-	build.Dir = root
-	require.NoError(t, told(build))
 	require.NoError(t, os.Symlink(nodes.Binary("kubectl"), filepath.Join(h.home, "kubectl")))
-	cmd := exec.CommandContext(t.Context(), filepath.Join(h.home, "ct"), args...)
+	cmd := exec.CommandContext(t.Context(), tool(t, "github.com/helm/chart-testing/v3/ct"), args...)
 	cmd.Dir, cmd.Env = root, host.Environment("PATH="+h.home+":"+host.Path, "HOME="+h.home, "KUBECONFIG="+nodes.Kubeconfig())
 	output, err := cmd.CombinedOutput()
 	return string(output), err

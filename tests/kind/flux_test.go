@@ -31,21 +31,28 @@ func newFlux(t *testing.T) flux {
 	t.Helper()
 	programs, err := binaries.Ensure(t.Context(), filepath.Join(root, "tests", "cluster", "modules"), t.Output(), binaries.Flux)
 	require.NoError(t, err)
+	f := flux{program: programs[binaries.Flux], home: t.TempDir(), document: fromPage(t, "HelmRelease")}
+	f.spec = f.document["spec"].(map[string]any)
+	return f
+}
+
+// fromPage is the object of this kind in docs/gitops.md.
+func fromPage(t *testing.T, kind string) (object map[string]any) {
+	t.Helper()
 	page, err := os.ReadFile(filepath.Join(root, "docs", "gitops.md"))
 	require.NoError(t, err)
 	for _, block := range strings.Split(string(page), "```yaml\n")[1:] {
 		block, _, _ = strings.Cut(block, "```")
 		for _, text := range strings.Split(block, "\n---\n") {
-			f := flux{program: programs[binaries.Flux], home: t.TempDir()}
-			require.NoError(t, yaml.Unmarshal([]byte(text), &f.document))
-			if f.document["kind"] == "HelmRelease" {
-				f.spec = f.document["spec"].(map[string]any)
-				return f
+			object = nil
+			require.NoError(t, yaml.Unmarshal([]byte(text), &object))
+			if object["kind"] == kind {
+				return object
 			}
 		}
 	}
-	t.Fatal("docs/gitops.md has no HelmRelease")
-	return flux{}
+	t.Fatal("docs/gitops.md has no " + kind)
+	return nil
 }
 
 // reconcile does it once with these values, and returns what was done.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"testing"
 
@@ -27,10 +28,19 @@ func helm3(t *testing.T) helm {
 	t.Helper()
 	home := t.TempDir()
 	program := filepath.Join(home, "helm")
-	build := exec.CommandContext(t.Context(), "go", "build", "-modfile="+filepath.Join("tools", "go.mod"), "-o", program, "helm.sh/helm/v3/cmd/helm")
+	require.NoError(t, os.Symlink(tool(t, "helm.sh/helm/v3/cmd/helm"), program))
+	return helm{program, home}
+}
+
+// tool builds a program of tools/go.mod. It stays in dist, one for each cluster, as parts of the suite run beside each other: to link it takes
+// longer than what it does.
+func tool(t *testing.T, pkg string) (program string) {
+	t.Helper()
+	program = filepath.Join(root, "dist", "tools"+os.Getenv("CLUSTER_NAME"), path.Base(pkg))
+	build := exec.CommandContext(t.Context(), "go", "build", "-modfile="+filepath.Join("tools", "go.mod"), "-o", program, pkg)
 	build.Dir = root
 	require.NoError(t, told(build))
-	return helm{program, home}
+	return program
 }
 
 // helm4 is that of the next one.

@@ -38,14 +38,17 @@ const (
 	hookIsAway      = "When the hook does not start"
 )
 
-// waysBack are the commands of docs/recovery.md.
+// waysBack reads docs/recovery.md.
 func waysBack(t *testing.T) map[string]string {
 	t.Helper()
-	return commandsOf(t, "recovery.md")
+	ways := commandsOf(t, "recovery.md")
+	for name, commands := range ways {
+		require.NotEmpty(t, commands, "no block under %q", name)
+	}
+	return ways
 }
 
-// commandsOf reads a page of docs: the commands under each heading. A heading with no block, or with two, is one that somebody in
-// need would misread.
+// commandsOf reads a page: the commands under each heading. A heading with two blocks is one that somebody in need would misread.
 func commandsOf(t *testing.T, page string) map[string]string {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(root, "docs", page))
@@ -68,9 +71,6 @@ func commandsOf(t *testing.T, page string) map[string]string {
 			heading = strings.TrimPrefix(line, "### ")
 			ways[heading] = ""
 		}
-	}
-	for name, commands := range ways {
-		require.NotEmpty(t, commands, "no block under %q", name)
 	}
 	return ways
 }

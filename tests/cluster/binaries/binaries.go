@@ -47,6 +47,7 @@ var (
 	calico     = module{dir: "calico", path: "github.com/projectcalico/calico", ldflags: plain}
 	helm4      = module{dir: "helm4", path: "helm.sh/helm/v4", ldflags: plain}
 	flux       = module{dir: "flux", path: "github.com/fluxcd/helm-controller/api", ldflags: plain}
+	argo       = module{dir: "argo", path: "github.com/argoproj/argo-cd/v3", ldflags: plain}
 )
 
 // program is one binary of the cluster.
@@ -82,6 +83,8 @@ const (
 	Helm4 = "helm4"
 	// Flux is our stand-in for Flux's helm-controller.
 	Flux = "flux"
+	// ArgoCD is Argo CD's application controller and repository server.
+	ArgoCD = "argocd"
 )
 
 // extras are no part of a cluster; they are built for those who ask for them.
@@ -90,6 +93,7 @@ var extras = []program{
 	{CalicoAPIServer, calico, "apiserver/cmd/apiserver"},
 	{Helm4, helm4, "cmd/helm"},
 	{Flux, flux, "./"},
+	{ArgoCD, argo, "./"},
 }
 
 // crds is the name, among the binaries, of the folder of Calico's custom resource definitions.
