@@ -57,17 +57,10 @@ func (c Config) writeOfConfigMap(is *corev1.ConfigMap, data map[string]string) w
 	if is == nil {
 		return w
 	}
-	changes := map[string]any{}
-	for key := range is.Data {
-		changes[key] = nil
-	}
-	for key, value := range data {
-		if changes[key] = value; is.Data[key] == value {
-			delete(changes, key)
-		}
-	}
+	next := is.DeepCopy()
+	next.Data = data
 	w.seen = is.ResourceVersion
-	w.patch = encode(map[string]any{"metadata": map[string]any{"resourceVersion": is.ResourceVersion}, "data": changes})
+	w.patch, _ = endpoint.MergePatch(is, next) // texts can always be encoded
 	return w
 }
 

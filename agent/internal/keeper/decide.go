@@ -263,6 +263,12 @@ func (c Config) blocked(f facts, s sorted) (why string) {
 	return cmp.Or(f.said.MayArm(c.Node, c.Set, s.version), c.judged(f), why, f.proof.Lack)
 }
 
+// isAboutToMove tells whether nothing keeps the node from its set, but perhaps that the controller
+// has to look at the endpoint as it is now.
+func (c Config) isAboutToMove(f facts, d decision) bool {
+	return d.set != c.Set && f.proof.Lack == "" && !f.early && f.said != nil && f.said.Rollout == c.Rollout && f.said.MayArm(c.Node, c.Set, "") == ""
+}
+
 // judged says why the clearance is not known, not about this agent's values, or not about its
 // Node yet; empty: it is about both.
 func (c Config) judged(f facts) string {

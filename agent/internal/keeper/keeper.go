@@ -257,7 +257,7 @@ func (k *Keeper) pass(ctx context.Context) {
 	}
 	k.memory.trial = cmp.Or(d.trial, k.memory.trial)
 	matters := !k.config.Off && (k.config.Audit || d.set != k.config.Set && d.state != RolledBack || d.state == Trying)
-	if !matters || k.memory.peers == "" || d.set == k.config.Set || f.proof.Lack != "" || f.early || f.said == nil || f.said.Rollout != k.config.Rollout || f.said.MayArm(k.config.Node, k.config.Set, "") != "" {
+	if !matters || k.memory.peers == "" || !k.config.isAboutToMove(f, d) {
 		// To say more of a node that is about to be armed would make the controller look at it again first.
 		k.memory.peers = k.config.Self.Peers(ctx, matters, k.Wake)
 	}
