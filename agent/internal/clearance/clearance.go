@@ -260,12 +260,6 @@ func reasonFor(node string, named map[string][]string) string {
 // of anything.
 func (c Clearance) CutOff(node string) string { return reasonFor(node, c.Cut) }
 
-// IsHeld tells whether there is a reason to hold this very node.
-func (c Clearance) IsHeld(node string) bool {
-	why, _ := c.Hold(node)
-	return why != ""
-}
-
 // HasLeftovers tells whether the node has any.
 func (c Clearance) HasLeftovers(node string) bool {
 	return slices.Contains(c.Leftovers, node) || slices.Contains(c.Leftovers, AllNodes)

@@ -7,6 +7,7 @@
 package failsafe
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -298,12 +299,7 @@ func narrow(list []v3.ProtoPort, want Want) []v3.ProtoPort {
 }
 
 // protocol returns the protocol of an entry in capitals; none means TCP.
-func protocol(entry v3.ProtoPort) string {
-	if entry.Protocol == "" {
-		return tcp
-	}
-	return strings.ToUpper(entry.Protocol)
-}
+func protocol(entry v3.ProtoPort) string { return cmp.Or(strings.ToUpper(entry.Protocol), tcp) }
 
 // same compares two lists by what Felix reads in them.
 func same(a, b []v3.ProtoPort) bool {

@@ -22,7 +22,7 @@ type facts struct {
 	now     time.Time
 	problem string // why the caches are not complete; then the rest is unknown
 	node    *corev1.Node
-	// said is what the controller says; nil: it is not known, for the reason in unsaid.
+	// said is what the controller says: nothing where that is not known, for the reason in unsaid.
 	said   *clearance.Clearance
 	unsaid string
 	// proof and results are what was seen of the node itself, these in a round that began when
@@ -95,16 +95,16 @@ func (c Config) decide(f facts, m memory) (decision, memory) {
 	}
 	m.node = f.node.UID
 	s := c.sort(f, &m)
-	if f.said != nil && s.version == "" && f.said.Drift[s.carried] != "" {
+	if s.version == "" && f.said.Drift[s.carried] != "" {
 		// An endpoint that comes back closes the node anew, and not with rules that lack some.
 		s.carried = ""
 	}
 	switch {
-	case f.said != nil && (f.said.Opened || f.said.Closed):
+	case f.said.Opened || f.said.Closed:
 		// What comes after that is looked at anew.
 		m.trial = nil
 		return c.open(f), m
-	case f.said != nil && f.said.Paused:
+	case f.said.Paused:
 		d := decision{state: Waiting, reason: "Calico's datastore is not ready (ClusterInformation default): nothing is written until it is", set: s.carried}
 		if s.carried == c.Set {
 			d.state = Armed
@@ -198,19 +198,15 @@ func (c Config) arm(f facts, m memory, s sorted) decision {
 		return decision{state: Off, ready: true, reason: "mode is off, no endpoint is armed"}
 	}
 	blocked := c.blocked(f, s)
-	if f.said != nil && s.carried != "" && f.said.IsGone(s.carried) {
+	if s.carried != "" && f.said.IsGone(s.carried) {
 		// Nothing is enforced any more. What comes back is armed when it is complete.
 		blocked, s.carried = fmt.Sprintf("no policy of set %s is left in the cluster", s.carried), ""
 	}
-	in := trial.Input{Now: f.now, Set: c.Set, Carried: s.carried, Blocked: blocked, Results: f.results, Taken: f.taken, Moves: f.both, Unseen: f.proof.Stays, Verify: c.Verify && !c.Audit}
-	if f.said != nil {
-		if in.Held, _ = f.said.Hold(c.Node); in.Held == "" {
-			in.Held = f.said.Drift[c.Set]
-		}
-		in.Cut, in.Retry = f.said.CutOff(c.Node), f.said.Retry
-		if f.said.Wanted.Revision == c.Set {
-			in.Deadline, in.Confirmed = f.said.Deadline, f.said.Confirmed == c.Set
-		}
+	hold, conflict := f.said.Hold(c.Node)
+	in := trial.Input{Now: f.now, Set: c.Set, Carried: s.carried, Blocked: blocked, Results: f.results, Taken: f.taken, Moves: f.both, Unseen: f.proof.Stays, Verify: c.Verify && !c.Audit,
+		Held: cmp.Or(hold, f.said.Drift[c.Set]), Cut: f.said.CutOff(c.Node), Retry: f.said.Retry}
+	if f.said.Wanted.Revision == c.Set {
+		in.Deadline, in.Confirmed = f.said.Deadline, f.said.Confirmed == c.Set
 	}
 	t := trial.Decide(*cmp.Or(m.trial, &s.trial), in)
 	d := decision{state: Waiting, reason: t.Reason, set: t.Carry, trial: &t.Status, probe: t.Probe, again: t.When}
@@ -221,13 +217,13 @@ func (c Config) arm(f facts, m memory, s sorted) decision {
 		d.state = Trying
 	case t.Status.Set == c.Set && phase == trial.RolledBack:
 		d.state = RolledBack
-		if f.said != nil && f.said.IsGone(d.set) {
+		if f.said.IsGone(d.set) {
 			d.set = ""
 		}
 	default:
 		// A controller that could clear this node is told at once that it waits.
-		d.urgent = f.said != nil && f.said.Wanted.Revision == c.Set
-		if _, conflict := c.hold(f); conflict {
+		d.urgent = f.said.Wanted.Revision == c.Set
+		if conflict {
 			d.state = Conflict
 		}
 		if d.set != "" && d.set != c.Set {
@@ -237,19 +233,11 @@ func (c Config) arm(f facts, m memory, s sorted) decision {
 	return d
 }
 
-// hold is what the clearance says of the node, as far as it is known.
-func (c Config) hold(f facts) (why string, conflict bool) {
-	if f.said == nil {
-		return "", false
-	}
-	return f.said.Hold(c.Node)
-}
-
 // blocked says why the node may not move to the agent's set now; empty: it may.
 func (c Config) blocked(f facts, s sorted) (why string) {
 	switch {
-	case f.said == nil:
-		return c.judged(f)
+	case f.unsaid != "":
+		return f.unsaid
 	case s.missing && s.version == "" && s.carried == "":
 		// The controller sees it before it is armed.
 		return "the endpoint has to be there before it is armed"
@@ -266,15 +254,15 @@ func (c Config) blocked(f facts, s sorted) (why string) {
 // isAboutToMove tells whether nothing keeps the node from its set, but perhaps that the controller
 // has to look at the endpoint as it is now.
 func (c Config) isAboutToMove(f facts, d decision) bool {
-	return d.set != c.Set && f.proof.Lack == "" && !f.early && f.said != nil && f.said.Rollout == c.Rollout && f.said.MayArm(c.Node, c.Set, "") == ""
+	return d.set != c.Set && f.proof.Lack == "" && !f.early && f.said.Rollout == c.Rollout && f.said.MayArm(c.Node, c.Set, "") == ""
 }
 
 // judged says why the clearance is not known, not about this agent's values, or not about its
 // Node yet; empty: it is about both.
 func (c Config) judged(f facts) string {
 	switch {
-	case f.said == nil:
-		return cmp.Or(f.unsaid, "the clearance is not known")
+	case f.unsaid != "":
+		return f.unsaid
 	case f.said.Rollout != c.Rollout:
 		return "controller and agent were rolled out with other values; one of them is about to be replaced"
 	}
@@ -286,18 +274,15 @@ func (c Config) judged(f facts) string {
 func (c Config) stillArmed(f facts, d decision) decision {
 	wrong := f.proof.Lost
 	d.state, d.reason = Armed, "armed with policy set "+c.Set
-	if f.said != nil {
-		hold, conflict := f.said.Hold(c.Node)
-		switch {
-		case hold != "" && f.said.Rollout == c.Rollout:
-			// What new values hold against the node is for the agent that comes with them: if old
-			// agents were not ready for it, all would be replaced at once.
-			if wrong = hold; conflict {
-				d.state = Conflict
-			}
-		case wrong == "":
-			wrong = f.said.Drift[c.Set]
+	switch hold, conflict := f.said.Hold(c.Node); {
+	case hold != "" && f.said.Rollout == c.Rollout:
+		// What new values hold against the node is for the agent that comes with them: if old
+		// agents were not ready for it, all would be replaced at once.
+		if wrong = hold; conflict {
+			d.state = Conflict
 		}
+	case wrong == "":
+		wrong = f.said.Drift[c.Set]
 	}
 	switch d.ready = wrong == ""; {
 	case !d.ready:
@@ -317,7 +302,7 @@ func (c Config) mayCreate(f facts, m memory, d decision) decision {
 		return d
 	}
 	d.state, d.ready, d.reason = Waiting, false, why
-	if _, conflict := c.hold(f); conflict {
+	if _, conflict := f.said.Hold(c.Node); conflict {
 		d.state = Conflict
 	}
 	return d

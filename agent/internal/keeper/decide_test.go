@@ -13,9 +13,12 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 )
 
+// unsaid is that of sayings which is not known.
+const unsaid = "nothing"
+
 // sayings are what a controller may say, by what that means for node n1 and set r2.
 func sayings() map[string]*clearance.Clearance {
-	all := map[string]*clearance.Clearance{"nothing": nil}
+	all := map[string]*clearance.Clearance{unsaid: {}}
 	for name, alter := range map[string]func(*clearance.Clearance){
 		"cleared":              func(*clearance.Clearance) {},
 		"canary":               func(c *clearance.Clearance) { c.Canary = "n1" },
@@ -53,7 +56,7 @@ func TestNothingIsArmedWithoutClearanceWhateverElseHolds(t *testing.T) {
 					for _, hep := range []*v3.HostEndpoint{nil, testEndpoint(""), testEndpoint("r1"), foreign} {
 						config := testConfig()
 						config.Off = off
-						f := facts{problem: problem, node: node, said: says, interfaces: []endpoint.Interface{{Name: "*"}}}
+						f := facts{problem: problem, node: node, said: says, unsaid: map[string]string{unsaid: "nothing is said"}[said], interfaces: []endpoint.Interface{{Name: "*"}}}
 						if hep != nil {
 							f.endpoints = map[string]*v3.HostEndpoint{"n1": hep}
 						}
@@ -79,7 +82,7 @@ func TestArmedNodeIsOpenedByNothingElse(t *testing.T) {
 	for said, says := range sayings() {
 		for _, set := range []string{"r1", "r2"} {
 			hep := testEndpoint(set)
-			f := facts{node: testNode("n1"), said: says, interfaces: []endpoint.Interface{{Name: "*"}}, endpoints: map[string]*v3.HostEndpoint{"n1": hep}}
+			f := facts{node: testNode("n1"), said: says, unsaid: map[string]string{unsaid: "nothing is said"}[said], interfaces: []endpoint.Interface{{Name: "*"}}, endpoints: map[string]*v3.HostEndpoint{"n1": hep}}
 			config := testConfig()
 			d, m := config.decide(f, memory{})
 			writes, surplus, _ := config.plan(f, m, d)

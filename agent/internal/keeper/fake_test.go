@@ -64,7 +64,11 @@ func (c *cluster) Trouble() (string, time.Time) {
 }
 func (c *cluster) Node() *corev1.Node { return read(c, func() *corev1.Node { return c.node }) }
 func (c *cluster) Clearance() (*clearance.Clearance, string) {
-	return read(c, func() *clearance.Clearance { return c.said }), "the controller has not said anything yet"
+	said := read(c, func() *clearance.Clearance { return c.said })
+	if said == nil {
+		return nil, "the controller has not said anything yet"
+	}
+	return said, ""
 }
 func (c *cluster) KnownEndpoints() (heps []*v3.HostEndpoint, version string) {
 	c.mu.Lock()

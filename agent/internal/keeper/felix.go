@@ -54,7 +54,7 @@ func (w felixWrote) isAhead(version string) bool {
 // writeFelix narrows the failsafe once the node is armed, or takes back what was
 // narrowed before when it is not wanted any more.
 func (k *Keeper) writeFelix(ctx context.Context, f facts, d decision, status *Status) {
-	if f.said != nil && f.said.Paused && !d.remove {
+	if f.said.Paused && !d.remove {
 		return
 	}
 	var err error

@@ -301,7 +301,9 @@ func (k *Keeper) look(ctx context.Context) facts {
 		f.lack = "no interface of the node is one of hostEndpoint.interfaces"
 	}
 	f.node = k.api.Node()
-	f.said, f.unsaid = k.api.Clearance()
+	if f.said, f.unsaid = k.api.Clearance(); f.unsaid != "" {
+		f.said = &clearance.Clearance{}
+	}
 	if len(k.found) > 0 && k.agenda.Begin("found") {
 		// No cache tells when these go.
 		clear(k.found)
@@ -327,7 +329,7 @@ func (k *Keeper) look(ctx context.Context) facts {
 // isEarly tells whether the moment at which this node is armed, of those over which many
 // are spread, is still to come.
 func (k *Keeper) isEarly(f facts) bool {
-	if f.said == nil || f.said.Spread == 0 || !f.said.ClearsAll(k.config.Set) {
+	if f.said.Spread == 0 || !f.said.ClearsAll(k.config.Set) {
 		return false
 	}
 	if !k.agenda.Has(turnWork) {
@@ -340,7 +342,7 @@ func (k *Keeper) isEarly(f facts) bool {
 // lookForLeftovers finds the endpoints that other settings have left, where the controller
 // has seen any: the cache holds only the one with the name of the Node.
 func (k *Keeper) lookForLeftovers(ctx context.Context, f facts) {
-	if f.said == nil || !f.said.HasLeftovers(k.config.Node) || k.config.Named() || !k.agenda.Begin("leftovers") {
+	if !f.said.HasLeftovers(k.config.Node) || k.config.Named() || !k.agenda.Begin("leftovers") {
 		return
 	}
 	own, err := k.api.ListOwnEndpoints(ctx)

@@ -43,8 +43,8 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 		invalid = append(invalid, bad...)
 		// What other policies select changes with the set, and not while the node is held back:
 		// labels of other settings go when those of these settings take over.
-		held := f.said != nil && f.said.IsHeld(c.Node)
-		keep := d.set != c.Set && d.state != Off && current != nil && (d.set != "" || held)
+		held, _ := f.said.Hold(c.Node)
+		keep := d.set != c.Set && d.state != Off && current != nil && (d.set != "" || held != "")
 		if keep {
 			maps.DeleteFunc(desired.Labels, func(key, _ string) bool { return !endpoint.IsOwn(key) })
 		}

@@ -45,7 +45,7 @@ type Node interface {
 
 // prove says what is known, and looks again when that is due.
 func (k *Keeper) prove(ctx context.Context, f facts) proof.Proof {
-	if k.config.Off || f.said == nil {
+	if k.config.Off || f.unsaid != "" {
 		return proof.Proof{Stays: f.unsaid}
 	}
 	if blind := cmp.Or(endpoint.Blind(k.config.Patterns, f.present), f.said.Unproven); blind != "" {

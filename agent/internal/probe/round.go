@@ -67,9 +67,6 @@ func Targets(node *corev1.Node, said *clearance.Clearance, set string) (targets 
 	if own := endpoint.KubeletOf(node); own.IsValid() {
 		add("kubelet of this node", own.String())
 	}
-	if said == nil {
-		return targets
-	}
 	var peers []string
 	for name, kubelet := range said.Peers {
 		if name != node.Name {
