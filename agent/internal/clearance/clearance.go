@@ -33,6 +33,9 @@ func Annotate(namespace, release, annotation, value string) string {
 	return fmt.Sprintf("kubectl -n %s annotate --overwrite configmap %s %s=%s", namespace, release, annotation, value)
 }
 
+// NoCanary is the reason while there is no node that could go first. Nobody has to do anything about it.
+const NoCanary = "waiting for a first node: none that is Ready and not held back has an endpoint whose agent was rolled out with this set"
+
 // AllNodes stands for every Node in Clearance.Held.
 const AllNodes = "*"
 

@@ -56,7 +56,7 @@ func (w *world) roll(set string, nodes ...string) {
 func TestNodeWhoseAgentWroteLastGoesFirstAndAllFollowWhenItIsWell(t *testing.T) {
 	w := newWorld(t, "n2", "n1", "n3")
 	said := w.after(time.Second)
-	assert.Equal(t, noCanary, said.Reason)
+	assert.Equal(t, clearance.NoCanary, said.Reason)
 	assert.True(t, w.last.status.Ready, "for agents to come nobody has to do anything")
 	for _, name := range []string{"n3", "n2", "n1"} {
 		w.agent(name, "A", "")
@@ -266,7 +266,7 @@ func TestUpgradeAndRollbackGoByACanaryEach(t *testing.T) {
 	w.restart("A")
 	said = w.look()
 	assert.Equal(t, setOf("B"), said.Before)
-	assert.Equal(t, noCanary, w.after(settle).Reason, "no agent is of set A yet")
+	assert.Equal(t, clearance.NoCanary, w.after(settle).Reason, "no agent is of set A yet")
 	w.roll("A", "n1", "n2")
 }
 

@@ -86,7 +86,7 @@ func (c Config) conclude(was, now clearance.Clearance, d *decision) {
 		s.State, s.Ready, s.Reason = Off, true, "mode is off, no node is armed"
 	case now.Reason != "":
 		// For agents to come, nobody has to do anything.
-		s.State, s.Ready, s.Reason = Waiting, now.Reason == noCanary, now.Reason
+		s.State, s.Ready, s.Reason = Waiting, now.Reason == clearance.NoCanary, now.Reason
 	case now.Canary != "":
 		s.State, s.Ready, s.Reason = Canary, true, fmt.Sprintf("node %s goes first with %s", now.Canary, set)
 	default:

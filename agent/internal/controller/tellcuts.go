@@ -31,14 +31,14 @@ func (c Config) waits(name string, n *node, f facts, m *memory, d *decision) str
 	case m.judge != nil && m.judge.blind:
 		return ""
 	case slices.ContainsFunc(w.summary.Sees, func(s peers.Sight) bool { return s.Kind == peers.SeesNothing }):
-		return because + "its agent cannot see who is connected: see the advice of status. Write rollout.onWouldCut: report where that is how it is"
+		return because + "its agent cannot see who is connected, for which its advice has the cause. Write rollout.onWouldCut: report where that is how it is"
 	case len(w.cuts) > 0:
 		// Peers are not in it: nodes of which the same is so share one reason, which stays as it is while people come and go.
 		var texts []string
 		for _, port := range portsCut(w.cuts) {
 			texts = append(texts, fmt.Sprintf("tcp/%d", port))
 		}
-		return fmt.Sprintf("%sset %s would cut off who was connected to %s: see status. Let them in by ssh.cidrs, ingress or cluster.cidrs, or accept it by rollout.acceptCuts",
+		return fmt.Sprintf("%sset %s would cut off who was connected to %s. Let them in by ssh.cidrs, ingress or cluster.cidrs, or accept it by rollout.acceptCuts",
 			because, c.Wanted.Revision, event.Some(texts))
 	case w.summary.Until.Sub(w.summary.Since) < lookFor && f.now.Before(w.first.Add(lookMost)):
 		d.at(w.first.Add(lookMost))

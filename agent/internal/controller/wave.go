@@ -23,9 +23,6 @@ const (
 	silentFor = 2 * time.Minute
 )
 
-// noCanary is the reason while there is no node that could go first.
-const noCanary = "waiting for a first node: none that is Ready and not held back has an endpoint whose agent was rolled out with this set"
-
 // wave says which nodes may be armed with the wanted set by now: one, all, or none for a
 // reason. For an upgrade the update of the DaemonSet slows them down further.
 func (c Config) wave(f facts, m *memory, was, now clearance.Clearance, d *decision) (canary, reason string) {
@@ -74,7 +71,7 @@ func (c Config) canary(f facts, m *memory, retry string, d *decision) (name, rea
 	}
 	candidates := c.candidates(m)
 	if len(candidates) == 0 {
-		return "", noCanary
+		return "", clearance.NoCanary
 	}
 	at := slices.Index(candidates, m.canary)
 	still, over := at >= 0, m.canarySince.Add(canaryTakes)

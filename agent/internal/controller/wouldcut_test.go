@@ -292,7 +292,7 @@ func TestNodeWaitsUntilNobodyIsCutThatIsNotAccepted(t *testing.T) {
 	w.says("n1", begin, "9100 10.4.0.9 3", "9100 10.4.0.10 1", "22 203.0.113.77 1")
 	w.says("n2", begin)
 	w.after(5 * time.Second)
-	why := `rollout.onWouldCut is wait, and set A would cut off who was connected to tcp/22, tcp/9100: see status. ` +
+	why := `rollout.onWouldCut is wait, and set A would cut off who was connected to tcp/22, tcp/9100. ` +
 		`Let them in by ssh.cidrs, ingress or cluster.cidrs, or accept it by rollout.acceptCuts`
 	assert.Equal(t, why, w.held("n1"))
 	assert.Equal(t, "rollout.onWouldCut is wait, and its agent looks for a minute first who is connected", w.held("n2"))
@@ -307,7 +307,7 @@ func TestNodeWaitsUntilNobodyIsCutThatIsNotAccepted(t *testing.T) {
 	assert.Equal(t, why, w.held("n1"), "the same while people come and go, and on other nodes")
 	w.says("n1", w.now, "22 203.0.113.77 1")
 	w.look()
-	assert.Contains(t, w.held("n1"), "who was connected to tcp/22: see")
+	assert.Contains(t, w.held("n1"), "who was connected to tcp/22. Let")
 	w.Accept.Ports = []uint16{22}
 	w.memory.watched["n1"].judged = false
 	w.after(5 * time.Second)

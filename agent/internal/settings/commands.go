@@ -72,7 +72,8 @@ func Status() Command {
 	return Command{
 		about: `PROGRAM status says how a release is: the state of each node, what is not as the values ask for, and what it waits for. All is
 well when every node with an agent is armed with the set (in mode off none is), every policy of the set is there and unchanged, the controller
-is ready and its clearance objects to nothing. It changes nothing, and ends with 1 if not all is well.
+is ready and its clearance objects to nothing. It changes nothing, and ends with 1 if not all is well: also while a rollout is on its
+way, which says so in its first line; --wait=5m waits for the end of it.
 
 Usage:
   PROGRAM status [--name=value ...]

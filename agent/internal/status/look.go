@@ -92,7 +92,8 @@ func (s *Seen) lookAtAgents(ctx context.Context, cluster Cluster, told settings.
 		return err
 	}
 	s.Wanted, s.Static = agents.Status.DesiredNumberScheduled, kind == workload.PodTemplate
-	if agents.Status.ObservedGeneration >= agents.Generation {
+	s.Created = agents.CreationTimestamp.Time
+	if s.Observed = agents.Status.ObservedGeneration >= agents.Generation; s.Observed {
 		s.Updated = agents.Status.UpdatedNumberScheduled
 	}
 	selector, hash := metav1.FormatLabelSelector(&agents.Spec.Selector), agents.Labels[workload.HashLabel]

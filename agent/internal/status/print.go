@@ -15,6 +15,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/event"
+	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
 
 const (
@@ -39,10 +40,14 @@ func (r *report) print(out io.Writer) error {
 // summary says in words what is so for all nodes, and what is not as it should be.
 func (r *report) summary() string {
 	var b strings.Builder
-	if is := "as it should be"; r.Well {
-		fmt.Fprintf(&b, "Release %s in mode %s is %s: its %d policies are there and unchanged.\n", r.Release, r.Mode, is, len(r.told.Policies))
-	} else {
-		fmt.Fprintf(&b, "Release %s in mode %s is not %s:\n", r.Release, r.Mode, is)
+	fmt.Fprintf(&b, "Release %s in mode %s is ", r.Release, r.Mode)
+	switch {
+	case r.Well:
+		fmt.Fprintf(&b, "as it should be: its %d policies are there and unchanged.\n", len(r.told.Policies))
+	case r.OnItsWay:
+		b.WriteString("on its way:\n")
+	default:
+		b.WriteString("not as it should be:\n")
 	}
 	for _, p := range r.Problems[:min(mostProblems, len(r.Problems))] {
 		where := ""
@@ -82,11 +87,14 @@ func (r *report) table() string {
 		if !n.Since.IsZero() {
 			since = duration.HumanDuration(r.seen.Sub(n.Since))
 		}
-		enforced, reason := endpoint.Proof(n.Enforced), n.Reason
-		if n.Well && enforced != n.Enforced {
+		reason := n.Reason
+		switch enforced := endpoint.Proof(n.Enforced); {
+		case n.Well && enforced != n.Enforced:
 			reason = n.Enforced
+		case n.armed():
+			reason = "" // the state and the set say it
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.State, cmp.Or(n.Set, "-"), since, cmp.Or(enforced, "-"), cmp.Or(reason, "-"))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.State, cmp.Or(n.Set, "-"), since, cmp.Or(r.enforced(n), "-"), cmp.Or(reason, "-"))
 	}
 	_ = table.Flush() // a strings.Builder takes everything
 	if r.told.Output == "wide" {
@@ -100,4 +108,16 @@ func (r *report) table() string {
 		cut.WriteString(line)
 	}
 	return cut.String()
+}
+
+// enforced says in a word or two what is seen to be enforced on a node.
+func (r *report) enforced(n node) string {
+	switch proof := endpoint.Proof(n.Enforced); {
+	case proof == "" && n.Set != "" && n.Agent != "":
+		return "not seen yet" // an agent that has begun has not looked
+	case r.Mode == settings.ModeAudit && strings.HasPrefix(proof, "IPv4"):
+		return "logs only"
+	default:
+		return proof
+	}
 }

@@ -19,12 +19,14 @@ import (
 
 // report is a look at the release, judged. As JSON it is for programs.
 type report struct {
-	Release   string    `json:"release"`
-	Namespace string    `json:"namespace"`
-	Mode      string    `json:"mode"`
-	Set       string    `json:"set"` // that nodes are to be armed with
-	Well      bool      `json:"well"`
-	Problems  []problem `json:"problems,omitempty"`
+	Release   string `json:"release"`
+	Namespace string `json:"namespace"`
+	Mode      string `json:"mode"`
+	Set       string `json:"set"` // that nodes are to be armed with
+	Well      bool   `json:"well"`
+	// OnItsWay tells that a rollout goes on, and that nothing else is wrong than what it ends by itself.
+	OnItsWay bool      `json:"onItsWay,omitempty"`
+	Problems []problem `json:"problems,omitempty"`
 	// Clearance says which nodes may be armed with the set, Held how many of them may not.
 	Clearance string `json:"clearance"`
 	Held      int    `json:"held"`
@@ -37,16 +39,24 @@ type report struct {
 	States map[string]int `json:"states"`
 	Nodes  []node         `json:"nodes"`
 
-	told   settings.Settings
-	said   clearance.Clearance
-	seen   time.Time
-	static bool
+	told      settings.Settings
+	said      clearance.Clearance
+	seen      time.Time
+	static    bool
+	because   []string // reasons that were told for all nodes
+	undropped bool     // no policy of the set is left that drops
 }
+
+// patience is how long a rollout may make no step and is on its way all the same: Kubernetes waits
+// twice as long for a Deployment.
+const patience = 5 * time.Minute
 
 // problem is something that is not as it should be, on some nodes or for all.
 type problem struct {
 	Text  string   `json:"text"`
 	Nodes []string `json:"nodes,omitempty"`
+	// passes tells that a rollout that goes on ends it.
+	passes bool
 }
 
 // node says how a node is, as its agent has noted it.
@@ -86,10 +96,19 @@ func judge(told settings.Settings, s Seen, now time.Time) *report {
 			continue
 		}
 		r.Nodes = append(r.Nodes, n)
-		r.problem(lack, name)
+		switch agent := agents[name]; {
+		case r.isTold(n.Reason), agent.Ready && r.stays(n) && s.Updated < s.Wanted:
+			// That its agent is to be replaced is told as well.
+		case r.passes(n, agent):
+			r.passing(lack, name)
+		default:
+			r.problem(lack, name)
+		}
 	}
 	r.Nodes = append(r.Nodes, well...)
-	r.Well = len(r.Problems) == 0
+	r.Well = len(r.Nodes) == len(well) && len(r.Problems) == 0
+	wrong := slices.ContainsFunc(r.Problems, func(p problem) bool { return !p.passes })
+	r.OnItsWay = !r.Well && !wrong && now.Sub(r.lastStep(s)) < patience
 	return r
 }
 
@@ -98,19 +117,25 @@ func (r *report) judgeRelease(s Seen, agents int) {
 	switch {
 	case s.Static:
 		r.judgeStaticPods(agents)
+	case s.Wanted == 0 && !s.Observed:
+		r.passing("Kubernetes has not looked at the DaemonSet yet")
 	case s.Wanted == 0:
 		r.problem("no node is to have an agent: see agent.nodeSelector and agent.affinity")
 	case agents < s.Wanted:
-		r.problem(fmt.Sprintf("%d nodes are to have an agent, and %d have one", s.Wanted, agents))
+		r.passing(fmt.Sprintf("%d nodes are to have an agent, and %d have one", s.Wanted, agents))
 	case s.Updated < s.Wanted:
-		r.problem(fmt.Sprintf("%d of %d agents are the present ones: the others are still to be replaced", s.Updated, s.Wanted))
+		r.passing(fmt.Sprintf("%d of %d nodes are still to get their new agent", s.Wanted-s.Updated, s.Wanted))
 	}
 	said, err := clearance.Parse(s.Data, s.Annotations)
 	r.said, r.Clearance, r.Findings = said, "no node may be armed", said.Findings
 	// What the controller says of the same is not told twice.
 	lack := policyset.Lack(r.Release, clearance.Set{Revision: r.Set, Policies: r.told.Policies}, s.Policies)
 	if lack != "" && said.Drift[r.Set] == "" {
+		r.because = append(r.because, lack)
 		r.problem(lack)
+	}
+	if lack != "" {
+		r.judgeDrop(s)
 	}
 	switch {
 	case said.Opened:
@@ -119,25 +144,27 @@ func (r *report) judgeRelease(s Seen, agents int) {
 	case said.Closed:
 		r.problem(fmt.Sprintf("ConfigMap %s is closed: the release is being uninstalled, or an uninstall was cut off", r.Release))
 	case s.Data == nil:
-		r.problem(fmt.Sprintf("the controller has said nothing yet: there is no ConfigMap %s", r.Release))
+		r.passing(fmt.Sprintf("the controller has said nothing yet: there is no ConfigMap %s", r.Release))
+		return
 	case err != nil:
 		r.problem(fmt.Sprintf("ConfigMap %s: %v", r.Release, err))
 	case said.Wanted.Revision != r.Set:
-		r.problem(fmt.Sprintf("the controller looks after set %s, and set %s is wanted", said.Wanted.Revision, r.Set))
+		r.passing(fmt.Sprintf("the controller looks after set %s, and set %s is wanted", said.Wanted.Revision, r.Set))
 	case r.told.Off(), lack != "" && said.Reason == lack:
 	case said.Reason != "":
-		r.problem(fmt.Sprintf("no node may be armed with set %s: %s", r.Set, said.Reason))
+		r.mayNotArm(said.Reason, s.Controller)
 	case said.Canary != "":
 		r.Clearance = "node " + said.Canary + " goes first"
 	default:
 		r.Clearance = "all nodes may be armed"
 	}
 	for _, set := range slices.Sorted(maps.Keys(said.Drift)) {
+		r.because = append(r.because, said.Drift[set])
 		r.problem(fmt.Sprintf("set %s has been changed: %s", set, said.Drift[set]))
 	}
-	// It is not ready either while it lets no node be armed, which says more.
-	if !s.Controller && !said.Opened {
-		r.problem("the controller is not ready: its log says why")
+	// While it lets no node be armed it is not ready either, and that is told.
+	if told := said.Reason != "" && !r.told.Off(); !s.Controller && !said.Opened && !told {
+		r.passing("the controller is not ready: its log says why")
 	}
 	if r.Deadline = said.Deadline; r.Deadline.After(r.seen) {
 		r.Confirm = clearance.Annotate(r.Namespace, r.Release, clearance.ConfirmAnnotation, r.Set)
@@ -154,6 +181,9 @@ func (r *report) judgeNode(name string, agent Agent, endpoints []*v3.HostEndpoin
 		if moved := trial.Parse(endpoint.AnnotationsOf(endpoints[0])[trial.Annotation]); moved.Phase != "" {
 			n.Trial = &moved
 		}
+	}
+	if r.undropped && n.Set == r.Set {
+		n.Enforced = "nothing: the policy that drops is gone, or was changed"
 	}
 	if !agent.Ready && agent.Since.After(n.Since) {
 		n.Since = agent.Since
@@ -181,6 +211,8 @@ func (r *report) judgeNode(name string, agent Agent, endpoints []*v3.HostEndpoin
 		n.Reason, lack = "open, as the release is", ""
 	case hold != "" && !off:
 		n.Reason, lack = hold, hold
+	case !agent.Ready && n.Set == r.Set && n.armed():
+		lack = "its agent is not ready yet"
 	case !agent.Ready && n.Reason != "":
 		lack = fmt.Sprintf("%s, its agent not ready: %s", n.State, n.Reason)
 	case !agent.Ready:
@@ -214,11 +246,17 @@ func (r *report) lackOf(endpoints []*v3.HostEndpoint) string {
 }
 
 // problem notes one, on a node or for all. What is so on many nodes is one problem.
-func (r *report) problem(text string, nodes ...string) {
-	at := slices.IndexFunc(r.Problems, func(p problem) bool { return p.Text == text })
+func (r *report) problem(text string, nodes ...string) { r.note(problem{text, nodes, false}) }
+
+// passing notes one that a rollout that goes on ends.
+func (r *report) passing(text string, nodes ...string) { r.note(problem{text, nodes, true}) }
+
+func (r *report) note(p problem) {
+	at := slices.IndexFunc(r.Problems, func(q problem) bool { return q.Text == p.Text })
 	if at < 0 {
-		at = len(r.Problems)
-		r.Problems = append(r.Problems, problem{Text: text})
+		r.Problems = append(r.Problems, p)
+		return
 	}
-	r.Problems[at].Nodes = append(r.Problems[at].Nodes, nodes...)
+	r.Problems[at].Nodes = append(r.Problems[at].Nodes, p.Nodes...)
+	r.Problems[at].passes = r.Problems[at].passes && p.passes
 }

@@ -28,7 +28,10 @@ type Seen struct {
 	Controller bool
 	// Wanted is how many nodes are to have an agent, Updated how many have the present one.
 	Wanted, Updated int
-	Static          bool // agents are static pods, of which neither is known
+	// Observed tells that Kubernetes has counted them, Created when what runs them was made.
+	Observed bool
+	Created  time.Time
+	Static   bool // agents are static pods, of which neither is known
 	// Agents are those that have a node and are not about to end.
 	Agents []Agent
 	// Data and Annotations are those of the clearance, nil where there is none.

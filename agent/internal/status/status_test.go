@@ -73,7 +73,7 @@ func (f *fake) say(what func(c *clearance.Clearance)) {
 
 // want is the set that the values ask for, and specs are the specs of its policies.
 var (
-	specs = map[string]map[string]any{"fw-ssh-r1": {"order": 10, "types": []any{"Ingress"}}, "fw-drop-r1": {"order": 20, "types": []any{"Ingress"}}}
+	specs = map[string]map[string]any{"fw-ssh-r1": {"order": 10, "types": []any{"Ingress"}}, "fw-drop-r1": {"order": 20, "types": []any{"Ingress"}, "ingress": []any{map[string]any{"action": "Deny"}}}}
 	want  = clearance.Set{Revision: "r1", Policies: map[string]string{"fw-ssh-r1": policyset.Digest(specs["fw-ssh-r1"]), "fw-drop-r1": policyset.Digest(specs["fw-drop-r1"])}}
 )
 
@@ -86,11 +86,11 @@ func (f *fake) policy(name, release, set string, spec map[string]any) {
 // protected is a cluster in which all is as it should be: two nodes with agents, and one that is not to have any.
 func protected() *fake {
 	f := &fake{Seen: status.Seen{
-		Controller: true, Wanted: 2, Updated: 2, Nodes: []string{"n2", "windows", "n1"},
+		Controller: true, Wanted: 2, Updated: 2, Observed: true, Nodes: []string{"n2", "windows", "n1"},
 		Agents: []status.Agent{{Node: "n2", Pod: "p2", Ready: true}, {Node: "n1", Pod: "p1", Ready: true}},
 	}}
-	f.hep("n1", "n1", "Armed", "armed with set r1")
-	f.hep("n2", "n2", "Armed", "armed with set r1")
+	f.hep("n1", "n1", "Armed", "armed with policy set r1")
+	f.hep("n2", "n2", "Armed", "armed with policy set r1")
 	f.policy("fw-ssh-r1", "fw", "r1", specs["fw-ssh-r1"])
 	f.policy("fw-drop-r1", "fw", "r1", specs["fw-drop-r1"])
 	f.policy("fw-drop-r0", "fw", "r0", nil)
@@ -143,8 +143,8 @@ func TestReleaseThatIsAsItShouldBeIsProvenAtOnce(t *testing.T) {
 Set r1: all nodes may be armed. Nodes: 2 Armed, 1 no agent.
 
 NODE     STATE     SET  SINCE  ENFORCED       REASON
-n1       Armed     r1   3m     IPv4 and IPv6  armed with set r1
-n2       Armed     r1   3m     IPv4 and IPv6  armed with set r1
+n1       Armed     r1   3m     IPv4 and IPv6  -
+n2       Armed     r1   3m     IPv4 and IPv6  -
 windows  no agent  -    -      -              it is not protected
 `, printed)
 }
@@ -207,12 +207,12 @@ func TestReleaseIsToldToProgramsAsJSON(t *testing.T) {
 	require.EqualError(t, err, "not all is well")
 	assert.Zero(t, took, "nobody is kept waiting who does not ask for that")
 	assert.JSONEq(t, `{
-		"release": "fw", "namespace": "ns", "mode": "audit", "set": "r1", "well": false,
-		"problems": [{"text": "Armed, its agent not ready: armed with set r1", "nodes": ["n2"]}],
+		"release": "fw", "namespace": "ns", "mode": "audit", "set": "r1", "well": false, "onItsWay": true,
+		"problems": [{"text": "its agent is not ready yet", "nodes": ["n2"]}],
 		"clearance": "node n1 goes first", "held": 1, "states": {"Armed": 2, "no agent": 1},
 		"nodes": [
-			{"name": "n2", "state": "Armed", "set": "r1", "since": "1999-12-31T23:59:00Z", "enforced": "IPv4 and IPv6", "reason": "armed with set r1", "agent": "p2", "well": false},
-			{"name": "n1", "state": "Armed", "set": "r1", "since": "1999-12-31T23:57:00Z", "enforced": "IPv4 and IPv6", "reason": "armed with set r1", "agent": "p1", "well": true},
+			{"name": "n2", "state": "Armed", "set": "r1", "since": "1999-12-31T23:59:00Z", "enforced": "IPv4 and IPv6", "reason": "armed with policy set r1", "agent": "p2", "well": false},
+			{"name": "n1", "state": "Armed", "set": "r1", "since": "1999-12-31T23:57:00Z", "enforced": "IPv4 and IPv6", "reason": "armed with policy set r1", "agent": "p1", "well": true},
 			{"name": "windows", "state": "no agent", "reason": "it is not protected", "well": true}]}`, printed)
 }
 
@@ -309,10 +309,10 @@ func TestReleaseThatIsNotAsItShouldBeFailsInItsTimeAndSaysWhy(t *testing.T) {
 		"note of another state": {false, func(f *fake) {
 			note(f.Endpoints[0], endpoint.Note{State: "Conflict", Reason: "HostEndpoint a of this node is of somebody else"})
 		}, []string{"node n1: Conflict: HostEndpoint a of this node"}},
-		"agents of the template before":           {false, func(f *fake) { f.Updated = 1 }, []string{"1 of 2 agents are the present ones"}},
+		"agents of the template before":           {false, func(f *fake) { f.Updated = 1 }, []string{"1 of 2 nodes are still to get their new agent"}},
 		"node without the agent it needs":         {false, func(f *fake) { f.Wanted = 3 }, []string{"3 nodes are to have an agent, and 2 have one", "\nwindows  no agent"}},
 		"two agents on one node, none on another": {false, func(f *fake) { f.Agents[0].Node = "n1" }, []string{"2 nodes are to have an agent, and 1 have one"}},
-		"nobody to protect":                       {false, func(f *fake) { f.Seen = status.Seen{Nodes: f.Nodes, Data: f.Data} }, []string{"agent.nodeSelector"}},
+		"nobody to protect":                       {false, func(f *fake) { f.Seen = status.Seen{Nodes: f.Nodes, Data: f.Data, Observed: true} }, []string{"agent.nodeSelector"}},
 		"static pod on no node":                   {false, func(f *fake) { f.Seen = status.Seen{Static: true, Nodes: f.Nodes, Data: f.Data} }, []string{"write on each of them what the command manifest prints"}},
 		"static pod of another release":           {false, func(f *fake) { f.Static, f.Agents[1].Old = true, true }, []string{"node n1: its agent is not the present one: write there what"}},
 		"static pod that is gone":                 {false, func(f *fake) { f.Static, f.Agents = true, f.Agents[:1] }, []string{"node n1: nobody keeps its endpoint, which an agent that is gone noted as Armed"}},
