@@ -17,7 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/dynamic"
 
 	"github.com/host-firewall/host-firewall/tests/cluster/binaries"
 	"github.com/host-firewall/host-firewall/tests/cluster/host"
@@ -93,13 +92,9 @@ func (c *Cluster) RemoveCalicoAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config, err := c.RESTConfig()
+	objects, err := c.Dynamic()
 	if err != nil {
 		return err
-	}
-	objects, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("make client: %w", err)
 	}
 	// The registration goes first: as long as it is there, the server is missed.
 	for _, err := range []error{
@@ -177,13 +172,9 @@ func (c *Cluster) registerCalicoAPI(ctx context.Context, ca *pki.Authority) erro
 	if err != nil {
 		return err
 	}
-	config, err := c.RESTConfig()
+	objects, err := c.Dynamic()
 	if err != nil {
 		return err
-	}
-	objects, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("make client: %w", err)
 	}
 	bundle, err := os.ReadFile(ca.Path("ca.crt"))
 	if err != nil {

@@ -48,9 +48,7 @@ func startArgo(t *testing.T) argo {
 	t.Helper()
 	programs, err := binaries.Ensure(t.Context(), filepath.Join(root, "tests", "cluster", "modules"), t.Output(), binaries.ArgoCD)
 	require.NoError(t, err)
-	config, err := nodes.RESTConfig()
-	require.NoError(t, err)
-	client, err := dynamic.NewForConfig(config)
+	client, err := nodes.Dynamic()
 	require.NoError(t, err)
 	helm, home := helm3(t), t.TempDir()
 	a := argo{

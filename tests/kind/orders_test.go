@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/dynamic"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
@@ -84,9 +83,7 @@ func createNamespace(t *testing.T) {
 // removeDefinitions makes the API server forget host endpoints and policies, until comeBack is called or the test ends.
 func removeDefinitions(t *testing.T) (comeBack func()) {
 	t.Helper()
-	config, err := nodes.RESTConfig()
-	require.NoError(t, err)
-	client, err := dynamic.NewForConfig(config)
+	client, err := nodes.Dynamic()
 	require.NoError(t, err)
 	crds := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
 	var removed []*unstructured.Unstructured

@@ -344,11 +344,7 @@ func kubectl(ctx context.Context, stdin string, args ...string) (string, error) 
 // would wait for it has tests of its own.
 func clean(ctx context.Context) error {
 	standing.Release = nil
-	config, err := nodes.RESTConfig()
-	if err != nil {
-		return err
-	}
-	client, err := dynamic.NewForConfig(config)
+	client, err := nodes.Dynamic()
 	if err != nil {
 		return err
 	}

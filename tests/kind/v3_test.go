@@ -62,9 +62,7 @@ const groupV3 = "projectcalico.org"
 // stored is the API for what Calico has stored of a resource, by whichever API it was written.
 func stored(t *testing.T, resource string) dynamic.ResourceInterface {
 	t.Helper()
-	config, err := nodes.RESTConfig()
-	require.NoError(t, err)
-	client, err := dynamic.NewForConfig(config)
+	client, err := nodes.Dynamic()
 	require.NoError(t, err)
 	return client.Resource(nodes.StorageGroup().WithResource(resource))
 }

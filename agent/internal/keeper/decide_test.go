@@ -93,7 +93,7 @@ func TestArmedNodeIsOpenedByNothingElse(t *testing.T) {
 }
 
 // An endpoint of one interface beats the one of all interfaces there.
-func TestEndpointsOfSeveralInterfaces(t *testing.T) {
+func TestEndpointsOfSeveralInterfacesAreArmedAsOne(t *testing.T) {
 	config := testConfig()
 	config.Patterns = []string{"*", "eth*"}
 	hep := func(iface, set string) *v3.HostEndpoint {

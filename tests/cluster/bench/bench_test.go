@@ -46,7 +46,7 @@ func TestDistributionKeepsTheOrderOfItsSamples(t *testing.T) {
 	assert.Equal(t, "not within 90 s", distribution(nil, 3, 90*time.Second).text())
 }
 
-func TestFiguresOfAProcess(t *testing.T) {
+func TestFiguresOfAProcessAreReadFromProc(t *testing.T) {
 	m, err := parseMemory("5581a000-7ffd rollup  [rollup]\nRss:    12600 kB\nPss:    12000 kB\nAnonymous:    2400 kB\n")
 	require.NoError(t, err)
 	assert.Equal(t, memory{resident: 12600 << 10, anonymous: 2400 << 10}, m)

@@ -58,6 +58,7 @@ const calicosOwn = "default"
 // Cluster is what a release is installed into.
 type Cluster interface {
 	RESTConfig() (*rest.Config, error)
+	Dynamic() (dynamic.Interface, error)
 	Client() (kubernetes.Interface, error)
 	Nodes() []cluster.Member
 	// CalicoGroup is the API group that a release uses there.
@@ -87,13 +88,9 @@ func Values(values map[string]any) map[string]any {
 
 // Calico is the API for one of Calico's resources, such as hostendpoints, in the group that a release would use too.
 func Calico(c Cluster, resource string) (dynamic.ResourceInterface, error) {
-	config, err := c.RESTConfig()
+	client, err := c.Dynamic()
 	if err != nil {
 		return nil, err
-	}
-	client, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("make client: %w", err)
 	}
 	return client.Resource(c.CalicoGroup().WithResource(resource)), nil
 }
