@@ -43,7 +43,7 @@ func TestPreviewTellsWhatAnUpgradeWouldCloseAndWhoUsesThat(t *testing.T) {
 	var told string
 	eventually(t, "the admin's connection to be told", func(ctx context.Context) (err error) {
 		told, err = preview(ctx, r, next)
-		if use := fmt.Sprintf("in use: tcp/%d from 198.51.100.10 (1 connection, %s)", cluster.OrdinaryPort, on); err == nil && !strings.Contains(told, use) {
+		if use := fmt.Sprintf("used lately: tcp/%d from 198.51.100.10 (1 connection, %s)", cluster.OrdinaryPort, on); err == nil && !strings.Contains(told, use) {
 			err = fmt.Errorf("%q is not in it:\n%s", use, told)
 		}
 		return err

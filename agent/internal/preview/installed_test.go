@@ -155,9 +155,9 @@ func TestWhoUsesWhatIsClosedIsTold(t *testing.T) {
 	assert.Equal(t, `From what is installed (set aaaa) to the standard input (set bbbb):
   closes everything to 10.4.0.0/16 and 2001:db8:4::/48, but what cluster,
     failsafe and ingress[e0] let in
-      in use: tcp/9100 from 10.4.0.9 (3 connections, worker-2)
-      in use: tcp/9100 from 2001:db8:4::9 (1 connection, worker-1)
-      in use: tcp/10250 from 10.4.0.10 (1 connection, worker-2)
+      used lately: tcp/9100 from 10.4.0.9 (3 connections, worker-2)
+      used lately: tcp/9100 from 2001:db8:4::9 (1 connection, worker-1)
+      used lately: tcp/10250 from 10.4.0.10 (1 connection, worker-2)
   opens tcp/443 to everybody
 `, text)
 
@@ -197,9 +197,9 @@ func TestWhoIsTrustedAsSeveralThingsIsCutWhereNoneIsLeft(t *testing.T) {
 	}
 	for _, text := range []string{in(true, false, false), in(false, true, false), in(false, false, true)} {
 		assert.Contains(t, text, "closes ")
-		assert.NotContains(t, text, "in use")
+		assert.NotContains(t, text, "used lately")
 	}
-	assert.Contains(t, in(false, false, false), "in use: tcp/9100 from 192.0.2.1 (1 connection, n1)")
+	assert.Contains(t, in(false, false, false), "used lately: tcp/9100 from 192.0.2.1 (1 connection, n1)")
 }
 
 // Of thousands of connections the first lines tell enough.
@@ -221,7 +221,7 @@ func TestTextStaysShortWithManyNodesAndNetworks(t *testing.T) {
 	t.Logf("%s\n%s", time.Since(began), text)
 	assert.LessOrEqual(t, strings.Count(text, "\n"), 14, text)
 	assert.Contains(t, text, "closes everything to nodes, pods, 10.4.0.0/24, 10.4.1.0/24, 10.4.2.0/24,\n    10.4.3.0/24 and 2996 more,")
-	assert.Contains(t, text, "in use: tcp/9100 from 10.4.0.9 (2 connections, node-0000)\n")
+	assert.Contains(t, text, "used lately: tcp/9100 from 10.4.0.9 (2 connections, node-0000)\n")
 	assert.Contains(t, text, "and 5990 connections more, on 2995 nodes\n")
 }
 
@@ -230,7 +230,7 @@ func TestWhatIsNotKnownOfWhoIsConnectedIsSaid(t *testing.T) {
 	f.connect(map[string][]peers.Port{"n1": nil, "n2": nil})
 	text, err := run(f, toInstalled, map[string]string{"-": without.text(t, "bbbb")})
 	require.NoError(t, err)
-	assert.Contains(t, strings.Join(strings.Fields(text), " "), "who is connected now is not known: agents tell it")
+	assert.Contains(t, strings.Join(strings.Fields(text), " "), "who is or was connected is not known: agents tell it")
 	f.connect(map[string][]peers.Port{"n1": nil, "n2": {}})
 	text, err = run(f, toInstalled, map[string]string{"-": without.text(t, "bbbb")})
 	require.NoError(t, err)
@@ -302,7 +302,7 @@ func TestUnreadableInputIsNamed(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
 		"no YAML":          {good + "---\n{\n", "new.yaml: document 5: "},
 		"a text":           {"hello\n", "new.yaml: document 1: "},
-		"nothing":          {"", "new.yaml: there is neither a DaemonSet of this chart in it, nor a PodTemplate: "},
+		"nothing":          {"", "new.yaml is empty: did helm template fail?"},
 		"no agents":        {policies, "new.yaml: there is neither a DaemonSet of this chart in it, nor a PodTemplate: "},
 		"no policies":      {agent, "new.yaml: there is no GlobalNetworkPolicy of set aaaa in it"},
 		"unknown argument": {strings.Replace(good, "--mode=enforce", "--mode=sometimes", 1), "new.yaml: the arguments of the agents: --mode"},
@@ -331,4 +331,37 @@ func TestWholeManifestsAreRead(t *testing.T) {
 		assert.Equal(t, "host-firewall", side.Release)
 		assert.Len(t, side.policies, map[string]int{"defaults": 4, "everything": 6}[name])
 	}
+}
+
+// Nobody who pipes a rendering knows what the document - is.
+func TestStandardInputThatIsEmptyIsCalledByItsName(t *testing.T) {
+	f := cluster(t, trusting.text(t, "aaaa"))
+	_, err := run(f, toInstalled, map[string]string{"-": "\n"})
+	require.ErrorIs(t, err, ErrUnreadable)
+	require.EqualError(t, err, "the standard input is empty: did helm template fail?")
+	_, err = run(f, toInstalled, map[string]string{"-": "hello\n"})
+	require.ErrorContains(t, err, "the standard input: document 1: ")
+}
+
+// SSH's failsafe is not narrowed in audit, so what its networks mean shows when that ends.
+func TestTwoInAuditAreComparedAsEnforceWouldBe(t *testing.T) {
+	with := trusting
+	with.mode, with.sshCIDRs, with.sshPorts, with.narrow = "audit", []string{"198.51.100.0/24"}, []int{22}, true
+	lost := with
+	lost.sshCIDRs = nil
+	f := cluster(t, with.text(t, "aaaa"))
+	f.connect(nil)
+	text, err := run(f, toInstalled, map[string]string{"-": lost.text(t, "bbbb")})
+	require.NoError(t, err)
+	assert.Contains(t, text, "  mode stays audit, and nothing is dropped: this is what changes in what mode\n    enforce would drop\n  opens tcp/22 to everybody\n")
+}
+
+func TestRenderingOfAnotherReleaseIsNoticed(t *testing.T) {
+	f := cluster(t, trusting.text(t, "aaaa"))
+	f.connect(nil)
+	other := strings.NewReplacer("release=fw", "release=host-firewall", "host-firewall.io/release: fw", "host-firewall.io/release: host-firewall",
+		`"host-firewall.io/release":"fw"`, `"host-firewall.io/release":"host-firewall"`, "host-firewall.io/release == 'fw'", "host-firewall.io/release == 'host-firewall'", `"fw-`, `"host-firewall-`)
+	text, err := run(f, toInstalled, map[string]string{"-": other.Replace(trusting.text(t, "bbbb"))})
+	require.NoError(t, err)
+	assert.Contains(t, text, "  these are two releases: fw, and host-firewall as helm template NAME has it\n")
 }

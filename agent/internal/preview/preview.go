@@ -56,7 +56,10 @@ func Run(ctx context.Context, cluster Cluster, told settings.Settings, open func
 		if err != nil {
 			return err
 		}
-		r, _ := compareSides(before, after)
+		r, _, err := compareSides(before, after)
+		if err != nil {
+			return err
+		}
 		return r.print(out, told.Output)
 	}
 	before, forAll, err := installed(ctx, cluster, told)
@@ -68,7 +71,10 @@ func Run(ctx context.Context, cluster Cluster, told settings.Settings, open func
 			return err
 		}
 	}
-	r, t := compareSides(before, after)
+	r, t, err := compareSides(before, after)
+	if err != nil {
+		return err
+	}
 	who, err := whoIsConnected(ctx, cluster, before)
 	if err != nil {
 		return fmt.Errorf("read who is connected: %w", err)
@@ -78,11 +84,16 @@ func Run(ctx context.Context, cluster Cluster, told settings.Settings, open func
 	return r.print(out, told.Output)
 }
 
-// compareSides says what changes from one side to the other. Between two in mode audit it is
-// what is logged, as if that were dropped.
-func compareSides(before, after *Side) (*Report, *table) {
+// compareSides says what changes from one side to the other. Between two in mode audit it is what
+// changes in what mode enforce would drop.
+func compareSides(before, after *Side) (_ *Report, _ *table, err error) {
 	if before.Mode == settings.ModeAudit && after.Mode == settings.ModeAudit {
-		before, after = before.enforcing(), after.enforcing()
+		if before, err = before.enforcing(); err != nil {
+			return nil, nil, err
+		}
+		if after, err = after.enforcing(); err != nil {
+			return nil, nil, err
+		}
 	}
 	r := &Report{Before: before, After: after, Changes: []*Change{}}
 	t := compare(before, after)
@@ -95,7 +106,7 @@ func compareSides(before, after *Side) (*Report, *table) {
 	}
 	inOrder(r.Changes)
 	r.note()
-	return r, t
+	return r, t, nil
 }
 
 // noteWhoTells says how many nodes have something else, and how much is known of who is connected, where that matters.
@@ -107,9 +118,9 @@ func (r *Report) noteWhoTells(who connected) {
 	switch {
 	case !closing || who.tell == who.nodes && who.nodes > 0:
 	case who.tell == 0:
-		r.Notes = append(r.Notes, "who is connected now is not known: agents tell it in mode audit, before they arm a node, and with rollout.watchPeers=always")
+		r.Notes = append(r.Notes, "who is or was connected is not known: agents tell it in mode audit, before they arm a node, and with rollout.watchPeers=always")
 	default:
-		r.Notes = append(r.Notes, fmt.Sprintf("who is connected now is known of %d of %d nodes: all agents tell it with rollout.watchPeers=always", who.tell, who.nodes))
+		r.Notes = append(r.Notes, fmt.Sprintf("who is or was connected is known of %d of %d nodes: all agents tell it with rollout.watchPeers=always", who.tell, who.nodes))
 	}
 }
 
@@ -134,13 +145,18 @@ func (r *Report) note() {
 	}
 }
 
-// modes says what the modes mean for the changes.
-func (r *Report) modes() (lines []string) {
-	before, after := r.Before.Mode, r.After.Mode
-	if before != after {
+// first says what has to be known to understand the changes: of which releases and modes they are.
+func (r *Report) first() (lines []string) {
+	if before, after := r.Before.Release, r.After.Release; before != after {
+		lines = append(lines, fmt.Sprintf("these are two releases: %s, and %s as helm template NAME has it", before, after))
+	}
+	switch before, after := r.Before.Mode, r.After.Mode; {
+	case before == settings.ModeAudit && after == settings.ModeEnforce:
+		lines = append(lines, "mode audit becomes enforce: what audit only logs is dropped. To see what else the values change, compare a rendering with mode=audit")
+	case before != after:
 		lines = append(lines, fmt.Sprintf("mode %s becomes %s", before, after))
-	} else if after == settings.ModeAudit {
-		lines = append(lines, "mode stays audit: nothing is dropped, and this is what changes in what is logged")
+	case after == settings.ModeAudit:
+		lines = append(lines, "mode stays audit, and nothing is dropped: this is what changes in what mode enforce would drop")
 	}
 	return lines
 }

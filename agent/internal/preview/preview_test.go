@@ -73,7 +73,8 @@ func TestEveryPairOfRenderingsHasAText(t *testing.T) {
 	}
 	for from, before := range sides {
 		for to, after := range sides {
-			r, _ := compareSides(before, after)
+			r, _, err := compareSides(before, after)
+			require.NoError(t, err)
 			text := r.String()
 			for line := range strings.Lines(text) {
 				assert.LessOrEqual(t, len(line), columns+1, line)
@@ -88,7 +89,8 @@ func TestEveryPairOfRenderingsHasAText(t *testing.T) {
 			for _, c := range r.Changes {
 				changes = append(changes, fmt.Sprint(c.Does, c.What, c.On, c.To, c.But))
 			}
-			back, _ := compareSides(after, before)
+			back, _, err := compareSides(after, before)
+			require.NoError(t, err)
 			assert.ElementsMatch(t, changes, mirrored(back), "%s -> %s", from, to)
 		}
 	}
@@ -115,7 +117,8 @@ func TestTextSaysInFewLinesWhatMatters(t *testing.T) {
   opens everything to 10.240.0.0/16 and 192.168.0.0/16
 `},
 		{"audit", "ssh", `
-  mode audit becomes enforce
+  mode audit becomes enforce: what audit only logs is dropped. To see what else
+    the values change, compare a rendering with mode=audit
   closes everything to everybody, but what cluster, essential, failsafe and
     ssh.cidrs let in
 `},
@@ -134,7 +137,8 @@ func TestTextSaysInFewLinesWhatMatters(t *testing.T) {
   it is the same set of policies: no node moves to another one
 `},
 	} {
-		r, _ := compareSides(read(t, test.from+".yaml", texts[test.from]), read(t, test.to+".yaml", texts[test.to]))
+		r, _, err := compareSides(read(t, test.from+".yaml", texts[test.from]), read(t, test.to+".yaml", texts[test.to]))
+		require.NoError(t, err)
 		first := fmt.Sprintf("From %s.yaml (set %s) to %s.yaml (set %s):", test.from, r.Before.Set, test.to, r.After.Set)
 		assert.Equal(t, first+test.want, r.String())
 	}
@@ -356,7 +360,8 @@ func TestTextIsTrueOfEveryConnection(t *testing.T) {
 			after.ingress, after.sshCIDRs = kept.ingress, kept.sshCIDRs
 		}
 		a, b := before.side(t, "a", "aaaa"), after.side(t, "b", "bbbb")
-		report, table := compareSides(a, b)
+		report, table, err := compareSides(a, b)
+		require.NoError(t, err)
 		for range 400 {
 			c, known := randomConnection(r)
 			_, world := connection(c.From, known, target{})
@@ -381,7 +386,8 @@ func TestTextIsTrueOfEveryConnection(t *testing.T) {
 				t.Fatalf("seed %d: %+v known as %d\n%s\n%+v\n%+v", seed, c, known, report, before, after)
 			}
 		}
-		back, _ := compareSides(b, a)
+		back, _, err := compareSides(b, a)
+		require.NoError(t, err)
 		var told []string
 		for _, c := range report.Changes {
 			told = append(told, fmt.Sprint(c.Does, c.What, c.On, c.To, c.But))

@@ -89,8 +89,8 @@ func (r *Report) String() string {
 		b.WriteString(peers.Wrap(strings.Repeat(" ", indent)+text, columns, indent+2) + "\n")
 	}
 	line(0, fmt.Sprintf("From %s to %s:", r.Before.title(), r.After.title()))
-	for _, mode := range r.modes() {
-		line(2, mode)
+	for _, text := range r.first() {
+		line(2, text)
 	}
 	for _, c := range r.Changes[:min(mostChanges, len(r.Changes))] {
 		line(2, c.Text)
@@ -113,7 +113,7 @@ func (r *Report) String() string {
 // told says who uses what is closed, most connections first.
 func told(uses []peers.Cut) (lines []string) {
 	for _, u := range uses[:min(mostUses, len(uses))] {
-		lines = append(lines, fmt.Sprintf("in use: tcp/%d from %s (%s, %s)", u.Port, u.From, peers.Connections(u.Connections), u.Node))
+		lines = append(lines, fmt.Sprintf("used lately: tcp/%d from %s (%s, %s)", u.Port, u.From, peers.Connections(u.Connections), u.Node))
 	}
 	if rest := uses[min(mostUses, len(uses)):]; len(rest) > 0 {
 		nodes := map[string]bool{}

@@ -33,6 +33,9 @@ type Side struct {
 	policies []verdict.Policy
 	failsafe []v3.ProtoPort
 	narrowed *failsafe.Want
+	// enforced is what mode enforce narrows the failsafe to, and forAll what else says which that is.
+	enforced *failsafe.Want
+	forAll   *failsafe.Configuration
 }
 
 // object is what is read of each document.
@@ -49,9 +52,12 @@ type object struct {
 // Read reads a rendering, as helm template and helm get manifest write it. Where it holds
 // several releases, release says which one counts. An error names the document, by its place.
 func Read(name string, text []byte, release string) (*Side, error) {
+	if len(bytes.TrimSpace(text)) == 0 {
+		return nil, fmt.Errorf("%s is empty: did helm template fail?", called(name))
+	}
 	objects, err := documents(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", called(name), err)
 	}
 	agents := map[string]object{}
 	for _, o := range objects {
@@ -65,9 +71,9 @@ func Read(name string, text []byte, release string) (*Side, error) {
 	agent, there := agents[release]
 	switch {
 	case len(agents) == 0:
-		return nil, fmt.Errorf("%s: there is neither a DaemonSet of this chart in it, nor a PodTemplate: give all that helm template or helm get manifest writes", name)
+		return nil, fmt.Errorf("%s: there is neither a DaemonSet of this chart in it, nor a PodTemplate: give all that helm template or helm get manifest writes", called(name))
 	case !there:
-		return nil, fmt.Errorf("%s: it holds the releases %s: say which one with --release", name, strings.Join(slices.Sorted(maps.Keys(agents)), ", "))
+		return nil, fmt.Errorf("%s: it holds the releases %s: say which one with --release", called(name), strings.Join(slices.Sorted(maps.Keys(agents)), ", "))
 	}
 	var policies []Policy
 	for _, o := range objects {
@@ -128,7 +134,7 @@ type Policy struct {
 func sideOf(name string, arguments []string, all []Policy) (*Side, error) {
 	told, err := settings.Rendered(arguments)
 	if err != nil {
-		return nil, fmt.Errorf("%s: the arguments of the agents: %w", name, err)
+		return nil, fmt.Errorf("%s: the arguments of the agents: %w", called(name), err)
 	}
 	s := &Side{Name: name, Release: told.Release, Set: told.Set, Mode: told.Mode, Interfaces: told.Interfaces, failsafe: failsafe.Builtin()}
 	for _, p := range all {
@@ -137,13 +143,16 @@ func sideOf(name string, arguments []string, all []Policy) (*Side, error) {
 		}
 	}
 	if len(s.policies) == 0 {
-		return nil, fmt.Errorf("%s: there is no GlobalNetworkPolicy of set %s in it", name, told.Set)
+		return nil, fmt.Errorf("%s: there is no GlobalNetworkPolicy of set %s in it", called(name), told.Set)
 	}
 	if s.set, err = verdict.Of(told.Release, s.policies); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", called(name), err)
 	}
-	if told.NarrowFailsafe && len(told.SSHCIDRs) > 0 && told.Mode == settings.ModeEnforce {
-		s.narrowed = &failsafe.Want{Ports: told.SSHPorts, CIDRs: told.SSHCIDRs}
+	if told.NarrowFailsafe && len(told.SSHCIDRs) > 0 {
+		s.enforced = &failsafe.Want{Ports: told.SSHPorts, CIDRs: told.SSHCIDRs}
+	}
+	if told.Mode == settings.ModeEnforce {
+		s.narrowed = s.enforced
 	}
 	return s, s.follow(nil)
 }
@@ -151,6 +160,7 @@ func sideOf(name string, arguments []string, all []Policy) (*Side, error) {
 // follow makes Felix's failsafe the one that a FelixConfiguration for all nodes says, nil
 // where there is none, narrowed as the agents do it.
 func (s *Side) follow(forAll *failsafe.Configuration) (err error) {
+	s.forAll = forAll
 	s.failsafe, err = failsafe.Inbound(nil, forAll, s.narrowed)
 	return err
 }
@@ -168,23 +178,25 @@ func (s *Side) judge(c verdict.Connection, w verdict.World) verdict.Verdict {
 	return v
 }
 
-// enforcing is the side as if what mode audit logs were dropped.
-func (s *Side) enforcing() *Side {
+// enforcing is the side, which is one in mode audit, as if that were enforce.
+func (s *Side) enforcing() (*Side, error) {
 	enforcing := *s
-	enforcing.set = s.set.Enforcing()
-	return &enforcing
+	enforcing.set, enforcing.narrowed = s.set.Enforcing(), s.enforced
+	return &enforcing, enforcing.follow(s.forAll)
 }
 
 // title is what the side is called for people.
-func (s *Side) title() string {
-	name := s.Name
+func (s *Side) title() string { return fmt.Sprintf("%s (set %s)", called(s.Name), s.Set) }
+
+// called is what a file is called for people.
+func called(name string) string {
 	switch name {
 	case settings.Installed:
-		name = "what is installed"
+		return "what is installed"
 	case "-":
-		name = "the standard input"
+		return "the standard input"
 	}
-	return fmt.Sprintf("%s (set %s)", name, s.Set)
+	return name
 }
 
 // outbound tells whether what goes out is allowed by a policy of the set.

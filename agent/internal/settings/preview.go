@@ -17,7 +17,7 @@ func (s Settings) NeedsCluster() bool { return s.New == "" || s.Old == Installed
 func Preview() Command {
 	return Command{
 		about: `PROGRAM preview says what changes in who may reach what, between two renderings of the chart (of helm template, or helm get
-manifest), or from what is installed to a rendering. Then it says as well who is connected now and would not be let in any more, as far as
+manifest), or from what is installed to a rendering. Then it says as well who is or was connected and would not be let in any more, as far as
 agents tell. It changes nothing, and ends with 0 whatever it finds, with 2 where it can't read a rendering. - is the standard input.
 
 Usage:
