@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/host-firewall/host-firewall/agent/internal/clearance"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
 // A deadline is a moment of this controller's clock, and each agent keeps it by its own, a minute
@@ -16,17 +17,17 @@ import (
 // mostAccepted is how many sets are remembered as accepted: Helm by itself keeps ten revisions.
 const mostAccepted = 20
 
-// accepted are the sets that nobody has to confirm, once for ever: a person has, or nodes had
-// them without having to. Who goes back to one of them wants what is known to be good.
-func (c Config) accepted(was clearance.Clearance, carried map[string]int) []string {
+// accepted are the sets that nobody has to confirm, once for ever: a person has, or all nodes were
+// well with them without that. Who goes back to one of them wants what is known to be good.
+func (c Config) accepted(m *memory, was clearance.Clearance) []string {
 	sets := was.Accepted
 	accept := func(set string) {
 		if set != "" && !slices.Contains(sets, set) {
 			sets = append(slices.Clone(sets), set)
 		}
 	}
-	if before := was.Wanted.Revision; before != c.Wanted.Revision && !was.Cleared.IsZero() && was.Deadline.IsZero() && carried[before] > 0 {
-		accept(before)
+	if was.Wanted.Revision == c.Wanted.Revision && !was.Cleared.IsZero() && was.Deadline.IsZero() && c.allWell(m) {
+		accept(c.Wanted.Revision)
 	}
 	if was.Confirmed == was.Wanted.Revision || was.Confirmed == c.Wanted.Revision {
 		accept(was.Confirmed)
@@ -34,11 +35,26 @@ func (c Config) accepted(was clearance.Clearance, carried map[string]int) []stri
 	return sets[max(len(sets)-mostAccepted, 0):]
 }
 
+// allWell tells whether all nodes have got through with the wanted set. Those that can't be armed with
+// it do not count: that says nothing of the set.
+func (c Config) allWell(m *memory) (some bool) {
+	for _, n := range m.nodes {
+		moved := n.trial.Set == c.Wanted.Revision
+		switch {
+		case n.carries && (moved && n.trial.Phase == trial.Armed || !c.Verify):
+			some = true
+		case n.has && !n.held && (n.ready || moved):
+			return false
+		}
+	}
+	return some
+}
+
 // keepDeadline takes over from the clearance until when a person has to confirm the wanted set.
 // It stands once for each set, and once more each time that nodes are to try again before
 // anybody has confirmed.
-func (c Config) keepDeadline(was clearance.Clearance, now *clearance.Clearance, carried map[string]int) {
-	now.Accepted = c.accepted(was, carried)
+func (c Config) keepDeadline(m *memory, was clearance.Clearance, now *clearance.Clearance) {
+	now.Accepted = c.accepted(m, was)
 	if c.Off {
 		// Who turns it on again arms anew.
 		return

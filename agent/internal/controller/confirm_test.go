@@ -150,7 +150,7 @@ func TestEachSetHasToBeConfirmed(t *testing.T) {
 	assert.Zero(t, w.after(time.Minute).Deadline, "back to what was confirmed")
 }
 
-func TestSetThatNodesHadIsNotToBeConfirmed(t *testing.T) {
+func TestSetThatAllNodesWereWellWithIsNotToBeConfirmed(t *testing.T) {
 	armed := func(w *world, set, from string) {
 		w.install(set)
 		w.restart(set)
@@ -187,6 +187,51 @@ func TestSetThatNodesHadIsNotToBeConfirmed(t *testing.T) {
 			armed(w, "B", "A")
 			w.annotate(clearance.ConfirmAnnotation, "B")
 		}, false},
+		"though one node was away, one held back, and one had no agent": {func(w *world) {
+			w.Confirm = 0
+			for _, name := range []string{"away", "held", "windows"} {
+				w.node(name, start.Add(-time.Hour), "192.0.2.9")
+			}
+			w.policy("theirs", nil, map[string]any{"selector": "host-firewall.io/node == 'held'"})
+			w.agent("away", "A", "A")
+			w.agent("held", "B", "A")
+			w.setReady("away", corev1.ConditionFalse)
+			w.install("B")
+			armed(w, "B", "A")
+			require.Contains(w.t, w.said().Accepted, "B")
+			armed(w, "A", "B")
+			w.Confirm = 10 * time.Minute
+		}, false},
+		"but where it did not get to all nodes, and a person went back": {func(w *world) {
+			w.Confirm = 0
+			w.install("B")
+			w.restart("B")
+			w.look()
+			w.tries("n2", trial.Status{Set: "B", From: "A", Phase: trial.Armed, Since: w.now})
+			w.after(time.Minute)
+			armed(w, "A", "B")
+			w.Confirm = 10 * time.Minute
+			w.install("B")
+			w.restart("B")
+			w.look()
+		}, true},
+		"but where a node went back from it": {func(w *world) {
+			w.Confirm = 0
+			w.install("B")
+			w.restart("B")
+			w.look()
+			w.tries("n1", trial.Status{Set: "B", From: "A", Phase: trial.Armed, Since: w.now})
+			w.after(time.Minute)
+			w.tries("n2", trial.Status{Set: "B", From: "A", Phase: trial.RolledBack, Attempt: 2, Since: w.now})
+			w.setReady("n2", corev1.ConditionFalse)
+			w.after(time.Minute)
+			w.setReady("n2", corev1.ConditionTrue)
+			armed(w, "A", "B")
+			w.Confirm = 10 * time.Minute
+			w.install("B")
+			w.restart("B")
+			w.look()
+		}, true},
 		"but what nobody confirmed, though nodes still have it": {func(w *world) {
 			armed(w, "B", "A")
 			armed(w, "A", "B")

@@ -121,7 +121,7 @@ func (c Config) decide(f facts, m *memory) (d decision) {
 	if m.unreadable != "" {
 		d.notices = append(d.notices, notice{kind: eventUnreadable, message: m.unreadable})
 	}
-	c.keepDeadline(was, &now, carried)
+	c.keepDeadline(m, was, &now)
 	others := c.others(m, now, carried)
 	c.keepTrust(f, m, len(others) > 0, &d)
 	c.lookAtPeers(f, m, was, present, &d)
