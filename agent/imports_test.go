@@ -73,7 +73,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 	want := map[string][]string{
 		"": {"/internal/calico", "/internal/cleanup", "/internal/controller", "/internal/endpoint", "/internal/health",
 			"/internal/keeper", "/internal/links", "/internal/peers", "/internal/preview", "/internal/settings", "/internal/status", "/internal/wiring", "/internal/workload"},
-		"/internal/advice":     {"/internal/failsafe", "/internal/peers", "/internal/verdict"},
+		"/internal/advice":     {"/internal/peers", "/internal/verdict"},
 		"/internal/agenda":     {},
 		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/transport", "/internal/verdict", "/internal/witness"},
 		"/internal/cleanup":    {"/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/settings"},
