@@ -109,7 +109,7 @@ type Clearance struct {
 	// last text of RetryAnnotation then.
 	Cleared time.Time
 	Retried string
-	// Deadline is when nodes leave the wanted set again unless a person has confirmed it; zero:
+	// Deadline is until when a person has to confirm the wanted set, or nodes leave it a minute later; zero:
 	// nobody has to.
 	Deadline time.Time
 	// Accepted are revisions of sets that nobody has to confirm, the last one last.

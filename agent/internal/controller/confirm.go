@@ -12,7 +12,7 @@ import (
 // A deadline is a moment of this controller's clock, and each agent keeps it by its own, a minute
 // late (trial.Skew). So where clocks differ by up to a minute, no node goes back before the
 // deadline, whatever its clock says, and a person who confirms in the last second is heard by
-// all: agents watch the annotation themselves. The last ones go back two minutes after it.
+// all: agents watch the annotation themselves. Where clocks agree, nodes go back a minute after it.
 
 // mostAccepted is how many sets are remembered as accepted: Helm by itself keeps ten revisions.
 const mostAccepted = 20
@@ -89,7 +89,7 @@ func (c Config) setDeadline(f facts, now *clearance.Clearance, carried bool) {
 }
 
 // expired says that nobody has confirmed the wanted set; empty: it is not too late.
-func (c Config) expired(f facts, now clearance.Clearance, d *decision) string {
+func (c Config) expired(f facts, m *memory, now clearance.Clearance, d *decision) string {
 	switch {
 	case now.Deadline.IsZero():
 		return ""
@@ -97,8 +97,14 @@ func (c Config) expired(f facts, now clearance.Clearance, d *decision) string {
 		d.at(now.Deadline)
 		return ""
 	}
-	return fmt.Sprintf("nobody has confirmed set %s until %s, so nodes go back from it within two minutes. To try it once more: %s",
-		c.Wanted.Revision, now.Deadline.UTC().Format(time.RFC3339), c.retryBy())
+	then := "went back from it"
+	for _, n := range m.nodes {
+		if n.carries && n.trial.From != c.Wanted.Revision {
+			then = "go back from it about a minute later, when that has passed by any clock"
+		}
+	}
+	return fmt.Sprintf("nobody has confirmed set %s until %s, so nodes %s. To try it once more: %s",
+		c.Wanted.Revision, now.Deadline.UTC().Format(time.RFC3339), then, c.retryBy())
 }
 
 // confirmBy says how to confirm the wanted set.

@@ -87,7 +87,7 @@ func TestSetThatNobodyConfirmsIsNotClearedAnyMore(t *testing.T) {
 	w.tries("n1", w.status(trial.Armed, 1))
 	require.True(t, mayArm(w.after(10*time.Minute-time.Second), "n2", "A"))
 	said := w.after(time.Second)
-	assert.Equal(t, "nobody has confirmed set A until "+deadline.Format(time.RFC3339)+", so nodes go back from it within two minutes. To try it once more: "+
+	assert.Equal(t, "nobody has confirmed set A until "+deadline.Format(time.RFC3339)+", so nodes go back from it about a minute later, when that has passed by any clock. To try it once more: "+
 		`kubectl -n ns annotate --overwrite configmap fw host-firewall.io/retry="$(date)"`, said.Reason)
 	assert.Equal(t, deadline, said.Deadline, "agents still have to know")
 	assert.False(t, w.last.status.Ready)
@@ -95,6 +95,7 @@ func TestSetThatNobodyConfirmsIsNotClearedAnyMore(t *testing.T) {
 	unconfirmed := w.status(trial.RolledBack, 1, "set A was not confirmed")
 	unconfirmed.Unconfirmed = true
 	w.tries("n1", unconfirmed)
+	assert.Contains(t, w.look().Reason, "so nodes went back from it. To try it once more", "nobody waits for what has happened")
 	w.annotate(clearance.ConfirmAnnotation, "A")
 	said = w.after(time.Minute)
 	assert.Zero(t, said.Deadline)

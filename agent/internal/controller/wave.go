@@ -26,7 +26,7 @@ const (
 // wave says which nodes may be armed with the wanted set by now: one, all, or none for a
 // reason. For an upgrade the update of the DaemonSet slows them down further.
 func (c Config) wave(f facts, m *memory, was, now clearance.Clearance, d *decision) (canary, reason string) {
-	if reason = c.expired(f, now, d); reason == "" {
+	if reason = c.expired(f, m, now, d); reason == "" {
 		reason = c.wentBack(m, was.Retry)
 	}
 	if reason != "" {

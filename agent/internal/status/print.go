@@ -72,7 +72,7 @@ func (r *report) summary() string {
 	}
 	b.WriteString(".\n")
 	if r.Confirm != "" {
-		fmt.Fprintf(&b, "Nodes leave it in %s, at %s, unless somebody confirms it:\n  %s\n", duration.HumanDuration(r.Deadline.Sub(r.seen)), r.Deadline.UTC().Format(time.RFC3339), r.Confirm)
+		fmt.Fprintf(&b, "Somebody has to confirm it within %s, until %s, or nodes leave it about a minute later:\n  %s\n", duration.HumanDuration(r.Deadline.Sub(r.seen)), r.Deadline.UTC().Format(time.RFC3339), r.Confirm)
 	}
 	return b.String() + r.Text(r.Set, columns, mostProblems)
 }

@@ -30,7 +30,7 @@ type report struct {
 	// Clearance says which nodes may be armed with the set, Held how many of them may not.
 	Clearance string `json:"clearance"`
 	Held      int    `json:"held"`
-	// Deadline is when nodes leave the set again unless a person runs Confirm.
+	// Deadline is until when a person has to run Confirm, or nodes leave the set a minute later.
 	Deadline time.Time `json:"deadline,omitzero"`
 	Confirm  string    `json:"confirm,omitempty"`
 	// Findings are who would be cut off by the set, and what else agents see.

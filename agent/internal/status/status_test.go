@@ -259,7 +259,7 @@ func TestWhoHasToConfirmIsToldHow(t *testing.T) {
 	f.say(func(c *clearance.Clearance) { c.Deadline = now.Add(4 * time.Minute) })
 	printed, _, err := f.run(t, false)
 	require.NoError(t, err, "until then all is well")
-	assert.Contains(t, printed, `Nodes leave it in 4m, at 2000-01-01T00:04:00Z, unless somebody confirms it:
+	assert.Contains(t, printed, `Somebody has to confirm it within 4m, until 2000-01-01T00:04:00Z, or nodes leave it about a minute later:
   kubectl -n ns annotate --overwrite configmap fw host-firewall.io/confirm=r1
 `)
 	f.say(func(c *clearance.Clearance) { c.Deadline, c.Reason = now, "nobody has confirmed set r1" })
