@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
 	"github.com/host-firewall/host-firewall/agent/internal/controller"
 	"github.com/host-firewall/host-firewall/agent/internal/health"
+	"github.com/host-firewall/host-firewall/agent/internal/operator"
 	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 	"github.com/host-firewall/host-firewall/agent/internal/wiring"
@@ -30,19 +32,39 @@ func control(ctx context.Context, config *rest.Config, s settings.Settings, log 
 	if metrics != nil {
 		metrics.MustRegister(ofRelease(control.Status))
 	}
-	return loop{
+	l := loop{
 		alive: control.Alive,
 		report: func() health.Report {
 			status := control.Status()
 			return health.Report{State: string(status.State), Ready: status.Ready, Reason: status.Reason, Since: status.Since}
 		},
 		metrics: metrics,
-		parts: []func(context.Context) error{
-			func(ctx context.Context) error { cluster.Run(ctx, control.Wake); return nil },
-			func(ctx context.Context) error { control.Run(ctx); return nil },
-		},
-		left: "agents go on without",
-	}.serve(ctx, s, log)
+		parts:   []func(context.Context) error{func(ctx context.Context) error { control.Run(ctx); return nil }},
+		left:    "agents go on without",
+	}
+	wake := control.Wake
+	if !s.Agents {
+		keep := operator.New(wiring.Operator(s), cluster, log)
+		l.keeps(keep)
+		wake = func() { control.Wake(); keep.Wake() }
+	}
+	l.parts = append(l.parts, func(ctx context.Context) error { cluster.Run(ctx, wake); return nil })
+	return l.serve(ctx, s, log)
+}
+
+// keeps makes the controller keep the endpoints of all nodes. It is ready then as agents are.
+func (l *loop) keeps(keep *operator.Operator) {
+	alive, report := l.alive, l.report
+	l.alive = func() error { return errors.Join(alive(), keep.Alive()) }
+	l.report = func() health.Report {
+		r := report()
+		if lack := keep.Lack(); r.Ready && lack != "" {
+			r.Ready, r.Reason = false, lack
+		}
+		return r
+	}
+	l.parts = append(l.parts, func(ctx context.Context) error { keep.Run(ctx); return nil })
+	l.left = "all stays as it is"
 }
 
 // ofRelease are the controller's gauges.

@@ -72,7 +72,7 @@ func TestAgentImportsNoMoreOfClientGoThanItNeeds(t *testing.T) {
 func TestDependenciesPointOneWay(t *testing.T) {
 	want := map[string][]string{
 		"": {"/internal/calico", "/internal/cleanup", "/internal/controller", "/internal/endpoint", "/internal/health",
-			"/internal/keeper", "/internal/links", "/internal/peers", "/internal/preview", "/internal/settings", "/internal/status", "/internal/wiring", "/internal/workload"},
+			"/internal/keeper", "/internal/links", "/internal/operator", "/internal/peers", "/internal/preview", "/internal/settings", "/internal/status", "/internal/wiring", "/internal/workload"},
 		"/internal/advice":     {"/internal/peers", "/internal/verdict"},
 		"/internal/agenda":     {},
 		"/internal/calico":     {"/internal/cleanup", "/internal/clearance", "/internal/endpoint", "/internal/failsafe", "/internal/policyset", "/internal/transport", "/internal/verdict", "/internal/witness"},
@@ -86,6 +86,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/keeper":     {"/internal/agenda", "/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/loop", "/internal/peers", "/internal/probe", "/internal/proof", "/internal/trial"},
 		"/internal/links":      {"/internal/endpoint"},
 		"/internal/loop":       {},
+		"/internal/operator":   {"/internal/clearance", "/internal/endpoint", "/internal/event", "/internal/failsafe", "/internal/keeper", "/internal/loop", "/internal/probe", "/internal/trial"},
 		"/internal/peers":      {"/internal/verdict"},
 		"/internal/policyset":  {"/internal/clearance", "/internal/endpoint", "/internal/witness"},
 		"/internal/preview":    {"/internal/endpoint", "/internal/failsafe", "/internal/peers", "/internal/settings", "/internal/trust", "/internal/verdict", "/internal/witness", "/internal/workload"},
@@ -102,7 +103,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"/internal/verdict":    {},
 		// What the tests of the whole ask.
 		"/oracle":           {"/internal/failsafe", "/internal/verdict"},
-		"/internal/wiring":  {"/internal/calico", "/internal/clearance", "/internal/controller", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/peers", "/internal/probe", "/internal/settings", "/internal/trial"},
+		"/internal/wiring":  {"/internal/calico", "/internal/clearance", "/internal/controller", "/internal/endpoint", "/internal/failsafe", "/internal/keeper", "/internal/links", "/internal/operator", "/internal/peers", "/internal/probe", "/internal/settings", "/internal/trial"},
 		"/internal/witness": {"/internal/clearance", "/internal/endpoint", "/internal/trust"},
 	}
 	got := map[string][]string{}

@@ -59,7 +59,7 @@ func TestSourceKeepsToItsBudgets(t *testing.T) {
 	}
 	// What only the controller asks for or decides by is its own.
 	ofController := func(file string) bool {
-		return in(file, "advice", "controller", "policyset", "trust", "witness") || path.Base(file) == "controller.go" ||
+		return in(file, "advice", "controller", "operator", "policyset", "trust", "witness") || path.Base(file) == "controller.go" ||
 			slices.Contains([]string{"internal/calico/apiserver.go", "internal/clearance/write.go", "internal/failsafe/ports.go"}, file)
 	}
 	// What looks who is connected.

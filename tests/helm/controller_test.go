@@ -22,7 +22,7 @@ import (
 func controllerArguments(t testing.TB, r *rendered) map[string]string {
 	t.Helper()
 	return parsed(t, controllerTold(t, r)[1:], "policies", "trust-nodes", "cluster-cidrs", "api-server-ports", "accept-policies", "confirm",
-		"on-would-cut", "accept-cuts-ports", "accept-cuts-cidrs", "ssh-ports", "ssh-cidrs", "narrow-failsafe")
+		"agents", "nodes", "max-unavailable", "on-would-cut", "accept-cuts-ports", "accept-cuts-cidrs", "ssh-ports", "ssh-cidrs", "narrow-failsafe")
 }
 
 // controllerTold are the controller's arguments, with those in their place that it gets as variables.

@@ -41,8 +41,9 @@ func TestReleaseIsTheOneThatWasRead(t *testing.T) {
 	served := map[string]chartutil.VersionSet{
 		"defaults":   clusterServing(apiV3),
 		"everything": operated(clusterServing(apiV1)),
+		"no-agents":  operated(clusterServing(apiV1)),
 	}
-	for name, values := range map[string]string{"defaults": "", "everything": everything(t)} {
+	for name, values := range map[string]string{"defaults": "", "everything": everything(t), "no-agents": withoutAgents} {
 		t.Run(name, func(t *testing.T) {
 			r := render(t, setting{values: values, served: served[name]})
 			compareWithFile(t, filepath.Join("testdata", "golden", name+".yaml"), r.manifest)

@@ -272,7 +272,11 @@ func (r *rendered) broken(t testing.TB, namespace string) []string {
 			found.unless(len(errs) == 0, "%s: %v", name, errs.ToAggregate())
 		}
 	}
-	for _, arguments := range []map[string]string{argumentsOf(t, r), controllerArguments(t, r)} {
+	told := []map[string]string{controllerArguments(t, r)}
+	if len(r.daemonSets) > 0 {
+		told = append(told, argumentsOf(t, r))
+	}
+	for _, arguments := range told {
 		if address := arguments["metrics-address"]; !strings.HasPrefix(address, ":") && address != "" {
 			_, err := netip.ParseAddrPort(address)
 			found.unless(err == nil, "nobody can listen on %s", address)

@@ -338,6 +338,7 @@ func TestEveryValueMakesADifference(t *testing.T) {
 		"hostEndpoint.nodeLabels":                {``, `hostEndpoint: {nodeLabels: [zone]}`},
 		"hostEndpoint.adopt":                     {``, `hostEndpoint: {adopt: true}`},
 		"hostEndpoint.acceptPolicies":            {``, `hostEndpoint: {acceptPolicies: ["*"]}`},
+		"agent.enabled":                          {``, `agent: {enabled: false}`},
 		"agent.metrics.enabled":                  {``, metrics},
 		"agent.metrics.address":                  {metrics, `agent: {metrics: {enabled: true, address: 127.0.0.1}}`},
 		"agent.metrics.port":                     {metrics, `agent: {metrics: {enabled: true, port: 9199}}`},

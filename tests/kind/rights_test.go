@@ -22,16 +22,22 @@ func TestAgentAndControllerAskForWhatTheirRolesListAndNothingElse(t *testing.T) 
 	audited := local(t, "read the API server's audit log")
 	r := install(t)
 	accounts := map[string][]cluster.Call{name: nil, name + "-controller": nil}
-	widen := func() {
-		for account, allowed := range accounts {
+	widen := func(who ...string) {
+		for _, account := range who {
 			for _, call := range rightsOf(t, account) {
-				if !slices.Contains(allowed, call) {
+				if !slices.Contains(accounts[account], call) {
 					accounts[account] = append(accounts[account], call)
 				}
 			}
 		}
 	}
-	widen()
+	widen(name, name+"-controller")
+	upgrade := func(values map[string]any, who ...string) {
+		_, err := r.Upgrade(t.Context(), values)
+		require.NoError(t, err)
+		requireArmed(t)
+		widen(who...)
+	}
 	// Not every call is made in every release: other networks change what was narrowed, switching it off takes it back, and what other
 	// settings have left on a node goes. Without nodes that are trusted their network sets go, and with them they come.
 	node := worker(t, 1)
@@ -42,11 +48,21 @@ func TestAgentAndControllerAskForWhatTheirRolesListAndNothingElse(t *testing.T) 
 		{"ssh": map[string]any{"cidrs": append(nodes.AdminCIDRs(), "203.0.113.77/32")}},
 		nil,
 	} {
-		_, err := r.Upgrade(t.Context(), with(changes))
-		require.NoError(t, err)
-		requireArmed(t)
-		widen()
+		upgrade(with(changes), name, name+"-controller")
 	}
+	// Without agents the controller does what they do, and takes it back.
+	upgrade(operated(with(map[string]any{"ssh": map[string]any{"cidrs": nodes.AdminCIDRs()[1:]}})), name+"-controller")
+	openByHand(t)
+	eventually(t, "what the controller has kept to go", func(ctx context.Context) error {
+		left, err := calico(t, "hostendpoints").List(ctx, metav1.ListOptions{})
+		if err == nil && len(left.Items) > 0 {
+			err = fmt.Errorf("there are %d endpoints", len(left.Items))
+		}
+		return err
+	})
+	closeByHand(t)
+	requireArmed(t)
+	upgrade(values(), name, name+"-controller")
 	require.NoError(t, calico(t, "globalnetworksets").Delete(t.Context(), name+"-node-"+node, metav1.DeleteOptions{}))
 	patchTrust(t, node, `{"spec":{"nets":[]}}`)
 	require.NoError(t, clearances(t).Delete(t.Context(), name, metav1.DeleteOptions{}))

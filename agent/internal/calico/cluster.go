@@ -100,13 +100,12 @@ func New(config *rest.Config, options Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := options.Node
-	c.node = follow[node](c, cleanup.Object{Kind: "Node", Name: name}, "")
-	c.endpoints = follow[v3.HostEndpoint](c, cleanup.Object{Kind: v3.KindHostEndpoint, Name: name}, "")
+	c.node = follow[node](c, cleanup.Object{Kind: "Node", Name: options.Node}, "")
+	c.endpoints = follow[v3.HostEndpoint](c, cleanup.Object{Kind: v3.KindHostEndpoint, Name: options.Node}, "")
 	if options.ByLabel {
-		c.endpoints = follow[v3.HostEndpoint](c, cleanup.Object{Kind: v3.KindHostEndpoint}, c.ofNode(name))
+		c.endpoints = follow[v3.HostEndpoint](c, cleanup.Object{Kind: v3.KindHostEndpoint}, c.ofNode(options.Node))
 	}
-	c.felix[0] = follow[failsafe.Configuration](c, cleanup.Object{Kind: v3.KindFelixConfiguration, Name: failsafe.Name(name)}, "")
+	c.felix[0] = follow[failsafe.Configuration](c, cleanup.Object{Kind: v3.KindFelixConfiguration, Name: failsafe.Name(options.Node)}, "")
 	c.always = []*source{c.endpoints, c.node, c.clearance}
 	return c, nil
 }

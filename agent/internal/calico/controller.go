@@ -33,6 +33,7 @@ func NewController(config *rest.Config, options Options) (*Controller, error) {
 	c.policies = follow[policy](c, cleanup.Object{Kind: v3.KindGlobalNetworkPolicy}, "")
 	c.information = follow[v3.ClusterInformation](c, cleanup.Object{Kind: v3.KindClusterInformation, Name: "default"}, "")
 	c.trustSets = follow[v3.GlobalNetworkSet](c, cleanup.Object{Kind: v3.KindGlobalNetworkSet}, c.ofRelease())
+	c.felix[0] = follow[failsafe.Configuration](c, cleanup.Object{Kind: v3.KindFelixConfiguration}, "")
 	c.always = []*source{c.node, c.endpoints, c.policies, c.information, c.trustSets, c.felix[1], c.clearance}
 	return &Controller{c}, nil
 }
@@ -64,6 +65,11 @@ func (c *Controller) Information() *v3.ClusterInformation {
 // FelixForAll returns the FelixConfiguration for all nodes, nil when there is none.
 func (c *Controller) FelixForAll() *failsafe.Configuration {
 	return first[*failsafe.Configuration](c.felix[1])
+}
+
+// Failsafes returns all FelixConfigurations, or why they are not known: FollowFelix starts their cache.
+func (c *Controller) Failsafes() (all []*failsafe.Configuration, problem string) {
+	return objectsOf[*failsafe.Configuration](c.felix[0]), problemOf(c.felix[0])
 }
 
 // ConfigMap returns that of the clearance, nil when there is none.

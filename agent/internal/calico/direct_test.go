@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
@@ -220,7 +221,7 @@ func looking(t *testing.T, group string) (*apiServer, *calico.Direct) {
 // look is one look of the command status.
 func look(t *testing.T, d *calico.Direct) (status.Seen, error) {
 	t.Helper()
-	return status.Look(t.Context(), d, settings.Settings{Release: "fw", Namespace: "ns"})
+	return status.Look(t.Context(), d, settings.Settings{Release: "fw", Namespace: "ns", Agentless: settings.Agentless{Agents: true}})
 }
 
 const podsOf, configMaps, podTemplate = "/api/v1/namespaces/ns/pods", "/api/v1/namespaces/ns/configmaps", "/api/v1/namespaces/ns/podtemplates/fw"
@@ -281,6 +282,21 @@ func TestLookFindsStaticPodsByTheirLabels(t *testing.T) {
 	assert.True(t, seen.Static)
 	assert.Equal(t, []status.Agent{{Node: "n1", Pod: "fw-n1"}, {Node: "n2", Pod: "fw-n2", Old: true}}, seen.Agents)
 	assert.Equal(t, "labelSelector=host-firewall.io%2Fpod-hash%2Chost-firewall.io%2Frelease%3Dfw", server.asked("GET " + podsOf)[0].query)
+}
+
+func TestLookTakesTheControllerForTheAgentsThatItStandsInFor(t *testing.T) {
+	server, d := looking(t, calico.GroupCRD)
+	server.on("GET "+deployment, object(200, map[string]any{"metadata": map[string]any{"name": "fw-controller"}}))
+	of := func(name, os string) map[string]any {
+		return map[string]any{"metadata": map[string]any{"name": name, "labels": map[string]any{"os": os}}}
+	}
+	server.on("GET /api/v1/nodes", list("v1", "NodeList", of("n1", "linux"), of("n2", "windows")))
+	seen, err := status.Look(t.Context(), d, settings.Settings{Release: "fw", Namespace: "ns", Agentless: settings.Agentless{Nodes: labels.SelectorFromSet(labels.Set{"os": "linux"})}})
+	require.NoError(t, err)
+	assert.Equal(t, []status.Agent{{Node: "n1", Pod: "fw-controller", Ready: true}}, seen.Agents)
+	assert.Equal(t, []int{1, 1}, []int{seen.Wanted, seen.Updated})
+	assert.Equal(t, []string{"n1", "n2"}, seen.Nodes)
+	assert.Empty(t, server.asked("GET "+daemonSet), "there is none")
 }
 
 func TestLookTakesNoStatusForThatOfAnObjectWhichHasChangedSince(t *testing.T) {

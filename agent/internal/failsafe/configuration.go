@@ -31,6 +31,14 @@ func (c *Configuration) DeepCopy() *Configuration {
 // DeepCopyObject is for the client, as for every object of Kubernetes.
 func (c *Configuration) DeepCopyObject() runtime.Object { return c.DeepCopy() }
 
+// Version is the object's resourceVersion, empty where there is no object.
+func (c *Configuration) Version() string {
+	if c == nil {
+		return ""
+	}
+	return c.ResourceVersion
+}
+
 // inbound is the field that is narrowed.
 const inbound = "failsafeInboundHostPorts"
 

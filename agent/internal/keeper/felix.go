@@ -110,12 +110,12 @@ func (k *Keeper) narrowFelix(ctx context.Context, f facts) error {
 	} else if problem != "" {
 		return errors.New(problem)
 	}
-	if until := k.felixWrote.at.Add(cacheDelay); f.now.Before(until) && k.felixWrote.isAhead(versionOf(own)) {
+	if until := k.felixWrote.at.Add(cacheDelay); f.now.Before(until) && k.felixWrote.isAhead(own.Version()) {
 		k.agenda.Set("cache of failsafe", until)
 		return nil
 	}
 	want := &failsafe.Want{Ports: k.config.Failsafe.Ports, CIDRs: k.config.Failsafe.CIDRs, Node: f.node.UID, Set: k.config.Set}
-	of := versionOf(own)
+	of := own.Version()
 	var filled map[string]any
 	// What comes back is noted at once, or it would look like somebody else's.
 	for round := range writesAtOnce {
@@ -225,7 +225,7 @@ func (k *Keeper) changeFelix(ctx context.Context, f facts, own *failsafe.Configu
 		return nil, k.failed(failsafeWork, err)
 	}
 	k.agenda.Done(failsafeWork)
-	k.felixWrote = felixWrote{at: time.Now(), of: versionOf(own), to: versionOf(stored)}
+	k.felixWrote = felixWrote{at: time.Now(), of: own.Version(), to: stored.Version()}
 	k.agenda.WasSet(f.now, fields)
 	k.log.Info("failsafe changed", "object", failsafe.Name(k.config.Node), "removed", change.Delete, "fields", fields)
 	return stored, nil
@@ -238,12 +238,4 @@ func (k *Keeper) fieldsOf(change failsafe.Change) []string {
 		return []string{object}
 	}
 	return endpoint.Fields(object, change.Patch)
-}
-
-// versionOf returns the version of an object, empty when there is none.
-func versionOf(configuration *failsafe.Configuration) string {
-	if configuration == nil {
-		return ""
-	}
-	return configuration.ResourceVersion
 }

@@ -44,7 +44,10 @@ func installed(ctx context.Context, cluster Cluster, told settings.Settings) (s 
 	}
 	var agent object
 	if _, err := workload.Read(ctx, cluster, told.Namespace, told.Release, &agent, workload.DaemonSet, workload.PodTemplate); err != nil {
-		return nil, nil, err
+		// Where no agents run the controller is told what they would be.
+		if there, _ := cluster.Read(ctx, "Deployment", told.Namespace, told.Release+"-controller", &agent); !there {
+			return nil, nil, err
+		}
 	}
 	all, err := list[struct {
 		metav1.ObjectMeta `json:"metadata"`

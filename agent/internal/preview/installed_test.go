@@ -270,6 +270,15 @@ func TestWhatIsInstalledIsTheSetOfItsAgents(t *testing.T) {
 	delete(f, "DaemonSet")
 	_, err = run(f, toInstalled, map[string]string{"-": trusting.text(t, "aaaa")})
 	require.EqualError(t, err, "read what is installed: DaemonSet ns/fw is not there")
+	// Without agents the controller is told the same, most of it by its environment.
+	f["Deployment"] = fields{"spec": fields{"template": fields{"spec": fields{"containers": []any{fields{
+		"args": []string{"controller", "--interfaces=*"},
+		"env":  []any{fields{"name": "HOST_FIREWALL_RELEASE", "value": "fw"}, fields{"name": "HOST_FIREWALL_NAMESPACE", "value": "ns"}, fields{"name": "HOST_FIREWALL_MODE", "value": "enforce"}, fields{"name": "HOST_FIREWALL_SET", "value": "aaaa"}},
+	}}}}}}
+	text, err = run(f, toInstalled, map[string]string{"-": trusting.text(t, "aaaa")})
+	require.NoError(t, err)
+	assert.Contains(t, text, "nothing changes in who may reach what")
+	delete(f, "Deployment")
 	f["DaemonSet"] = errors.New("get daemonsets: forbidden")
 	_, err = run(f, toInstalled, map[string]string{"-": trusting.text(t, "aaaa")})
 	require.EqualError(t, err, "read what is installed: get daemonsets: forbidden")
@@ -303,7 +312,7 @@ func TestUnreadableInputIsNamed(t *testing.T) {
 		"no YAML":          {good + "---\n{\n", "new.yaml: document 5: "},
 		"a text":           {"hello\n", "new.yaml: document 1: "},
 		"nothing":          {"", "new.yaml is empty: did helm template fail?"},
-		"no agents":        {policies, "new.yaml: there is neither a DaemonSet of this chart in it, nor a PodTemplate: "},
+		"no agents":        {policies, "new.yaml: there is neither a DaemonSet of this chart in it, nor a PodTemplate, nor a Deployment: "},
 		"no policies":      {agent, "new.yaml: there is no GlobalNetworkPolicy of set aaaa in it"},
 		"unknown argument": {strings.Replace(good, "--mode=enforce", "--mode=sometimes", 1), "new.yaml: the arguments of the agents: --mode"},
 		"unknown rule":     {strings.Replace(good, `"namespaceSelector":"all()"`, `"namespaceSelector":"has(x)"`, 1), "new.yaml: policy fw-allow-cluster-aaaa: ingress["},

@@ -61,7 +61,9 @@ func Read(name string, text []byte, release string) (*Side, error) {
 	}
 	agents := map[string]object{}
 	for _, o := range objects {
-		if of := o.Metadata.Labels[endpoint.ReleaseLabel]; (o.Kind == workload.DaemonSet || o.Kind == workload.PodTemplate) && of != "" {
+		// Where no agents run the controller is told what they would be.
+		isAgent := o.Kind == workload.DaemonSet || o.Kind == workload.PodTemplate || o.Kind == "Deployment"
+		if of := o.Metadata.Labels[endpoint.ReleaseLabel]; of != "" && isAgent && (o.Kind != "Deployment" || agents[of].Kind == "") {
 			agents[of] = o
 		}
 	}
@@ -71,7 +73,7 @@ func Read(name string, text []byte, release string) (*Side, error) {
 	agent, there := agents[release]
 	switch {
 	case len(agents) == 0:
-		return nil, fmt.Errorf("%s: there is neither a DaemonSet of this chart in it, nor a PodTemplate: give all that helm template or helm get manifest writes", called(name))
+		return nil, fmt.Errorf("%s: there is neither a DaemonSet of this chart in it, nor a PodTemplate, nor a Deployment: give all that helm template or helm get manifest writes", called(name))
 	case !there:
 		return nil, fmt.Errorf("%s: it holds the releases %s: say which one with --release", called(name), strings.Join(slices.Sorted(maps.Keys(agents)), ", "))
 	}
@@ -103,7 +105,8 @@ func documents(text []byte) (objects []object, err error) {
 	}
 }
 
-// argumentsOf returns those of the first container, which is the agent.
+// argumentsOf returns those of the first container, which is the agent, and what it is told by its environment as if
+// it were arguments.
 func argumentsOf(agents object) (arguments []string) {
 	at := any(agents.Template)
 	if agents.Template == nil {
@@ -115,6 +118,13 @@ func argumentsOf(agents object) (arguments []string) {
 	}
 	if containers, _ := at.([]any); len(containers) > 0 {
 		container, _ := containers[0].(map[string]any)
+		environment, _ := container["env"].([]any)
+		for _, variable := range environment {
+			of, _ := variable.(map[string]any)
+			if name, ours := strings.CutPrefix(fmt.Sprint(of["name"]), "HOST_FIREWALL_"); ours && of["value"] != nil {
+				arguments = append(arguments, fmt.Sprintf("--%s=%v", strings.ReplaceAll(strings.ToLower(name), "_", "-"), of["value"]))
+			}
+		}
 		listed, _ := container["args"].([]any)
 		for _, argument := range listed {
 			arguments = append(arguments, fmt.Sprint(argument))

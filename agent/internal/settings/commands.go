@@ -79,7 +79,7 @@ Usage:
   PROGRAM status [--name=value ...]
   kubectl -n NAMESPACE exec deploy/RELEASE-controller -- /PROGRAM status   has all settings from its environment`,
 		groups: []group{
-			{"What to look at", []string{"release", "namespace", "mode", "set", "policies"}},
+			{"What to look at", []string{"release", "namespace", "mode", "set", "policies", "agents", "nodes"}},
 			{apiServer, []string{"api-group", "kubeconfig"}},
 			{itself, []string{"output", "wait", "log-level", "log-format"}},
 		},

@@ -1,6 +1,12 @@
 package settings
 
-import "k8s.io/apimachinery/pkg/util/validation"
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
 
 // This file is what only the controller asks for.
 
@@ -12,13 +18,20 @@ const (
 	WaitForCuts = "wait"
 )
 
+// Agentless says which Nodes the controller keeps where no Agents run, and how it moves them.
+type Agentless struct {
+	Agents         bool
+	Nodes          labels.Selector
+	MaxUnavailable intstr.IntOrString
+}
+
 // Controller is the controller of a release.
 func Controller() Command {
 	return Command{
 		about: `PROGRAM controller looks at the whole cluster for the agents of a release, until SIGTERM: it keeps the addresses
 of all nodes trusted, and says in the ConfigMap of the release which set of policies may be armed, on which nodes, or why not.
-It writes no endpoint, and of policies only witnesses, by which nodes see that a set is enforced; it deletes sets of policies that
-nobody uses any more.
+Of policies it writes only witnesses, by which nodes see that a set is enforced; it deletes sets of policies that nobody uses any more.
+It writes no endpoint, unless no agents run: then it keeps those of all nodes itself.
 
 Usage:
   PROGRAM controller [--name=value ...]`,
@@ -26,6 +39,7 @@ Usage:
 			{"What to look after", []string{"release", "namespace", "mode", "set", "rollout", "policies"}},
 			{"Who is trusted", []string{"trust-nodes", "cluster-cidrs"}},
 			{"How nodes move", []string{"verify", "confirm", "own-node"}},
+			{"Where no agents run", []string{"agents", "nodes", "max-unavailable"}},
 			{"What holds nodes back", []string{"api-server-ports", "accept-policies", "on-would-cut"}},
 			{"Who would be cut", []string{"accept-cuts-ports", "accept-cuts-cidrs", "ssh-cidrs", "ssh-ports", "narrow-failsafe"}},
 			{"The agents' endpoints", []string{"interfaces", "node-labels", "adopt", "endpoint-labels"}},
@@ -44,6 +58,12 @@ func (c Command) clearing(s *Settings) []option {
 			into(&s.Confirm, optional(readTime("15m")))},
 		{"own-node", "", "name of the Node of this controller (downward API: spec.nodeName), which cannot try that one from outside; empty: not known",
 			into(&s.OwnNode, optional(valid("the name of a Node", validation.IsDNS1123Subdomain)))},
+		{"agents", "true", "whether agents run; without them the controller keeps the endpoints of all nodes itself",
+			into(&s.Agents, readBool)},
+		{"nodes", "", "labels of the Nodes that are kept without agents, as kubectl get --selector takes them; empty: all",
+			into(&s.Nodes, readSelector)},
+		{"max-unavailable", "1", "how many nodes may move from one set to another at a time, without agents: a number, or a part (25%)",
+			into(&s.MaxUnavailable, readShare)},
 		{"trust-nodes", "true", "let every node in to every other one, by one network set for each",
 			into(&s.TrustNodes, readBool)},
 		{"cluster-cidrs", "", "networks that the policies let in anyway, comma separated; without --trust-nodes they have to hold all nodes",
@@ -66,4 +86,21 @@ func checkAccepted(name string) []string {
 		return nil
 	}
 	return validation.IsDNS1123Subdomain(name)
+}
+
+func readSelector(text string) (labels.Selector, error) {
+	selector, err := labels.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%q selects no labels: write for example kubernetes.io/os=linux: %w", text, err)
+	}
+	return selector, nil
+}
+
+// readShare reads a number, or a part of all in percent.
+func readShare(text string) (intstr.IntOrString, error) {
+	share := intstr.Parse(text)
+	if most, err := intstr.GetScaledValueFromIntOrPercent(&share, 100, true); err != nil || most < 1 {
+		return share, fmt.Errorf("%q is neither a number nor a part of all: write for example 1 or 25%%", text)
+	}
+	return share, nil
 }

@@ -20,6 +20,7 @@ func TestControllerIsToldByFlags(t *testing.T) {
 		"--verify=false", "--confirm=1h30m", "--own-node=n1.example",
 		"--on-would-cut=wait", "--accept-cuts-ports=9100,9200:9201", "--accept-cuts-cidrs=10.4.0.0/16",
 		"--narrow-failsafe", "--ssh-cidrs=203.0.113.0/24", "--ssh-ports=22,2222",
+		"--agents=false", "--nodes=os=linux,type notin (virtual)", "--max-unavailable=25%",
 	}, nothing)
 	require.NoError(t, err)
 	assert.Equal(t, "aaaa0001", s.Set)
@@ -36,12 +37,16 @@ func TestControllerIsToldByFlags(t *testing.T) {
 	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.4.0.0/16")}, s.AcceptCutsCIDRs)
 	assert.Equal(t, []uint16{22, 2222}, s.SSHPorts)
 	assert.Equal(t, []string{"*"}, s.Interfaces)
+	assert.False(t, s.Agents)
+	assert.Equal(t, "os=linux,type notin (virtual)", s.Nodes.String())
+	assert.Equal(t, "25%", s.MaxUnavailable.String())
 	assert.Equal(t, 9095, s.HealthPort, "an agent may be on the same node")
 }
 
 func TestControllerReportsEverythingBadAtOnce(t *testing.T) {
-	_, err := settings.Controller().Parse([]string{"--node-name=n1", "--api-server-ports=x", "--on-would-cut=perhaps"}, nothing)
-	for _, part := range []string{"node-name", "--release", "--namespace", "--set", "--policies", `"x" is no port`, `"perhaps" is not known: write report or wait`} {
+	_, err := settings.Controller().Parse([]string{"--node-name=n1", "--api-server-ports=x", "--on-would-cut=perhaps", "--nodes=a in", "--max-unavailable=0"}, nothing)
+	for _, part := range []string{"node-name", "--release", "--namespace", "--set", "--policies", `"x" is no port`, `"perhaps" is not known: write report or wait`,
+		`"a in" selects no labels`, `"0" is neither a number nor a part of all: write for example 1 or 25%`} {
 		assert.ErrorContains(t, err, part)
 	}
 }

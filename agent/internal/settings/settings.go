@@ -49,6 +49,7 @@ type Settings struct {
 	LogLevel                                  slog.Level
 	LogFormat, Output                         string
 	Old, New                                  string
+	Agentless
 
 	// told is every setting as it was told, for the log.
 	told []slog.Attr

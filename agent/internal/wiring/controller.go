@@ -7,9 +7,15 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/controller"
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
+	"github.com/host-firewall/host-firewall/agent/internal/operator"
 	"github.com/host-firewall/host-firewall/agent/internal/peers"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
+
+// Operator is what the settings say to who keeps the endpoints where no agents run.
+func Operator(s settings.Settings) operator.Config {
+	return operator.Config{Keeper: Keeper(s), Nodes: s.Nodes, MaxUnavailable: s.MaxUnavailable}
+}
 
 // Controller is what the settings say to the controller.
 func Controller(s settings.Settings) controller.Config {

@@ -11,6 +11,18 @@ restart at every upgrade, with another name of their pod: without that name an a
 {{- $kubectl := printf "kubectl -n %s" .Release.Namespace -}}
 {{- $status := printf "%s exec deploy/%s -- /host-firewall-agent status" $kubectl (include "host-firewall.controllerName" .) -}}
 {{- $annotate := printf "%s annotate --overwrite configmap %s host-firewall.io/" $kubectl $id -}}
+{{- if not (include "host-firewall.agents" .) }}
+- alert: HostFirewallNodesNotProtected
+  expr: sum without (pod, state) (host_firewall_nodes{ {{- $of }}, state!~"Armed|Trying|Off|unknown"}) > 0
+  for: 10m
+  labels:
+    severity: critical
+  annotations:
+    summary: host-firewall has not armed {{ $value }} nodes with the wanted policies.
+    description: |-
+      The controller has not armed {{ $value }} nodes with the wanted policies, or they have gone back from them, for ten minutes. They are open, or at the policies before. Why, and what has to be done:
+      {{ $status }}
+{{- else }}
 - alert: HostFirewallNodeNotProtected
   expr: max without (pod) (host_firewall_armed{ {{- $of -}} }) == 0 and max without (pod) (host_firewall_ready{ {{- $of -}} }) == 0
   for: 10m
@@ -97,17 +109,24 @@ restart at every upgrade, with another name of their pod: without that name an a
       {{ $value }} nodes have an endpoint that an agent has written, but fewer agents are scraped. Nodes that are armed stay so; nobody repairs them and nobody moves them. See
       {{ $kubectl }} get {{ include "host-firewall.staticPods" . | empty | ternary (printf "daemonset %s" $id) "pods" }}
       and the targets in Prometheus
+{{- end }}
 - alert: HostFirewallNodesWithoutEndpoint
   expr: sum without (pod, state) (host_firewall_nodes{ {{- $of }}, state="unknown"}) > 0
   for: 15m
   labels:
     severity: warning
   annotations:
+    {{- if include "host-firewall.agents" . }}
     summary: host-firewall does not protect {{ $value }} nodes, as no agent has written their endpoint.
     description: |-
       On {{ $value }} nodes no agent runs ({{ include "host-firewall.staticPods" . | empty | ternary "agent.nodeSelector, agent.affinity" "no static pod was written" }}, or a pod that does not start), or it may not make the endpoint yet. Which:
+    {{- else }}
+    summary: host-firewall does not protect {{ $value }} nodes, which have no endpoint.
+    description: |-
+      The controller keeps no endpoint for {{ $value }} nodes (agent.nodeSelector, agent.affinity), or it may not make it yet. Which:
+    {{- end }}
       {{ $status }}
-      Where nodes without an agent are meant, leave this alert out: prometheusRule.disabled
+      Where nodes without an {{ if include "host-firewall.agents" . }}agent{{ else }}endpoint{{ end }} are meant, leave this alert out: prometheusRule.disabled
 - alert: HostFirewallControllerAway
   expr: absent(host_firewall_controller_ready{ {{- $of -}} }) == 1
   for: 10m

@@ -12,6 +12,7 @@ value and says what to write instead.
 {{- include "host-firewall.guardPolicies" . -}}
 {{- include "host-firewall.guardRollout" . -}}
 {{- include "host-firewall.guardAgent" . -}}
+{{- include "host-firewall.guardAgentless" . -}}
 {{- include "host-firewall.guardMonitoring" . -}}
 {{- include "host-firewall.guardMetadata" . -}}
 {{- end -}}
@@ -253,6 +254,42 @@ before it.
 {{- $_ := set $variables $env.name $i -}}
 {{- if regexMatch "^(HOST_FIREWALL|KUBERNETES_SERVICE)_" $env.name -}}
 {{- include "host-firewall.refuse" (printf "agent.extraEnv[%d] is %s: settings come from values of their own (cluster, hostEndpoint, agent.log, agent.health, agent.metrics, agent.resync, agent.kubernetesService), and this would fight with them or be without effect. Write the value instead." $i $env.name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+What only agents can do, where none run.
+*/}}
+{{- define "host-firewall.guardAgentless" -}}
+{{- if not (include "host-firewall.agents" .) -}}
+{{- $rollout := .Values.rollout | default dict -}}
+{{- if include "host-firewall.staticPods" . -}}
+{{- include "host-firewall.refuse" "agent.enabled is false and agent.staticPods.enabled is true: static pods are agents. Write one of them only." -}}
+{{- end -}}
+{{- if ne (toJson .Values.hostEndpoint.interfaces) "[\"*\"]" -}}
+{{- include "host-firewall.refuse" (printf "agent.enabled is false and hostEndpoint.interfaces is %s: only an agent sees which interfaces its node has. Write hostEndpoint.interfaces: [\"*\"], or agent.enabled: true." (toJson .Values.hostEndpoint.interfaces)) -}}
+{{- end -}}
+{{- if eq (dig "watchPeers" "auto" $rollout) "always" -}}
+{{- include "host-firewall.refuse" "agent.enabled is false and rollout.watchPeers is always: only an agent sees who is connected to its node. Write rollout.watchPeers: never, or agent.enabled: true." -}}
+{{- end -}}
+{{- if eq (dig "onWouldCut" "report" $rollout) "wait" -}}
+{{- include "host-firewall.refuse" "agent.enabled is false and rollout.onWouldCut is wait: nodes would wait for ever for what only agents see. Write rollout.onWouldCut: report, or agent.enabled: true." -}}
+{{- end -}}
+{{- if eq (dig "type" "" (.Values.agent.updateStrategy | default dict)) "OnDelete" -}}
+{{- include "host-firewall.refuse" "agent.enabled is false and agent.updateStrategy.type is OnDelete: there is no pod of an agent to delete, so no node would ever move. Write type: RollingUpdate, of which rollingUpdate.maxUnavailable holds for nodes, or agent.enabled: true." -}}
+{{- end -}}
+{{- $affinity := .Values.agent.affinity | default dict -}}
+{{- $terms := dig "nodeAffinity" "requiredDuringSchedulingIgnoredDuringExecution" "nodeSelectorTerms" list $affinity -}}
+{{- $plain := and (le (len $terms) 1) (not (or $affinity.podAffinity $affinity.podAntiAffinity)) -}}
+{{- range $terms -}}
+{{- $plain = and $plain (not .matchFields) -}}
+{{- range .matchExpressions -}}
+{{- $plain = and $plain (has .operator (list "In" "NotIn" "Exists" "DoesNotExist")) -}}
+{{- end -}}
+{{- end -}}
+{{- if not $plain -}}
+{{- include "host-firewall.refuse" "agent.enabled is false and agent.affinity says more than which labels a Node has: without agents nothing is scheduled. Write one term of nodeAffinity, with matchExpressions of In, NotIn, Exists and DoesNotExist, or agent.enabled: true." -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

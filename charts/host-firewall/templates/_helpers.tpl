@@ -118,6 +118,32 @@ enforce, audit or off. YAML reads an off without quotes as false.
 {{- end -}}
 
 {{/*
+Whether agents run: true, or nothing. Without them the controller keeps the endpoints of all nodes itself.
+*/}}
+{{- define "host-firewall.agents" -}}
+{{- if dig "enabled" true .Values.agent -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/*
+Which Nodes would get an agent, as a selector of labels: agent.nodeSelector, and what agent.affinity requires, of which guardAgentless takes what can
+be written so.
+*/}}
+{{- define "host-firewall.nodes" -}}
+{{- $all := list -}}
+{{- range $key, $value := .Values.agent.nodeSelector -}}
+{{- $all = append $all (printf "%s=%s" $key $value) -}}
+{{- end -}}
+{{- range dig "nodeAffinity" "requiredDuringSchedulingIgnoredDuringExecution" "nodeSelectorTerms" list (.Values.agent.affinity | default dict) -}}
+{{- range .matchExpressions -}}
+{{- $all = get (dict "Exists" .key "DoesNotExist" (print "!" .key)) .operator | default (printf "%s %s (%s)" .key (lower .operator) (join "," .values)) | append $all -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $all -}}
+{{- end -}}
+
+{{/*
 Whether the agents narrow SSH's failsafe, unless the mode keeps them from it: true, or nothing.
 */}}
 {{- define "host-firewall.narrows" -}}
@@ -165,7 +191,7 @@ Whether NetworkSets are held to what they are, see networksets: true, or nothing
 Whether the requests of agents and controller get a queue of their own: true, or nothing.
 */}}
 {{- define "host-firewall.fairness" -}}
-{{- if .Values.priorityAndFairness.enabled -}}
+{{- if and .Values.priorityAndFairness.enabled (include "host-firewall.agents" .) -}}
 {{- include "host-firewall.serves" (dict "root" . "version" "1.29" "kind" "flowcontrol.apiserver.k8s.io/v1/FlowSchema") -}}
 {{- end -}}
 {{- end -}}
@@ -197,6 +223,10 @@ What agents, controller and test are told alike, as items of a list of arguments
 - {{ printf "--mode=%s" (include "host-firewall.mode" .) | quote }}
 - {{ printf "--api-group=%s" (include "host-firewall.apiGroup" .) | quote }}
 - {{ printf "--set=%s" .policySet.revision | quote }}
+{{- if not (include "host-firewall.agents" .) }}
+- "--agents=false"
+- {{ printf "--nodes=%s" (include "host-firewall.nodes" .) | quote }}
+{{- end }}
 {{- end -}}
 
 {{/*

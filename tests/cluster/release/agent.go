@@ -205,6 +205,11 @@ func rolledOut(ctx context.Context, c Cluster, namespace string) (set string, er
 		if s := d.Status; s.ObservedGeneration != d.Generation || s.Replicas != 1 || s.UpdatedReplicas != 1 || s.ReadyReplicas != 1 {
 			return "", fmt.Errorf("of %d controllers of %s %d are updated and %d ready", s.Replicas, d.Name, s.UpdatedReplicas, s.ReadyReplicas)
 		}
+		for _, env := range d.Spec.Template.Spec.Containers[0].Env {
+			if env.Name == "HOST_FIREWALL_SET" {
+				set = env.Value
+			}
+		}
 	}
 	agents, err := client.AppsV1().DaemonSets(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
