@@ -60,7 +60,7 @@ func Look(ctx context.Context, cluster Cluster, told settings.Settings) (s Seen,
 	list := func(kind, namespace string, selected metav1.ListOptions, into any) {
 		reading.Go(func() error { return cluster.List(ctx, kind, namespace, selected, into) })
 	}
-	if told.Agents {
+	if s.Observed = !told.Agents; told.Agents {
 		reading.Go(func() error { return s.lookAtAgents(ctx, cluster, told) })
 	}
 	reading.Go(func() error {

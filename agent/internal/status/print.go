@@ -112,12 +112,12 @@ func (r *report) table() string {
 
 // enforced says in a word or two what is seen to be enforced on a node.
 func (r *report) enforced(n node) string {
-	switch proof := endpoint.Proof(n.Enforced); {
+	proof := endpoint.Proof(n.Enforced)
+	switch {
 	case proof == "" && n.Set != "" && n.Agent != "":
 		return "not seen yet" // an agent that has begun has not looked
 	case r.Mode == settings.ModeAudit && strings.HasPrefix(proof, "IPv4"):
 		return "logs only"
-	default:
-		return proof
 	}
+	return proof
 }

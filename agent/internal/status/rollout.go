@@ -18,28 +18,23 @@ import (
 
 // lastStep is when the rollout went on last: an agent became ready, or began, or the controller did.
 func (r *report) lastStep(s Seen) time.Time {
-	last := s.Created
-	if r.said.Controller.After(last) {
-		last = r.said.Controller
-	}
+	steps := []time.Time{s.Created, r.said.Controller}
 	for _, agent := range s.Agents {
-		if agent.Since.After(last) {
-			last = agent.Since
-		}
+		steps = append(steps, agent.Since)
 	}
-	return last
+	return slices.MaxFunc(steps, time.Time.Compare)
 }
 
 // passes tells whether what a node lacks comes by itself: its agent begins, waits for its turn, or
-// tries the set.
+// tries the set. The controller, where it stands in for agents, is ready all the time.
 func (r *report) passes(n node, agent Agent) bool {
 	switch hold, _ := r.said.Hold(n.Name); {
-	case agent.Pod == "" || agent.Old || agent.Ready || hold != "":
+	case agent.Pod == "" || agent.Old || agent.Ready && r.told.Agents || hold != "":
 		return false
 	case n.State == "Armed":
 		return n.armed()
 	}
-	return n.State == "no endpoint" || n.State == "Waiting" || n.State == string(trial.Trying)
+	return n.State == "no endpoint" && r.told.Agents || n.State == "Waiting" || n.State == string(trial.Trying)
 }
 
 // stays tells whether the node is, as its agent says, what the release before has made of it.

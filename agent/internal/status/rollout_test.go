@@ -49,6 +49,10 @@ var rollouts = map[string]struct {
 		f.begins("r0", "Waiting", "stays armed with set r0, not with r1: "+clearance.NoCanary)
 		f.say(func(c *clearance.Clearance) { c.Reason = clearance.NoCanary })
 	}, clearance.NoCanary},
+	"the controller stands in for agents": {func(f *fake) {
+		f.begins("r0", "Waiting", "stays armed with set r0, not with r1: node n2 goes first with set r1")
+		f.operator, f.Agents[1].Ready = true, true
+	}, "node n1: HostEndpoint n1 is armed with set r0, and set r1 is wanted"},
 	"an agent begins on a node that stays as it is": {func(f *fake) {
 		f.begins("r1", "Armed", "armed with policy set r1")
 	}, "node n1: its agent is not ready yet"},

@@ -31,6 +31,8 @@ type fake struct {
 	// before is asked before each look and may change the cluster or fail.
 	before func(f *fake, passed time.Duration) error
 	began  time.Time
+	// operator tells that the controller stands in for agents.
+	operator bool
 }
 
 func (f *fake) Look(context.Context) (status.Seen, error) {
@@ -116,6 +118,7 @@ func (f *fake) run(t *testing.T, off bool) (printed string, took time.Duration, 
 
 func (f *fake) runWith(t *testing.T, told settings.Settings) (printed string, took time.Duration, err error) {
 	t.Helper()
+	told.Agents = !f.operator
 	told.Release, told.Namespace, told.Set, told.Policies = "fw", "ns", want.Revision, want.Policies
 	var out bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
