@@ -90,10 +90,15 @@ func (k *Keeper) tellFelix(now time.Time, err error, status *Status) {
 	if lack == k.lack {
 		return
 	}
-	if k.lack = lack; lack != "" {
+	if k.lack == "" {
 		k.events.Add(now, eventNotReady, lack)
 	}
-	k.Wake()
+	if k.lack = lack; lack == "" {
+		k.Wake()
+		return
+	}
+	// It may be said in other words each time, which is no reason to hurry.
+	k.agenda.NotAfter(askWork, now.Add(askAgain))
 }
 
 // narrowFelix follows the FelixConfigurations and keeps the failsafe narrow. The

@@ -161,7 +161,7 @@ func TestPeersAreNoFieldThatIsFoughtOver(t *testing.T) {
 			s.pass(time.Second)
 		}
 		assert.LessOrEqual(t, s.patches(), 1)
-		s.pass(3 * noteDelay)
+		s.pass(noteMost + noteSpread)
 		assert.Equal(t, "one", s.told("n1"))
 		assert.NotContains(t, s.kinds(), "Repaired")
 		assert.NotContains(t, s.kinds(), "Contested")
