@@ -8,20 +8,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/host-firewall/host-firewall/tests/cluster/host"
+	"github.com/host-firewall/host-firewall/tests/cluster/record"
 )
 
 // Access is a way to a cluster's API server with every right: the path of a kubeconfig, for use on the machine.
@@ -90,8 +89,8 @@ func (a Access) Node(ctx context.Context, name string) (*corev1.Node, error) {
 	return n, nil
 }
 
-// WatchReady notes every moment in which a node is not Ready, until stop is called, which returns them.
-func (a Access) WatchReady(ctx context.Context) (stop func() []string, err error) {
+// WatchReady begins a watch that every node stays Ready, as long as the API server tells.
+func (a Access) WatchReady(ctx context.Context, r *record.Record, test string) (*record.Watch, error) {
 	client, err := a.Client()
 	if err != nil {
 		return nil, err
@@ -100,24 +99,14 @@ func (a Access) WatchReady(ctx context.Context) (stop func() []string, err error
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
 	}
-	var unready []string
-	var group sync.WaitGroup
-	group.Go(func() {
-		for e := range events.ResultChan() {
-			n, ok := e.Object.(*corev1.Node)
-			if !ok || e.Type == watch.Deleted {
-				continue
-			}
-			if err := NodeReady(n); err != nil {
-				unready = append(unready, err.Error())
-			}
+	const ready = "Ready"
+	promise := record.Promise{Test: test, Kind: record.Stays, Allowed: []string{ready, record.Deleted, record.Untold}}
+	return r.Follow(promise, events, func(o metav1.Object) string {
+		if err := NodeReady(o.(*corev1.Node)); err != nil {
+			return err.Error()
 		}
-	})
-	return func() []string {
-		events.Stop()
-		group.Wait()
-		return unready
-	}, nil
+		return ready
+	}), nil
 }
 
 // WaitNodeReady waits until a node has registered and is Ready; it may have to pull the images of its network first.

@@ -52,7 +52,7 @@ const workers = 2
 type Cluster struct {
 	Access
 	layout  layout
-	record  *record
+	record  *saved
 	options Options
 	out     io.Writer
 }
@@ -133,7 +133,7 @@ func UpWith(ctx context.Context, root string, out io.Writer, options Options) (*
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Access: Access(l.kubeconfig()), layout: l, record: &record{Binaries: bin, Next: 11}, options: options, out: out}
+	c := &Cluster{Access: Access(l.kubeconfig()), layout: l, record: &saved{Binaries: bin, Next: 11}, options: options, out: out}
 	if err := c.up(ctx, root); err != nil {
 		_ = os.Rename(l.path("logs"), l.failedLogs())
 		return nil, errors.Join(fmt.Errorf("%w (logs: %s)", err, l.failedLogs()), down(l))

@@ -33,8 +33,8 @@ func (l layout) cni() string                 { return l.path("cni") }
 func (l layout) felixPath() string           { return l.path("felix-path") }
 func (l layout) bin(name string) string      { return l.path("bin", name) }
 
-// record is what has to be known of a cluster to work with it later.
-type record struct {
+// saved is what has to be known of a cluster to work with it later.
+type saved struct {
 	Console  string            `json:"console"` // the API server's address on the machine's loopback
 	Members  []Member          `json:"members"`
 	Next     byte              `json:"next"` // number of the next node
@@ -62,7 +62,7 @@ type Member struct {
 	Addresses Addresses `json:"addresses"`
 }
 
-func (l layout) read() (*record, error) {
+func (l layout) read() (*saved, error) {
 	raw, err := os.ReadFile(l.path("cluster.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("no cluster in %s (make cluster-up starts one)", string(l))
@@ -70,14 +70,14 @@ func (l layout) read() (*record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read cluster: %w", err)
 	}
-	r := &record{}
+	r := &saved{}
 	if err := json.Unmarshal(raw, r); err != nil {
 		return nil, fmt.Errorf("read cluster: %w", err)
 	}
 	return r, nil
 }
 
-func (l layout) write(r *record) error {
+func (l layout) write(r *saved) error {
 	raw, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write cluster: %w", err)

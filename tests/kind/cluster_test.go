@@ -13,6 +13,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/kind"
+	"github.com/host-firewall/host-firewall/tests/cluster/record"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
@@ -43,8 +44,8 @@ type Cluster interface {
 	RemoveNode(ctx context.Context, name string) error
 	// WaitNodeReady waits until a node is Ready.
 	WaitNodeReady(ctx context.Context, name string) error
-	// WatchReady notes every moment in which a node is not Ready, until stop is called.
-	WatchReady(ctx context.Context) (stop func() []string, err error)
+	// WatchReady begins a watch that every node stays Ready.
+	WatchReady(ctx context.Context, r *record.Record, test string) (*record.Watch, error)
 	// Collect puts what helps to understand a failure into a folder, which it makes: logs, the nodes' rules.
 	Collect(ctx context.Context, dir string) error
 }

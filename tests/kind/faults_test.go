@@ -29,7 +29,7 @@ func TestFaultsLeaveProtectionAsItIsAndHealByThemselves(t *testing.T) {
 
 	t.Run("agents, Felix and etcd end", func(t *testing.T) {
 		stop := protected(t)
-		armed := stayArmed(t)
+		armed := stayArmed(t, "")
 		_, err := kubectl(t.Context(), "", "delete", "pods", "--namespace", namespace, "--selector", ofAgents)
 		require.NoError(t, err)
 		requireArmed(t)

@@ -174,12 +174,12 @@ func logged(ctx context.Context) (packets int, err error) {
 // established before it asks any policy.
 func TestOpenConnectionsSurviveEveryChangeOfPolicies(t *testing.T) {
 	r := prepare(t)
-	old := hold(t, scene.Everything)
+	old := hold(t, place.Streams(scene.Everything))
 	_, err := r.Install(t.Context(), values())
 	require.NoError(t, err)
 	requireArmed(t)
 	requireProtected(t, "with the stranger's old connections still open")
-	young := hold(t, scene.Protected)
+	young := hold(t, place.Streams(scene.Protected))
 
 	// The old connections of the new ones show that these are not a slip.
 	others := map[string]any{"cidrs": nodes.StrangerCIDRs()}
@@ -194,15 +194,4 @@ func TestOpenConnectionsSurviveEveryChangeOfPolicies(t *testing.T) {
 	requireOpen(t, "after uninstall")
 	young()
 	old()
-}
-
-// hold keeps connections open along every path that is open now, until stop is called, which wants all of them to be alive.
-func hold(t *testing.T, want scene.Expectation) (stop func()) {
-	t.Helper()
-	watcher, err := probe.Hold(t.Context(), place.Streams(want), pause)
-	require.NoError(t, err)
-	return func() {
-		t.Helper()
-		requireNoFailure(t, watcher.Stop(), "times something was sent over open connections")
-	}
 }

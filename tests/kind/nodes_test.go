@@ -17,6 +17,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/probe"
+	"github.com/host-firewall/host-firewall/tests/cluster/record"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
@@ -34,18 +35,13 @@ func TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsTrustAway(t *testing.T)
 		}
 		require.NoError(t, place.Refresh(context.WithoutCancel(t.Context())))
 	})
-	closed := place.WatchClosing(t.Context(), m)
+	closed := try(t, record.Promise{Kind: record.Closed, Within: closing}, place.Newcomer(m), probe.Rhythm{Every: pause / 10})
 	require.NoError(t, cluster.Poll(t.Context(), time.Minute, "the agent of the new node to start", func(ctx context.Context) error {
 		_, err := agentOn(ctx, m.Name)
 		return err
 	}))
 	started := time.Now()
-	select {
-	case <-closed:
-		t.Logf("closed %.1fs after the start of its agent was seen", time.Since(started).Seconds())
-	case <-time.After(closing):
-		t.Errorf("%s is still open to the stranger %s after its agent started", m.Name, closing)
-	}
+	closed.Due()
 	require.NoError(t, nodes.WaitNode(t.Context(), m))
 	require.NoError(t, place.Refresh(t.Context()), "pods run on the new node")
 	requireArmed(t)
@@ -53,6 +49,7 @@ func TestNodeThatJoinsIsProtectedAndOneThatLeavesTakesItsTrustAway(t *testing.T)
 	_, err = felixOf(t.Context(), t, m.Name)
 	require.NoError(t, err, "its failsafe is narrowed")
 
+	t.Logf("closed %.1fs after the start of its agent was seen", kept(t, closed).Over.Sub(started).Seconds())
 	open() // a NodePort may lead to the pod of a node that is switched off
 
 	require.NoError(t, nodes.RemoveNode(t.Context(), m.Name))
@@ -145,7 +142,7 @@ func TestNodeThatRebootsStaysArmedAndOneThatRegistersAgainIsProtectedAgain(t *te
 	open, closed := reached(t, others(true)), unreached(t, others(false))
 
 	t.Run("reboot", func(t *testing.T) {
-		armed := stayArmed(t)
+		armed := stayArmed(t, "")
 		require.NoError(t, machines.Reboot(node))
 		require.NoError(t, nodes.WaitNode(t.Context(), m))
 		requireArmed(t)

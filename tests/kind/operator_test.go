@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/host-firewall/host-firewall/tests/cluster/probe"
+	"github.com/host-firewall/host-firewall/tests/cluster/record"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
@@ -27,10 +29,12 @@ func TestControllerKeepsAllNodesWhereNoAgentsRun(t *testing.T) {
 	local(t, "add a node")
 	r := prepare(t)
 	open := reached(t, place.Select(scene.Protected))
+	armed, stop := closesInTime(t)
 	_, err := r.Install(t.Context(), operated(values()))
 	require.NoError(t, err)
-	requireClosesInTime(t)
+	armed()
 	requireArmed(t)
+	stop()
 	requireTestPasses(t, r)
 	requireWritesNothingElse(t)
 	requireComesBack(t, worker(t, 1))
@@ -62,12 +66,17 @@ func TestControllerKeepsAllNodesWhereNoAgentsRun(t *testing.T) {
 			require.NoError(t, nodes.RemoveNode(ctx, m.Name))
 			require.NoError(t, place.Refresh(ctx))
 		})
-		select {
-		case <-place.WatchClosing(t.Context(), m):
-		case <-time.After(shared(time.Minute)):
-			require.FailNow(t, "it is still open to the stranger")
-		}
+		joins := try(t, record.Promise{Kind: record.Closed, Within: shared(time.Minute)}, place.Newcomer(m), probe.Rhythm{Every: pause / 10})
+		joins.Due()
+		require.NoError(t, nodes.WaitNode(t.Context(), m))
 		requireArmed(t)
+		eventually(t, "it to be closed to the stranger", func(context.Context) error {
+			if a := probe.Ask(place.Newcomer(m))[0]; !a.Closed() {
+				return fmt.Errorf("it is reached: %s", a)
+			}
+			return nil
+		})
+		kept(t, joins)
 	})
 	closed()
 

@@ -44,9 +44,11 @@ func TestReleaseWaitsForItsRights(t *testing.T) {
 	apply(t, others...)
 	requireAgents(t, report{State: "Waiting", Reason: "lacks the right"})
 	requireOpen(t, "without rights")
+	armed, closed := closesInTime(t)
 	apply(t, rights...)
-	requireClosesInTime(t)
+	armed()
 	requireArmed(t)
+	closed()
 	open()
 }
 

@@ -163,9 +163,7 @@ func TestWhoIsConnectedIsToldWhileThatMatters(t *testing.T) {
 	outside, err := nodes.Host(cluster.StrangerHost)
 	require.NoError(t, err)
 	path := probe.Path{From: probe.Source{Name: cluster.StrangerHost, NetNS: outside.NetNS()}, To: []probe.Address{{Protocol: probe.TCP, AddrPort: netip.MustParseAddrPort(ordinary)}}}
-	held, err := probe.Hold(t.Context(), []probe.Path{path}, pause)
-	require.NoError(t, err)
-	t.Cleanup(func() { held.Stop() })
+	hold(t, []probe.Path{path})
 
 	first := firstOf(t, node)
 	_, err = r.Install(t.Context(), with(map[string]any{"mode": "audit"}))

@@ -29,8 +29,7 @@ func TestPreviewTellsWhatAnUpgradeWouldCloseAndWhoUsesThat(t *testing.T) {
 		To: []probe.Address{{Protocol: probe.TCP, AddrPort: netip.AddrPortFrom(m.Addresses.V4, cluster.OrdinaryPort)}},
 	}
 	// It is open before the agents are there, which tell of it as they begin.
-	held, err := probe.Hold(t.Context(), []probe.Path{way}, pause)
-	require.NoError(t, err)
+	held := hold(t, []probe.Path{way})
 	watched := func(changes map[string]any) map[string]any {
 		return changed(with(map[string]any{"rollout": map[string]any{"verify": false, "watchPeers": "always"}}), changes)
 	}
@@ -65,7 +64,7 @@ func TestPreviewTellsWhatAnUpgradeWouldCloseAndWhoUsesThat(t *testing.T) {
 		}
 		return nil
 	})
-	requireNoFailure(t, held.Stop(), "times something was sent over the open connection")
+	held()
 	told, err = preview(t.Context(), r, next)
 	require.NoError(t, err)
 	require.Contains(t, told, "nothing changes in who may reach what")

@@ -27,7 +27,7 @@ func TestNodeIsTrustedByItsNodeAlone(t *testing.T) {
 	machines := local(t, "run machines that are no nodes yet")
 	r := install(t)
 	// The Nodes of this test are never Ready, which protected would complain about.
-	open, closed, armed := reached(t, place.Select(scene.Protected)), unreached(t, place.Select(neither(scene.Protected, scene.Protected))), stayArmed(t)
+	open, closed, armed := reached(t, place.Select(scene.Protected)), unreached(t, place.Select(neither(scene.Protected, scene.Protected))), stayArmed(t, "")
 	parent := t
 	one, other := machine(t, machines, "machine-1", 88), machine(t, machines, "machine-2", 89)
 

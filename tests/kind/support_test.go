@@ -18,7 +18,6 @@ import (
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"helm.sh/helm/v3/pkg/chartutil"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -36,7 +35,6 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
-	"github.com/host-firewall/host-firewall/tests/cluster/probe"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
@@ -199,25 +197,13 @@ func requireTable(t *testing.T, want scene.Expectation, when string) {
 func undisturbed(t *testing.T, want scene.Expectation) (stop func()) {
 	t.Helper()
 	open := reached(t, place.Select(want))
-	ready, err := nodes.WatchReady(t.Context())
+	ready, err := nodes.WatchReady(t.Context(), recordOf(t), t.Name())
 	require.NoError(t, err)
 	return func() {
 		t.Helper()
 		open()
-		require.Empty(t, ready(), "nodes that were not Ready")
+		kept(t, ready)
 	}
-}
-
-// requireNoFailure shows each failure that a watcher has seen; what says what it did.
-func requireNoFailure(t *testing.T, tally probe.Tally, what string) {
-	t.Helper()
-	require.NotZero(t, tally.Attempts)
-	var failed []string
-	for _, f := range tally.Failures {
-		failed = append(failed, fmt.Sprintf("%s: %v", f.At.Format(time.TimeOnly+".000"), f.Err))
-	}
-	assert.Empty(t, failed, what)
-	t.Logf("%d %s, %d failed", tally.Attempts, what, len(tally.Failures))
 }
 
 // eventually polls to a deadline, and says what it last saw.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/probe"
+	"github.com/host-firewall/host-firewall/tests/cluster/record"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
@@ -61,11 +62,11 @@ func TestReleaseIsInstalledChangedAndRolledBackWithoutAMomentOfWeakness(t *testi
 	local(t, "give an image another tag")
 	r := prepare(t)
 	open := undisturbed(t, scene.Protected)
+	armed, closed := closesInTime(t)
 	notes, err := r.Install(t.Context(), rolling()) // revision 1
 	require.NoError(t, err)
 	require.NotEmpty(t, notes)
-	requireClosesInTime(t)
-	closed := unreached(t, place.Select(func(c scene.Cell) bool { return !scene.Protected(c) && !strangersSSH(c) }))
+	armed()
 	requireArmed(t)
 	requireKubeletServes(t)
 
@@ -115,9 +116,11 @@ func TestReleaseIsInstalledChangedAndRolledBackWithoutAMomentOfWeakness(t *testi
 	requireOpen(t, "after uninstall")
 	requireNothingLeft(t)
 
+	armed, closed = closesInTime(t)
 	_, err = r.Install(t.Context(), values())
 	require.NoError(t, err)
-	requireClosesInTime(t)
+	armed()
+	closed()
 	open()
 }
 
@@ -192,14 +195,9 @@ func oftenBetween(t *testing.T, from, to scene.Expectation) (stop func()) {
 		})
 	}
 	all := between(t, from, to)
-	open := probe.Watch(t.Context(), kinds(both(from, to)), pause/abreast)
-	closed := unreachedAbreast(t, kinds(neither(from, to)), abreast)
-	return func() {
-		t.Helper()
-		requireNoFailure(t, open.Stop(), "new connections, one behind the other")
-		closed()
-		all()
-	}
+	open := watched(t, record.Open, kinds(both(from, to)), probe.Rhythm{Every: pause / abreast})
+	closed := watched(t, record.Closed, kinds(neither(from, to)), probe.Rhythm{Every: pause, Abreast: abreast})
+	return func() { t.Helper(); open(); closed(); all() }
 }
 
 // refusePolicy makes the API server refuse a policy, until accept is called or the test ends.

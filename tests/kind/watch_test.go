@@ -2,49 +2,104 @@ package kind
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"slices"
-	"sync"
-	"sync/atomic"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
-	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/watch"
 
-	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/probe"
+	"github.com/host-firewall/host-firewall/tests/cluster/record"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
 
-// requireClosesInTime waits until the last endpoint is armed, and then for what is to be closed to be closed. SSH takes longer: it
-// is a failsafe, and Felix starts again, after two seconds of its own, when these change.
-func requireClosesInTime(t *testing.T) {
+// recorded is the record of the test that runs, and its file.
+var recorded struct {
+	*record.Record
+	file *os.File
+}
+
+// recordOf is the record of who reached whom in a test and its parts, in a file of its own that tests/cluster/cmd/judge judges again.
+func recordOf(t *testing.T) *record.Record {
 	t.Helper()
-	for _, node := range nodeNames() {
-		eventually(t, node+" to be armed", func(ctx context.Context) error {
-			hep, err := endpointOf(ctx, t, node)
-			if err != nil {
-				return err
-			}
-			return release.Armed(hep)
-		})
+	test, _, _ := strings.Cut(t.Name(), "/")
+	path := filepath.Join(root, "dist", "records", test+".jsonl")
+	if recorded.file == nil || recorded.file.Name() != path {
+		_ = recorded.file.Close() // that of the test before, or none
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		file, err := os.Create(path)
+		require.NoError(t, err)
+		recorded.Record, recorded.file = record.New(file), file
 	}
+	return recorded.Record
+}
+
+// kept ends a watch of the test's record, and wants its promise kept.
+func kept(t *testing.T, w *record.Watch) record.Verdict {
+	t.Helper()
+	v := w.End()
+	t.Log(v)
+	assert.Empty(t, v.Broken, "again: go run ./tests/cluster/cmd/judge %s", recorded.file.Name())
+	return v
+}
+
+// try watches paths until kept ends that.
+func try(t *testing.T, p record.Promise, paths []probe.Path, rhythm probe.Rhythm) *record.Watch {
+	t.Helper()
+	p.Test = t.Name()
+	return recordOf(t).Try(t.Context(), p, paths, rhythm)
+}
+
+// watched watches, until stop is called, that what is promised of all tries along these paths is kept.
+func watched(t *testing.T, kind record.Kind, paths []probe.Path, rhythm probe.Rhythm) (stop func()) {
+	t.Helper()
+	w := try(t, record.Promise{Kind: kind}, paths, rhythm)
+	return func() { t.Helper(); kept(t, w) }
+}
+
+// reached watches, until stop is called, that new connections come about along these paths all the time.
+func reached(t *testing.T, paths []probe.Path) (stop func()) {
+	t.Helper()
+	return watched(t, record.Open, paths, probe.Rhythm{Every: pause})
+}
+
+// unreached watches, until stop is called, that nothing ever answers along these paths. A refused connection is an answer.
+func unreached(t *testing.T, paths []probe.Path) (stop func()) {
+	t.Helper()
+	return watched(t, record.Closed, paths, probe.Rhythm{Every: pause})
+}
+
+// hold keeps a connection open along each of these paths, until stop is called, which wants all of them to be alive.
+func hold(t *testing.T, paths []probe.Path) (stop func()) {
+	t.Helper()
+	return watched(t, record.Open, paths, probe.Rhythm{Every: pause, Held: true})
+}
+
+// closesInTime watches that what is to be closed is open, closes in time when the last endpoint is armed, for which armed waits, and is never open again
+// until stop is called. It does not watch SSH, which takes longer: it is a failsafe, and Felix starts again, after two seconds of its own, when these change.
+func closesInTime(t *testing.T) (armed, stop func()) {
+	t.Helper()
 	paths := place.Select(func(c scene.Cell) bool { return !scene.Protected(c) && !strangersSSH(c) })
-	require.NoError(t, cluster.Poll(t.Context(), closing, "what is to be closed to be closed", func(context.Context) error {
-		for _, a := range probe.Ask(paths) {
-			if !a.Closed() {
-				return fmt.Errorf("%s reached %s: %s", a.From.Name, a.What, a)
-			}
+	w := try(t, record.Promise{Kind: record.Closed, Within: closing}, paths, probe.Rhythm{Every: pause})
+	armed = func() {
+		t.Helper()
+		for _, node := range nodeNames() {
+			eventually(t, node+" to be armed", func(ctx context.Context) error {
+				hep, err := endpointOf(ctx, t, node)
+				if err != nil {
+					return err
+				}
+				return release.Armed(hep)
+			})
 		}
-		return nil
-	}))
-	requireProtected(t, "armed")
+		w.Due()
+		requireProtected(t, "armed")
+	}
+	return armed, func() { t.Helper(); kept(t, w) }
 }
 
 // protected watches both sides until stop is called: what is to be open is reached all the time, what is to be closed never.
@@ -74,96 +129,21 @@ func neither(a, b scene.Expectation) scene.Expectation {
 	return func(c scene.Cell) bool { return !a(c) && !b(c) }
 }
 
-// stayArmed watches, until stop is called, that no endpoint is deleted or disarmed for a moment, nor armed with another one of these sets. None:
-// any will do.
+// stayArmed watches, until stop is called, that no endpoint is deleted or disarmed for a moment, nor armed with another one of these sets; "" is any.
 func stayArmed(t *testing.T, sets ...string) (stop func()) {
 	t.Helper()
 	heps, err := calico(t, "hostendpoints").Watch(t.Context(), metav1.ListOptions{ResourceVersion: "0"})
 	require.NoError(t, err)
-	var seen int
-	var stopped atomic.Bool // the end of a watch can look like a failure of it
-	var lapses []string
-	var group sync.WaitGroup
-	group.Go(func() {
-		for e := range heps.ResultChan() {
-			hep, ok := e.Object.(*unstructured.Unstructured)
-			switch {
-			case !ok && stopped.Load():
-			case !ok:
-				lapses = append(lapses, fmt.Sprint(e.Object))
-			case e.Type == watch.Deleted:
-				lapses = append(lapses, hep.GetName()+" was deleted")
-			case release.Armed(hep) != nil:
-				lapses = append(lapses, release.Armed(hep).Error())
-			case len(sets) > 0 && !slices.Contains(sets, release.CarriedBy(hep)):
-				lapses = append(lapses, fmt.Sprintf("%s was armed with %s", hep.GetName(), hep.GetLabels()[release.SetLabel]))
-			}
-			seen++
+	const armed = "armed with "
+	promise := record.Promise{Test: t.Name(), Kind: record.Stays}
+	for _, set := range sets {
+		promise.Allowed = append(promise.Allowed, armed+set)
+	}
+	w := recordOf(t).Follow(promise, heps, func(hep metav1.Object) string {
+		if err := release.Armed(hep); err != nil {
+			return err.Error()
 		}
+		return armed + release.CarriedBy(hep)
 	})
-	return func() {
-		t.Helper()
-		stopped.Store(true)
-		heps.Stop()
-		group.Wait()
-		require.NotZero(t, seen)
-		require.Empty(t, lapses)
-	}
-}
-
-// reached watches, until stop is called, that new connections come about along these paths all the time.
-func reached(t *testing.T, paths []probe.Path) (stop func()) {
-	t.Helper()
-	watcher := probe.Watch(t.Context(), paths, pause)
-	return func() {
-		t.Helper()
-		requireNoFailure(t, watcher.Stop(), "new connections")
-	}
-}
-
-// unreached watches, until stop is called, that nothing ever answers along these paths. A refused connection is an answer.
-func unreached(t *testing.T, paths []probe.Path) (stop func()) {
-	t.Helper()
-	return unreachedAbreast(t, paths, 1)
-}
-
-// unreachedAbreast is unreached with so many connections in the time of one. Each is waited for, as long as a closed port takes to be one.
-func unreachedAbreast(t *testing.T, paths []probe.Path, abreast int) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	var mu sync.Mutex
-	var tries int
-	var answers []string
-	var group sync.WaitGroup
-	watch := func(p probe.Path, to probe.Address, late time.Duration) {
-		<-time.After(late)
-		tick := time.NewTicker(pause)
-		defer tick.Stop()
-		for ctx.Err() == nil {
-			start := time.Now()
-			err := probe.Connect(p.From, to)
-			mu.Lock()
-			tries++
-			if err == nil || errors.Is(err, unix.ECONNREFUSED) {
-				answers = append(answers, fmt.Sprintf("%s: %s reached %s (%s): %v", start.Format(time.TimeOnly+".000"), p.From.Name, to, p.What, err))
-			}
-			mu.Unlock()
-			<-tick.C
-		}
-	}
-	for _, p := range paths {
-		for _, to := range p.To {
-			for i := range abreast {
-				group.Go(func() { watch(p, to, pause*time.Duration(i)/time.Duration(abreast)) })
-			}
-		}
-	}
-	return func() {
-		t.Helper()
-		cancel()
-		group.Wait()
-		require.NotZero(t, tries)
-		require.Empty(t, answers)
-		t.Logf("%d new connections of what is to be closed, none answered", tries)
-	}
+	return func() { t.Helper(); kept(t, w) }
 }

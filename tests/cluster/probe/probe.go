@@ -130,152 +130,106 @@ func Ask(paths []Path) []Answer {
 	return answers
 }
 
-// Tally is what a Watcher has seen.
-type Tally struct {
-	Attempts int
-	Failures []Failure
+// Rhythm is how often each address of a path is asked.
+type Rhythm struct {
+	Every   time.Duration // from one question to the next; longer where the answer takes longer
+	Abreast int           // so many questions, one behind the other, in the time of one; 0: one
+	Patient bool          // a question waits so long that ErrRepeated is told from no answer
+	Held    bool          // all questions go over one TCP connection, to a listener that sends back what it gets
 }
 
-// Failure is one connection that did not come about.
-type Failure struct {
-	At  time.Time
-	Err error
-}
+// ErrRepeated is a failure that a user would have felt as a delay: the first packet was lost, a later one was not.
+var ErrRepeated = errors.New("answered only when asked again")
 
-// Watcher tries its paths all the time, until it is stopped.
-type Watcher struct {
-	stop func()
-	done chan struct{}
-
-	mu    sync.Mutex
-	tally Tally
-}
-
-// Watch starts a watcher that opens new connections. Every path is tried again as soon as its last try is over and pause has
-// passed.
-func Watch(ctx context.Context, paths []Path, pause time.Duration) *Watcher {
-	ctx, cancel := context.WithCancel(ctx)
-	w := &Watcher{stop: cancel, done: make(chan struct{})}
+// Often asks along paths all the time until stop is called, which waits for the last answers. Connections that are held are open when it returns.
+// Lane is called once for each address, and for each question of those abreast, and what it returns each time with when one was put, and what came of
+// it: nil is an answer. What is asked when ctx ends says nothing, and is not told.
+func Often(ctx context.Context, paths []Path, r Rhythm, lane func(Path, Address) func(time.Time, error)) (stop func()) {
+	asking, end := context.WithCancel(ctx)
 	var group sync.WaitGroup
+	abreast := max(1, r.Abreast)
 	for _, p := range paths {
 		for _, to := range p.To {
-			group.Go(func() {
-				// All questions are from the namespace that the thread is in.
-				if err := host.InNetNS(p.From.NetNS, func() error { w.watch(ctx, p.From, to, pause); return nil }); err != nil {
-					w.note(time.Now(), describe(p.From, to, err))
-				}
-			})
-		}
-	}
-	w.end(&group)
-	return w
-}
-
-// errRepeated is a failure that a user would have felt as a delay: the first packet was lost, a later one was not.
-var errRepeated = errors.New("answered only when asked again")
-
-func (w *Watcher) watch(ctx context.Context, from Source, to Address, pause time.Duration) {
-	w.often(ctx, from, to, pause, func() error {
-		repeated, err := ask(to, 5*patience)
-		if err == nil && repeated {
-			return errRepeated
-		}
-		return err
-	})
-}
-
-// Hold opens one TCP connection along every path and starts a watcher that sends something over each of them, and waits until
-// it has come back. It returns when all are open. The listeners have to send back what they get.
-func Hold(ctx context.Context, paths []Path, pause time.Duration) (*Watcher, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	w := &Watcher{stop: cancel, done: make(chan struct{})}
-	var group sync.WaitGroup
-	defer w.end(&group)
-	for _, p := range paths {
-		for _, to := range p.To {
-			conn, err := dial(p.From, to)
-			if err != nil {
-				cancel()
-				return nil, describe(p.From, to, err)
+			for i := range abreast {
+				tell := lane(p, to)
+				put, hangUp := r.dial(p.From, to)
+				group.Go(func() {
+					defer hangUp()
+					<-time.After(r.Every * time.Duration(i) / time.Duration(abreast))
+					// All questions are from the namespace that the thread is in.
+					if err := host.InNetNS(p.From.NetNS, func() error { again(ctx, asking, r.Every, tell, put); return nil }); err != nil {
+						tell(time.Now(), err)
+					}
+				})
 			}
-			group.Go(func() {
-				defer conn.Close()
-				w.often(ctx, p.From, to, pause, func() error { return echo(conn) })
-			})
 		}
 	}
-	return w, nil
+	return func() { end(); group.Wait() }
 }
 
-// dial opens a connection that outlives the thread it was opened on.
-func dial(from Source, to Address) (conn net.Conn, err error) {
-	err = host.InNetNS(from.NetNS, func() error {
-		conn, err = net.DialTimeout("tcp", to.AddrPort.String(), 5*patience)
-		return err
-	})
-	return conn, err
-}
-
-// errBroken is the end of a connection that was held.
-var errBroken = errors.New("an open connection broke")
-
-// echo sends something and waits until it has come back.
-func echo(conn net.Conn) error {
-	err := conn.SetDeadline(time.Now().Add(5 * patience))
-	if err == nil {
-		_, err = conn.Write([]byte{1})
-	}
-	if err == nil {
-		_, err = conn.Read(make([]byte, 1))
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", errBroken, err)
-	}
-	return nil
-}
-
-// often tries something until the watcher is stopped, or there is nothing left to try.
-func (w *Watcher) often(ctx context.Context, from Source, to Address, pause time.Duration, try func() error) {
-	tick := time.NewTicker(pause)
+// again puts a question until asking ends, or there is nothing left to ask.
+func again(ctx, asking context.Context, every time.Duration, tell func(time.Time, error), put func() error) {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		start := time.Now()
-		err := try()
+		err := put()
 		if ctx.Err() != nil {
-			return // a try that was cut off says nothing
+			return
 		}
-		w.note(start, describe(from, to, err))
+		tell(start, err)
 		if errors.Is(err, errBroken) {
 			return
 		}
 		select {
-		case <-ctx.Done():
+		case <-asking.Done():
 			return
 		case <-tick.C:
 		}
 	}
 }
 
-func (w *Watcher) note(at time.Time, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.tally.Attempts++
-	if err != nil {
-		w.tally.Failures = append(w.tally.Failures, Failure{At: at, Err: err})
+// errBroken is the end of a connection that was held, or that there was none.
+var errBroken = errors.New("no open connection any more")
+
+// dial opens the connection that is to be held, if any, and returns how a question is put, and what comes after the last one.
+func (r Rhythm) dial(from Source, to Address) (put func() error, hangUp func()) {
+	limit := patience
+	if r.Patient || r.Held {
+		limit *= 5
 	}
-}
-
-// end makes the watcher done when the group is.
-func (w *Watcher) end(group *sync.WaitGroup) {
-	go func() {
-		group.Wait()
-		close(w.done)
-	}()
-}
-
-// Stop ends the watcher and returns what it has seen.
-func (w *Watcher) Stop() Tally {
-	w.stop()
-	<-w.done
-	return w.tally
+	if !r.Held {
+		return func() error {
+			repeated, err := ask(to, limit)
+			if err == nil && repeated {
+				return ErrRepeated
+			}
+			return err
+		}, func() {}
+	}
+	var conn net.Conn
+	err := host.InNetNS(from.NetNS, func() (err error) {
+		conn, err = net.DialTimeout("tcp", to.AddrPort.String(), limit)
+		return err
+	})
+	put = func() error {
+		if err == nil {
+			err = conn.SetDeadline(time.Now().Add(limit))
+		}
+		if err == nil {
+			_, err = conn.Write([]byte{1})
+		}
+		if err == nil {
+			_, err = conn.Read(make([]byte, 1))
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", errBroken, err)
+		}
+		return nil
+	}
+	return put, func() {
+		if conn != nil {
+			_ = conn.Close()
+		}
+	}
 }

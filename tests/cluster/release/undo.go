@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/probe"
+	"github.com/host-firewall/host-firewall/tests/cluster/record"
 )
 
 // Phases of a node that moves to another set of policies.
@@ -111,9 +113,9 @@ func (r *Release) MeasureUndo(ctx context.Context, c Cluster, slip map[string]an
 	if err != nil {
 		return u, err
 	}
-	stop, start := probe.Outage(ctx, open, outageEach), time.Now()
+	cut, start := record.New(io.Discard).Try(ctx, record.Promise{Kind: record.Cut, Within: armLimit}, open, probe.Rhythm{Every: outageEach}), time.Now()
+	defer func() { u.Cut = cut.End().Longest }()
 	if _, err := r.Upgrade(ctx, slip); err != nil {
-		stop()
 		return u, err
 	}
 	err = u.follow(endpoints, policies[0].GetLabels()[SetLabel], start)
@@ -127,7 +129,6 @@ func (r *Release) MeasureUndo(ctx context.Context, c Cluster, slip map[string]an
 			return nil
 		})
 	}
-	u.Cut = stop()
 	return u, err
 }
 

@@ -2,7 +2,6 @@ package scene
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -156,26 +155,8 @@ func (s *Scene) Streams(want Expectation) []probe.Path {
 	return streams
 }
 
-// WatchClosing tells when a node that is just starting, and is open to the stranger, is open no more: the start of the
-// first connection to its ordinary port that nothing answered, nor the one after it. While a host starts one alone may get lost.
-func (s *Scene) WatchClosing(ctx context.Context, m cluster.Member) <-chan time.Time {
-	closed := make(chan time.Time, 1)
-	from := s.hosts[cluster.StrangerHost].Source
-	go func() {
-		var dropped time.Time // the start of the last one, if it was not answered
-		for open := false; ctx.Err() == nil; {
-			start := time.Now()
-			err := probe.Connect(from, probe.Address{Protocol: probe.TCP, AddrPort: netip.AddrPortFrom(m.Addresses.V4, cluster.OrdinaryPort)})
-			switch open = open || err == nil; {
-			case !open || !errors.Is(err, probe.ErrDropped):
-				dropped = time.Time{}
-			case dropped.IsZero():
-				dropped = start
-			default:
-				closed <- dropped
-				return
-			}
-		}
-	}()
-	return closed
+// Newcomer is the way of the stranger to what is open on a node that is just starting, until it is protected: its ordinary port.
+func (s *Scene) Newcomer(m cluster.Member) []probe.Path {
+	to := probe.Address{Protocol: probe.TCP, AddrPort: netip.AddrPortFrom(m.Addresses.V4, cluster.OrdinaryPort)}
+	return []probe.Path{{From: s.hosts[cluster.StrangerHost].Source, What: Ordinary, To: []probe.Address{to}}}
 }

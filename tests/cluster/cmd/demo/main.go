@@ -22,6 +22,7 @@ import (
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/probe"
+	"github.com/host-firewall/host-firewall/tests/cluster/record"
 	"github.com/host-firewall/host-firewall/tests/cluster/release"
 	"github.com/host-firewall/host-firewall/tests/cluster/scene"
 )
@@ -130,11 +131,11 @@ func (d *demo) legend() {
 func (d *demo) install(ctx context.Context) error {
 	values := setA()
 	d.head("helm install %s charts/host-firewall --set ssh.cidrs={%s}", releaseName, strings.Join(cluster.AdminCIDRs(), ","))
-	ready, err := d.cluster.WatchReady(ctx)
+	ready, err := d.cluster.WatchReady(ctx, record.New(io.Discard), "demo")
 	if err != nil {
 		return err
 	}
-	watcher := probe.Watch(ctx, d.scene.Select(scene.Protected), pause)
+	watch := d.watch(ctx, scene.Protected)
 	start := time.Now()
 	_, err = d.release.Install(ctx, values)
 	if err == nil {
@@ -142,14 +143,14 @@ func (d *demo) install(ctx context.Context) error {
 	}
 	armed := time.Since(start)
 	if err != nil {
-		watcher.Stop()
+		watch.End()
 		return err
 	}
 	d.say("every node was armed %s after helm install began", round(armed))
 	d.show(ctx, scene.Protected)
-	d.tell(start, watcher.Stop())
+	d.tell(watch.End())
 	d.say("The API server's port stays open to everybody: it is one of Felix's failsafe ports. So was SSH's, until the agent narrowed it.")
-	unready := ready()
+	unready := ready.End().Broken
 	d.broken = append(d.broken, unready...)
 	if len(unready) == 0 {
 		d.say("every node stayed Ready")
@@ -200,10 +201,9 @@ func (d *demo) undo(ctx context.Context) error {
 		return err
 	}
 	kubelets := func(c scene.Cell) bool { return scene.Protected(c) && c.Column == scene.Kubelet }
-	others := probe.Watch(ctx, d.scene.Select(func(c scene.Cell) bool { return scene.Protected(c) && !kubelets(c) }), pause)
-	start := time.Now()
+	others := d.watch(ctx, func(c scene.Cell) bool { return scene.Protected(c) && !kubelets(c) })
 	undone, err := d.release.MeasureUndo(ctx, d.cluster, release.Slip(setA()), d.scene.Select(kubelets))
-	tally := others.Stop()
+	verdict := others.End()
 	if err != nil {
 		return err
 	}
@@ -213,7 +213,7 @@ func (d *demo) undo(ctx context.Context) error {
 	if len(undone.Moved) != 1 {
 		d.breaks("a bad change was tried by %v", undone.Moved)
 	}
-	d.tell(start, tally)
+	d.tell(verdict)
 	if err := release.Soften(ctx, d.cluster); err != nil {
 		return err
 	}
@@ -236,7 +236,7 @@ func (d *demo) move(ctx context.Context, command string, want scene.Expectation,
 	start := time.Now()
 	moves := make(chan []string, 1)
 	go func() { moves <- movesOf(endpoints, start) }()
-	watcher := probe.Watch(ctx, d.scene.Select(scene.Protected), pause)
+	watch := d.watch(ctx, scene.Protected)
 	if err = change(); err == nil {
 		err = d.sets(ctx)
 	}
@@ -246,7 +246,7 @@ func (d *demo) move(ctx context.Context, command string, want scene.Expectation,
 	endpoints.Stop()
 	told := <-moves
 	if err != nil {
-		watcher.Stop()
+		watch.End()
 		return err
 	}
 	for _, move := range told {
@@ -257,7 +257,7 @@ func (d *demo) move(ctx context.Context, command string, want scene.Expectation,
 	}
 	d.say("every node had moved %s after %s began", round(time.Since(start)), command)
 	d.show(ctx, want)
-	d.tell(start, watcher.Stop())
+	d.tell(watch.End())
 	return nil
 }
 
@@ -347,7 +347,7 @@ func (d *demo) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	closing := d.scene.WatchClosing(ctx, m)
+	closed := record.New(io.Discard).Try(ctx, record.Promise{Kind: record.Closed, Within: settle}, d.scene.Newcomer(m), probe.Rhythm{Every: pause / 10})
 	if err := d.cluster.WaitNode(ctx, m); err != nil {
 		return err
 	}
@@ -358,29 +358,24 @@ func (d *demo) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case at := <-closing:
-		d.say("%s was closed to the stranger %s after its Node had registered", newNode, round(at.Sub(node.CreationTimestamp.Time)))
-	case <-time.After(settle):
-		d.breaks("%s was not closed to the stranger within %s of being Ready", newNode, settle)
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	closed.Due()
 	d.show(ctx, scene.Protected)
+	verdict := closed.End()
+	d.say("%s was closed to the stranger %s after its Node had registered", newNode, round(verdict.Over.Sub(node.CreationTimestamp.Time)))
+	d.broken = append(d.broken, verdict.Broken...)
 	return nil
 }
 
 func (d *demo) uninstall(ctx context.Context) error {
 	d.head("helm uninstall %s", releaseName)
-	watcher := probe.Watch(ctx, d.scene.Select(scene.Protected), pause)
-	start := time.Now()
+	watch := d.watch(ctx, scene.Protected)
 	err := d.release.Uninstall()
 	if err != nil {
-		watcher.Stop()
+		watch.End()
 		return err
 	}
 	d.show(ctx, scene.Everything)
-	d.tell(start, watcher.Stop())
+	d.tell(watch.End())
 	left, err := release.Leftovers(ctx, d.cluster)
 	if err != nil {
 		return err
@@ -394,12 +389,15 @@ func (d *demo) uninstall(ctx context.Context) error {
 	return nil
 }
 
-// tell says what a watcher saw since start.
-func (d *demo) tell(start time.Time, tally probe.Tally) {
-	d.say("during all this, what has to stay open was tried with %d new connections; %d failed", tally.Attempts, len(tally.Failures))
-	for _, f := range tally.Failures {
-		d.breaks("%s after the beginning: %v", round(f.At.Sub(start)), f.Err)
-	}
+// watch tries all the time what has to stay open.
+func (d *demo) watch(ctx context.Context, open scene.Expectation) *record.Watch {
+	return record.New(io.Discard).Try(ctx, record.Promise{Kind: record.Open}, d.scene.Select(open), probe.Rhythm{Every: pause})
+}
+
+// tell says what a watch has seen.
+func (d *demo) tell(v record.Verdict) {
+	d.say("during all this, what has to stay open was tried with %d new connections; it failed %d times", v.Tries, len(v.Broken))
+	d.broken = append(d.broken, v.Broken...)
 }
 
 // end takes the cluster away, or says how to look around in it.
