@@ -30,7 +30,7 @@ func clean(t *testing.T, server http.HandlerFunc) (code int, stdout, stderr stri
 	defer s.Close()
 	args, _ := arguments(t, s.URL)
 	var out, err bytes.Buffer
-	code = run(t.Context(), []string{"cleanup", "--release=fw", "--namespace=ns", "--daemonset=fw", "--deployment=fw-controller", "--account=fw-cleanup", "--timeout=2s", args[4]}, noEnv, &out, &err)
+	code = run(t.Context(), []string{"cleanup", "--release=fw", "--namespace=ns", "--daemonset=fw", "--deployment=fw-controller", "--account=fw-cleanup", "--test-pod=fw-test", "--timeout=2s", args[4]}, noEnv, &out, &err)
 	return code, out.String(), err.String()
 }
 
