@@ -100,6 +100,10 @@ func (c Command) rules(s *Settings) []option {
 
 // running say how the process runs.
 func (c Command) running(s *Settings) []option {
+	forms, help := []string{"table", "json"}, "table or json; -o is the same"
+	if c.wide {
+		forms, help = []string{"table", "wide", "json"}, "table, wide (a table with whole reasons) or json; -o is the same"
+	}
 	return []option{
 		{"api-group", "", "projectcalico.org/v3 or crd.projectcalico.org/v1; empty finds it",
 			into(&s.APIGroup, optional(oneOf("projectcalico.org/v3", "crd.projectcalico.org/v1")))},
@@ -113,7 +117,8 @@ func (c Command) running(s *Settings) []option {
 			into(&s.Resync, readTime("10m"))},
 		{"timeout", "4m", "how long to try; for pods that do not end it waits an eighth of it, for the controller's and the agents' each",
 			into(&s.Timeout, readTime("4m"))},
-		c.output(s),
+		{"output", "table", help,
+			into(&s.Output, oneOf(forms...))},
 		{"wait", "", "how long to wait until all is well; empty: not at all",
 			into(&s.Wait, optional(readTime("1m")))},
 		{"log-level", cmp.Or(c.logLevel, "info"), "debug, info, warn or error",
@@ -121,12 +126,4 @@ func (c Command) running(s *Settings) []option {
 		{"log-format", "text", "text or json",
 			into(&s.LogFormat, oneOf("text", "json"))},
 	}
-}
-
-// output is the form of what is printed.
-func (c Command) output(s *Settings) option {
-	if c.wide {
-		return option{"output", "table", "table, wide (a table with whole reasons) or json; -o is the same", into(&s.Output, oneOf("table", "wide", "json"))}
-	}
-	return option{"output", "table", "table or json; -o is the same", into(&s.Output, oneOf("table", "json"))}
 }
