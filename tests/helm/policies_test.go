@@ -380,7 +380,7 @@ func TestSetIsOneForAllPoliciesAgentsAndController(t *testing.T) {
 	}
 }
 
-func TestSetChangesWithThePoliciesOnly(t *testing.T) {
+func TestSetChangesWithThePoliciesAndTheLabelsOfEndpointsOnly(t *testing.T) {
 	t.Parallel()
 	set := func(s setting) string { return argumentsOf(t, render(t, s))["set"] }
 	plain := set(setting{})
@@ -391,7 +391,6 @@ func TestSetChangesWithThePoliciesOnly(t *testing.T) {
 		{values: `commonLabels: {team: network}`},
 		{values: `commonAnnotations: {example.org/owner: network}`},
 		{values: `cluster: {cidrs: []}`},
-		{values: `hostEndpoint: {labels: {host-endpoint: armed}}`},
 		{release: "other", values: `fullnameOverride: host-firewall`},
 	} {
 		require.Equal(t, plain, set(same), "%+v", same)
@@ -407,6 +406,8 @@ func TestSetChangesWithThePoliciesOnly(t *testing.T) {
 		{values: `cluster: {trustAPIServer: false}`},
 		{values: `essential: {dhcp: false}`},
 		{values: `mode: audit`},
+		{values: `hostEndpoint: {labels: {host-endpoint: armed}}`},
+		{values: `hostEndpoint: {nodeLabels: [zone]}`},
 		{values: `ingress: [{name: web, cidrs: [192.0.2.0/24], protocol: TCP, ports: [443]}]`},
 		{values: `policies: {dropOther: {order: 30}}`},
 		{values: `policies: {allowOutbound: {enabled: false}}`},

@@ -221,7 +221,7 @@ func orderOf(policy string, order int) map[string]any {
 type cutting struct {
 	name   string
 	policy map[string]any // of the administrator's own
-	ours   string         // the policy of ours that comes to be behind it
+	slip   map[string]any // values
 	cut    scene.Expectation
 	paths  []probe.Path // instead of those of cut
 	hurt   []string     // nodes
@@ -234,17 +234,19 @@ func cuttings(t *testing.T) []cutting {
 	outToAPI := func(c scene.Cell) bool { return apiServer(c) && (c.Row == scene.Node || c.Row == scene.Itself) }
 	control := []string{controlPlane(t).Name}
 	workers := slices.DeleteFunc(nodeNames(), func(name string) bool { return slices.Contains(control, name) })
+	labelled := changed(outbound("TCP", 10250), map[string]any{"selector": "role == 'kept-in'", "order": 0})
+	label := map[string]any{"hostEndpoint": map[string]any{"acceptPolicies": []any{release.Hardened}, "labels": map[string]any{"role": "kept-in"}}}
 	return []cutting{
 		{name: "kubelets from the API server", policy: inbound("TCP", 10250, addressesOf(t, control), addressesOf(t, workers)),
-			ours: "allowCluster", cut: kubelets, hurt: workers, says: "kubelet"},
-		{name: "nodes from kubelets of others", policy: outbound("TCP", 10250), ours: "allowOutbound", cut: kubelets, hurt: nodeNames(), says: "kubelets of other nodes"},
-		{name: "nodes from the API server", policy: outbound("TCP", cluster.APIPort), ours: "allowOutbound", cut: outToAPI, hurt: nodeNames(), says: "API server"},
-		{name: "nodes from DNS", policy: outbound("UDP", cluster.DNSPort), ours: "allowOutbound", cut: neither(scene.Everything, scene.Everything), paths: toDNS(t), hurt: nodeNames(), says: "DNS"},
+			slip: orderOf("allowCluster", 16), cut: kubelets, hurt: workers, says: "kubelet"},
+		{name: "nodes from kubelets of others, by a label", policy: labelled, slip: label, cut: kubelets, hurt: nodeNames(), says: "kubelets of other nodes"},
+		{name: "nodes from the API server", policy: outbound("TCP", cluster.APIPort), slip: orderOf("allowOutbound", 18), cut: outToAPI, hurt: nodeNames(), says: "API server"},
+		{name: "nodes from DNS", policy: outbound("UDP", cluster.DNSPort), slip: orderOf("allowOutbound", 19), cut: neither(scene.Everything, scene.Everything), paths: toDNS(t), hurt: nodeNames(), says: "DNS"},
 	}
 }
 
-// A policy of the administrator's own denies what ours let through before it is asked; new values move ours behind it. That passes every check of
-// values and policies, for each is right by itself. Whichever node finds out first goes back by itself, and those that would be cut as well have
+// A policy of the administrator's own denies what ours let through before it is asked; new values move ours behind it, or give endpoints the label
+// that it selects. That passes every check of values and policies, for each is right by itself. Whichever node finds out first goes back by itself, and those that would be cut as well have
 // not moved, or go back too.
 func TestSetThatCutsWhatWorkedIsTakenBackByTheNodeItself(t *testing.T) {
 	local(t, "ask from the network of a node")
@@ -252,10 +254,10 @@ func TestSetThatCutsWhatWorkedIsTakenBackByTheNodeItself(t *testing.T) {
 	// Calico lets nodes out to API server and DNS whatever any policy says, unless it is told not to.
 	felixForAll(t, map[string]any{"failsafeOutboundHostPorts": []any{map[string]any{"protocol": "UDP", "port": int64(67)}}})
 	upgradeTo(t, r, accepting(nil))
-	for i, c := range cuttings(t) {
+	for _, c := range cuttings(t) {
 		t.Run(c.name, func(t *testing.T) {
 			remove := harden(t, c.policy)
-			requireTakenBack(t, r, c, accepting(orderOf(c.ours, 16+i%4))) // each time another set
+			requireTakenBack(t, r, c, accepting(c.slip))
 			remove()
 			upgradeTo(t, r, accepting(nil))
 		})

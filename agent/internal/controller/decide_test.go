@@ -85,7 +85,7 @@ func TestNodesAreCountedByWhatTheirAgentsHaveNoted(t *testing.T) {
 		"n3": {State: "Conflict", Enforced: "IPv4"},
 	} {
 		armed := map[string]string{"Armed": "A"}[note.State]
-		endpoint.SetNote(w.agent(name, "A", armed), nil, note, false)
+		endpoint.SetNote(w.agent(name, "A", armed), nil, note)
 	}
 	w.after(time.Second)
 	assert.Equal(t, map[string]int{"Armed": 2, "Conflict": 1, NotNoted: 1}, w.last.status.Nodes)

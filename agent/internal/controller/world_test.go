@@ -81,7 +81,7 @@ func (w *world) setReady(name string, status corev1.ConditionStatus) {
 func (w *world) agent(node, wanted, armed string) *v3.HostEndpoint {
 	i := slices.IndexFunc(w.nodes, func(n *corev1.Node) bool { return n.Name == node })
 	hep, _ := w.Shape.Desired(w.nodes[i], endpoint.Interface{Name: "*"}, nil, armed)
-	endpoint.SetNote(hep, nil, endpoint.Note{State: "Waiting", Since: w.now, Wanted: wanted}, false)
+	endpoint.SetNote(hep, nil, endpoint.Note{State: "Waiting", Since: w.now, Wanted: wanted})
 	hep.ResourceVersion = w.next()
 	w.facts.version = hep.ResourceVersion
 	w.endpoints = slices.DeleteFunc(w.endpoints, func(h *v3.HostEndpoint) bool { return h.Name == node })

@@ -84,11 +84,14 @@ func AnnotationsOf(object metav1.Object) map[string]string { return effective(ob
 // SetOf returns the set that an endpoint is armed with, or moves to; empty: it is not armed.
 func SetOf(hep metav1.Object) string {
 	set, _, _ := strings.Cut(effective(hep).labels[SetLabel], and)
-	if note := NoteOf(hep); set == "" && note.Wanted == "" && len(note.Labels) > 0 {
+	if set != "" {
+		return set
+	}
+	if note := NoteOf(hep); note.Wanted == "" && note.State == "Armed" && len(note.Labels) > 0 {
 		// An agent that knew no sets has armed it by those labels.
 		return Before
 	}
-	return set
+	return ""
 }
 
 // LeavesOf returns the set that an endpoint moves from; empty: it does not move.
@@ -192,17 +195,16 @@ func Patch(current, desired *v3.HostEndpoint) ([]byte, error) {
 	return MergePatch(current, next)
 }
 
-// Disarm returns the patch that takes the label off which arms an endpoint. With Before that
-// is not the only one, and the note goes too, which tells of it.
+// Disarm returns the patch that takes the labels off by which policies select an armed endpoint:
+// that of its set, and those of the settings, by which what was before there were sets
+// selects whatever carries none. The note goes too, which tells of them.
 func Disarm[T typed[T]](hep T) ([]byte, error) {
 	next := Plain(hep)
 	delete(next.GetLabels(), SetLabel)
-	if SetOf(hep) == Before {
-		for _, key := range NoteOf(hep).Labels {
-			delete(next.GetLabels(), key)
-		}
-		delete(next.GetAnnotations(), StateAnnotation)
+	for _, key := range NoteOf(hep).Labels {
+		delete(next.GetLabels(), key)
 	}
+	delete(next.GetAnnotations(), StateAnnotation)
 	return MergePatch(hep, next)
 }
 

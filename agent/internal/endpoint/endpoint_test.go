@@ -177,11 +177,11 @@ func TestEndpointThatWasArmedBeforeThereWereSetsCarriesTheOneOfThen(t *testing.T
 	assert.Equal(t, stored("").Labels, disarmed.Labels, "those of then select by that label, too")
 
 	never := stored("")
-	never.Annotations = map[string]string{endpoint.StateAnnotation: `{"state":"Waiting","reason":"held","since":"2026-01-02T03:04:05Z"}`}
+	never.Annotations = map[string]string{endpoint.StateAnnotation: `{"state":"Waiting","reason":"held","since":"2026-01-02T03:04:05Z","labels":["zone"]}`}
 	assert.Empty(t, endpoint.SetOf(never), "it was never armed")
 	lost := stored("")
 	lost.Labels["host-endpoint"] = "ingress"
-	endpoint.SetNote(lost, nil, endpoint.Note{State: "Armed", Wanted: "r1"}, false)
+	endpoint.SetNote(lost, nil, endpoint.Note{State: "Armed", Wanted: "r1"})
 	require.NotEmpty(t, endpoint.NoteOf(lost).Labels)
 	assert.Empty(t, endpoint.SetOf(lost), "an agent that knows sets has written it")
 }
@@ -417,14 +417,15 @@ func TestLabelsOfOtherSettingsGoWhenThoseOfTheseSettingsTakeOver(t *testing.T) {
 	before.Labels = map[string]string{"old": "label"}
 	before.NodeLabels = []string{"zone"}
 	current, _ := before.Desired(node(), star(), nil, "r1")
-	endpoint.SetNote(current, nil, endpoint.Note{State: "Armed", Reason: "r1", Since: time.Unix(1000, 5)}, false)
+	endpoint.SetNote(current, nil, endpoint.Note{State: "Armed", Reason: "r1", Since: time.Unix(1000, 5)})
 	current.Labels["theirs"] = "label"
 	current.ResourceVersion = "7"
 	assert.JSONEq(t, `{"state":"Armed","reason":"r1","since":"1970-01-01T00:16:40Z","labels":["old","zone"]}`,
 		current.Annotations[endpoint.StateAnnotation])
 
 	waiting, _ := shape().Desired(node(), star(), nil, "")
-	endpoint.SetNote(waiting, current, endpoint.Note{State: "Waiting", Since: time.Unix(2000, 0)}, true)
+	endpoint.Give(waiting, endpoint.Given(current))
+	endpoint.SetNote(waiting, current, endpoint.Note{State: "Waiting", Since: time.Unix(2000, 0), Wanted: "r1"})
 	patch, err := endpoint.Patch(current, waiting)
 	require.NoError(t, err)
 	current = apply(t, current, patch)
@@ -432,19 +433,20 @@ func TestLabelsOfOtherSettingsGoWhenThoseOfTheseSettingsTakeOver(t *testing.T) {
 		current.Labels, "what other policies select stays until there is something else")
 
 	armed, _ := shape().Desired(node(), star(), nil, "r1")
-	endpoint.SetNote(armed, current, endpoint.Note{State: "Armed", Since: time.Unix(3000, 0)}, false)
+	endpoint.SetNote(armed, current, endpoint.Note{State: "Armed", Since: time.Unix(3000, 0), Wanted: "r1"})
 	patch, err = endpoint.Patch(current, armed)
 	require.NoError(t, err)
 	current = apply(t, current, patch)
 	assert.Equal(t, map[string]string{"host-firewall.io/release": "fw", "host-firewall.io/node": "n1", "host-firewall.io/set": "r1", "host-endpoint": "ingress", "theirs": "label"}, current.Labels)
 	assert.Equal(t, time.Unix(3000, 0).UTC(), endpoint.NoteOf(current).Since)
+	assert.Equal(t, map[string]string{"old": "label", "zone": "a"}, endpoint.NoteOf(current).Before, "what it gets again where it goes back")
 }
 
 func TestNoteThatSaysTheSameIsNoDifference(t *testing.T) {
 	current := stored("r1")
-	endpoint.SetNote(current, nil, endpoint.Note{State: "Armed", Reason: "r", Since: time.Unix(1000, 0)}, false)
+	endpoint.SetNote(current, nil, endpoint.Note{State: "Armed", Reason: "r", Since: time.Unix(1000, 0)})
 	desired, _ := shape().Desired(node(), star(), nil, "r1")
-	endpoint.SetNote(desired, current, endpoint.Note{State: "Armed", Reason: "r", Since: time.Unix(2000, 0)}, false)
+	endpoint.SetNote(desired, current, endpoint.Note{State: "Armed", Reason: "r", Since: time.Unix(2000, 0)})
 	patch, err := endpoint.Patch(current, desired)
 	require.NoError(t, err)
 	assert.Nil(t, patch, "never only for the time")

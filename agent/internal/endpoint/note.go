@@ -27,6 +27,9 @@ type Note struct {
 	Wanted string `json:"wanted,omitempty"`
 	// Labels are the keys of labels that come and go with the settings.
 	Labels []string `json:"labels,omitempty"`
+	// Before are the labels of that kind which the endpoint had before it moved to Wanted, and
+	// gets again where it goes back.
+	Before map[string]string `json:"before,omitempty"`
 }
 
 // Proof is Note.Enforced without the details.
@@ -44,28 +47,38 @@ func NoteOf(hep metav1.Object) Note {
 	return note
 }
 
-// SetNote writes the note to an endpoint that is to be. The labels to remember are
-// those of the endpoint itself, and with keep those that current remembers: then
-// they are left as they are for now. current may be nil.
-func SetNote(desired, current *v3.HostEndpoint, note Note, keep bool) {
-	keys := maps.Clone(desired.Labels)
-	delete(keys, ReleaseLabel)
-	delete(keys, NodeLabel)
-	delete(keys, SetLabel)
+// SetNote writes the note to an endpoint that is to be, with the labels to remember, which
+// are those of the endpoint itself. current may be nil.
+func SetNote(desired, current *v3.HostEndpoint, note Note) {
 	if current != nil {
-		before := NoteOf(current)
-		if keep {
-			for _, key := range before.Labels {
-				keys[key] = ""
-			}
+		was := NoteOf(current)
+		if note.Before = was.Before; SetOf(current) != SetOf(desired) && SetOf(desired) == note.Wanted {
+			note.Before = Given(current)
 		}
-		if before.State == note.State && !before.Since.IsZero() {
-			note.Since = before.Since
+		if was.State == note.State && !was.Since.IsZero() {
+			note.Since = was.Since
 		}
 	}
+	keys := maps.Clone(desired.Labels)
+	maps.DeleteFunc(keys, func(key, _ string) bool { return IsOwn(key) })
 	note.Since = note.Since.UTC().Truncate(time.Second)
 	note.Labels = slices.Sorted(maps.Keys(keys))
 	// Texts and a time can always be encoded.
 	text, _ := json.Marshal(note)
 	desired.Annotations = map[string]string{StateAnnotation: string(text)}
+}
+
+// Given returns the labels that an endpoint has by the settings of an agent, as its note
+// remembers: those of the user's own policies, and of the Node.
+func Given(hep *v3.HostEndpoint) map[string]string {
+	labels, note := maps.Clone(LabelsOf(hep)), NoteOf(hep)
+	maps.DeleteFunc(labels, func(key, _ string) bool { return !slices.Contains(note.Labels, key) })
+	return labels
+}
+
+// Give gives an endpoint that is to be the labels of other settings in the place of those that
+// it has by these.
+func Give(desired *v3.HostEndpoint, labels map[string]string) {
+	maps.DeleteFunc(desired.Labels, func(key, _ string) bool { return !IsOwn(key) })
+	maps.Copy(desired.Labels, labels)
 }

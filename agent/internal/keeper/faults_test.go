@@ -363,7 +363,7 @@ func TestNoteOfTheAgentBeforeIsMendedSoon(t *testing.T) {
 	play(t, func(c *cluster) {
 		withClearance(c)
 		hep := testEndpoint("r2")
-		endpoint.SetNote(hep, nil, endpoint.Note{State: "Waiting", Reason: "stays armed with set r2, not with r3", Wanted: "r3", Since: time.Now()}, false)
+		endpoint.SetNote(hep, nil, endpoint.Note{State: "Waiting", Reason: "stays armed with set r2, not with r3", Wanted: "r3", Since: time.Now()})
 		c.put(hep)
 	}, func(s *scene) {
 		s.pass(noteDelay + noteSpread)

@@ -480,7 +480,7 @@ func testEndpoint(set string) *v3.HostEndpoint {
 	if set != "" {
 		note.State, note.Reason = "Armed", "armed with policy set "+set
 	}
-	endpoint.SetNote(hep, nil, note, false)
+	endpoint.SetNote(hep, nil, note)
 	if set != "" {
 		hep.Annotations[trial.Annotation] = trial.Status{Set: set, From: set, Phase: trial.Armed, Since: time.Unix(500, 0)}.Encode()
 	}

@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"maps"
 	"slices"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -42,14 +41,17 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 		}
 		invalid = append(invalid, bad...)
 		// What other policies select changes with the set, and not while the node is held back:
-		// labels of other settings go when those of these settings take over.
+		// labels of other settings go when those of these settings take over, and come back with the set.
 		held, _ := f.said.Hold(c.Node)
-		keep := d.set != c.Set && d.state != Off && current != nil && (d.set != "" || held != "")
-		if keep {
-			maps.DeleteFunc(desired.Labels, func(key, _ string) bool { return !endpoint.IsOwn(key) })
+		if d.set != c.Set && d.state != Off && current != nil && (d.set != "" || held != "") {
+			labels := endpoint.Given(current)
+			if d.trial != nil && d.trial.Phase == trial.RolledBack {
+				labels = endpoint.NoteOf(current).Before
+			}
+			endpoint.Give(desired, labels)
 		}
 		note := endpoint.Note{State: string(d.state), Reason: d.reason, Since: f.now, Wanted: c.Set, Enforced: f.proof.Says}
-		endpoint.SetNote(desired, current, note, keep)
+		endpoint.SetNote(desired, current, note)
 		if d.trial != nil && d.trial.Phase != "" {
 			desired.Annotations[trial.Annotation] = d.trial.Encode()
 		}

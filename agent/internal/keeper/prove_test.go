@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -97,7 +98,11 @@ func trying(t *testing.T, test func(s *scene, n *self)) {
 
 func tryingOn(t *testing.T, n *self, test func(s *scene, n *self)) {
 	t.Helper()
-	config := testConfig()
+	tryingWith(t, testConfig(), n, test)
+}
+
+func tryingWith(t *testing.T, config Config, n *self, test func(s *scene, n *self)) {
+	t.Helper()
 	config.Verify, config.Self = true, n
 	playWith(t, config, func(c *cluster) {
 		withClearance(c)
@@ -326,6 +331,52 @@ func TestNodeGoesBackByItselfFromWhatCutsIt(t *testing.T) {
 				s.pass(moment + trial.Settle + 5*time.Second)
 				assert.Equal(t, Armed, s.keeper.Status().State)
 				assert.Equal(t, "r2", s.set())
+			})
+		})
+	}
+}
+
+// A newcomer's finding: a policy of his own cut nodes by a new label that came with the set. It
+// stayed when the set went back, so going back did not help, and the second attempt did not miss what was cut.
+func TestLabelsThatCameWithASetGoBackWithIt(t *testing.T) {
+	config := testConfig()
+	config.Labels = map[string]string{"role": "cut", "host-endpoint": "other"}
+	tryingWith(t, config, newSelf(), func(s *scene, n *self) {
+		s.pass(time.Second)
+		require.Equal(t, "r2", s.set())
+		labels := func() map[string]string {
+			return read(s.cluster, func() map[string]string { return endpoint.Given(s.stored["n1"]) })
+		}
+		require.Equal(t, config.Labels, labels())
+		s.goesBack(n)
+		assert.Equal(t, map[string]string{"host-endpoint": "ingress"}, labels())
+		s.pass(trial.Settle)
+		assert.Equal(t, map[string]string{"host-endpoint": "ingress"}, labels(), "and it stays so")
+	})
+}
+
+// What was there before sets selects by these labels whatever carries no set: a node that goes back to none would be closed with it.
+func TestNodeThatGoesBackToNoSetCarriesNoLabelOfTheSettings(t *testing.T) {
+	for name, undo := range map[string]func(s *scene){
+		"it is held back": func(s *scene) {
+			s.say(func(c *clearance.Clearance) { c.Held = map[string][]string{"a policy of somebody else": {"n1"}} })
+		},
+		"somebody took the label off": func(s *scene) {
+			s.spoil("n1", func(hep *v3.HostEndpoint) { delete(hep.Labels, endpoint.SetLabel) })
+			s.say(func(c *clearance.Clearance) { c.Held = map[string][]string{"a policy of somebody else": {"n1"}} })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, config := newSelf(), testConfig()
+			config.Verify, config.Self = true, n
+			playWith(t, config, func(c *cluster) { withClearance(c); c.put(testEndpoint("")) }, func(s *scene) {
+				s.pass(moment + 2*trial.Every)
+				require.Equal(t, "r2", s.set())
+				undo(s)
+				s.pass(trial.Every)
+				assert.Empty(t, s.set())
+				assert.Empty(t, read(s.cluster, func() map[string]string { return endpoint.Given(s.stored["n1"]) }))
+				assert.NotContains(t, s.stored["n1"].Labels, "host-endpoint")
 			})
 		})
 	}

@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"cmp"
 	"context"
 	"net/netip"
 	"time"
@@ -34,13 +33,8 @@ func (n ofNode) request() (done func()) {
 // Node returns it with the addresses that an agent has told.
 func (n ofNode) Node() *corev1.Node { return n.sees().node }
 
-// Clearance returns what is said to the Node. One that has left may have a pass to the end.
 func (n ofNode) Clearance() (said *clearance.Clearance, problem string) {
-	now := n.all.seen.Load()
-	if said = now.nodes[n.name].said; said == nil {
-		problem = cmp.Or(now.unsaid, "Node "+n.name+" is not kept any more")
-	}
-	return said, problem
+	return n.sees().said, n.all.seen.Load().unsaid
 }
 
 func (n ofNode) KnownEndpoints() (heps []*v3.HostEndpoint, version string) {

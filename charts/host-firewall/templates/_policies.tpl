@@ -215,14 +215,16 @@ Checks the values and renders the policies, once: all templates get the same roo
 next, as .policySet with policies, revision, and digests, which are those of the specs by the names. Gives nothing.
 
 The policies of a revision are a set of their own beside those of any other: they select the endpoints that carry it, alone or with
-the one that they come from, and nothing of them is ever changed. It covers the API group and the specs; labels and annotations change nothing in what may pass.
+the one that they come from, and nothing of them is ever changed. The revision covers the API group, the specs, and the labels by which policies of the
+user's own select endpoints: nodes try those, too, and go back from them.
 */}}
 {{- define "host-firewall.policySet" -}}
 {{- if not (hasKey . "policySet") -}}
 {{- include "host-firewall.guards" . -}}
 {{- $id := include "host-firewall.fullname" . -}}
 {{- $specs := include "host-firewall.specs" . | fromYaml -}}
-{{- $revision := list (include "host-firewall.apiGroup" .) $specs | toJson | sha256sum | trunc 8 -}}
+{{- $labels := list (include "host-firewall.endpointLabels" .) .Values.hostEndpoint.nodeLabels -}}
+{{- $revision := list (include "host-firewall.apiGroup" .) $specs $labels | toJson | sha256sum | trunc 8 -}}
 {{- $policies := list -}}
 {{- $digests := list -}}
 {{- range $key, $spec := $specs -}}
