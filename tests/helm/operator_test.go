@@ -37,6 +37,13 @@ func TestWithoutAgentsNothingOfThemIsRendered(t *testing.T) {
 	}
 }
 
+func TestWithoutAgentsItIsToldWhereNothingHoldsTheControllersToken(t *testing.T) {
+	t.Parallel()
+	r := render(t, setting{values: `agent: {enabled: false}`, kubernetes: "v1.29.9", served: clusterServing(apiV1)})
+	require.Empty(t, r.admissionPolicies)
+	require.Contains(t, r.notes, "ATTENTION: who has the controller's token can open and close all nodes")
+}
+
 func TestNodesThatTheControllerKeepsAreThoseThatWouldGetAnAgent(t *testing.T) {
 	t.Parallel()
 	affinity := func(expressions string) string {

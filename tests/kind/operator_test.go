@@ -115,16 +115,29 @@ func requireWritesNothingElse(t *testing.T) {
 		return err
 	}
 	ours, all := map[string]any{"host-firewall.io/release": name}, map[string]any{"node": node, "interfaceName": "*"}
+	putEndpoint(t, "by-hand", "by-hand", "*", nil)
+	_, err := calico(t, "felixconfigurations").Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": nodes.CalicoGroup().String(), "kind": "FelixConfiguration", "metadata": map[string]any{"name": "node.by-hand"}, "spec": map[string]any{"logSeverityScreen": "Info"},
+	}}, metav1.CreateOptions{})
+	require.NoError(t, err)
 	for what, err := range map[string]error{
-		"an endpoint by another name":         create(endpoints, "HostEndpoint", node+"-more", ours, all),
-		"an endpoint of one interface":        create(endpoints, "HostEndpoint", "more", ours, map[string]any{"node": "more", "interfaceName": "eth0"}),
-		"an endpoint of no release":           create(endpoints, "HostEndpoint", "more", nil, map[string]any{"node": "more", "interfaceName": "*"}),
-		"an endpoint that leaves the release": patch(endpoints, node, `{"metadata":{"labels":{"host-firewall.io/release":null}}}`),
-		"an endpoint that is trusted":         patch(endpoints, node, `{"metadata":{"labels":{"host-firewall.io/trust":"node"}}}`),
-		"a Felix configuration of all nodes":  create(felix, "FelixConfiguration", "default", ours, map[string]any{}),
+		"an endpoint that denies everything":              patch(endpoints, node, `{"spec":{"profiles":[]}}`),
+		"an endpoint that was made by hand, deleted":      endpoints.Delete(t.Context(), "by-hand", metav1.DeleteOptions{}),
+		"a Felix configuration made by hand, deleted":     felix.Delete(t.Context(), "node.by-hand", metav1.DeleteOptions{}),
+		"another field of a Felix configuration":          patch(felix, "node."+node, `{"spec":{"logSeverityScreen":"Debug"}}`),
+		"an annotation of it that overrides":              patch(felix, "node."+node, `{"metadata":{"annotations":{"config.projectcalico.org/IptablesRefreshInterval":"0"}}}`),
+		"a Felix configuration with more than a failsafe": create(felix, "FelixConfiguration", "node.more", ours, map[string]any{"logSeverityScreen": "Debug"}),
+		"an endpoint by another name":                     create(endpoints, "HostEndpoint", node+"-more", ours, all),
+		"an endpoint of one interface":                    create(endpoints, "HostEndpoint", "more", ours, map[string]any{"node": "more", "interfaceName": "eth0"}),
+		"an endpoint of no release":                       create(endpoints, "HostEndpoint", "more", nil, map[string]any{"node": "more", "interfaceName": "*"}),
+		"an endpoint that leaves the release":             patch(endpoints, node, `{"metadata":{"labels":{"host-firewall.io/release":null}}}`),
+		"an endpoint that is trusted":                     patch(endpoints, node, `{"metadata":{"labels":{"host-firewall.io/trust":"node"}}}`),
+		"a Felix configuration of all nodes":              create(felix, "FelixConfiguration", "default", ours, map[string]any{}),
 	} {
 		assertRefusedBy(t, name+"-controller", err, "controller", what)
 	}
+	require.NoError(t, calico(t, "hostendpoints").Delete(t.Context(), "by-hand", metav1.DeleteOptions{}))
+	require.NoError(t, calico(t, "felixconfigurations").Delete(t.Context(), "node.by-hand", metav1.DeleteOptions{}))
 }
 
 // clearedSet is the set that the controller looks after.

@@ -39,7 +39,12 @@ type write struct {
 // ours are the admission policies of the release host-firewall by name, and the set that is wanted.
 func ours(t *testing.T) (policies map[string]admissionregistration.ValidatingAdmissionPolicy, set string) {
 	t.Helper()
-	objects, err := release(t, "", "ValidatingAdmissionPolicy", "GlobalNetworkPolicy")
+	return oursWith(t, "")
+}
+
+func oursWith(t *testing.T, values string) (policies map[string]admissionregistration.ValidatingAdmissionPolicy, set string) {
+	t.Helper()
+	objects, err := release(t, values, "ValidatingAdmissionPolicy", "GlobalNetworkPolicy")
 	require.NoError(t, err)
 	policies = map[string]admissionregistration.ValidatingAdmissionPolicy{}
 	for _, object := range objects {
@@ -272,6 +277,75 @@ func TestControllersTokenCreatesWitnessesAndNoOtherPolicy(t *testing.T) {
 	try("a policy of the set", label, meta(func(m *metav1.ObjectMeta) { m.Labels[setLabel] = set }))
 	try("labels in Calico's annotation", label, meta(func(m *metav1.ObjectMeta) { m.Annotations = map[string]string{metadataKey: "{}"} }))
 	requireDecisions(t, policies["host-firewall-controller"], controllerAccount, "globalnetworkpolicies", writes)
+}
+
+// Where no agents run the controller's token writes what theirs would, and nothing else of it.
+func TestControllersTokenWithoutAgentsWritesEndpointsAsItMakesThem(t *testing.T) {
+	policies, _ := oursWith(t, "agent: {enabled: false}")
+	ours, noted := map[string]string{releaseLabel: "host-firewall"}, map[string]string{"host-firewall.io/state": "{}"}
+	endpoint := func(labels, annotations map[string]string, profiles ...string) *projectcalico.HostEndpoint {
+		return &projectcalico.HostEndpoint{
+			ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: labels, Annotations: annotations},
+			Spec:       projectcalico.HostEndpointSpec{Node: "n1", InterfaceName: "*", Profiles: profiles},
+		}
+	}
+	const allow, made, profile = "projectcalico-default-allow", "deletes no host endpoint that it has not made", "gives a host endpoint the profile projectcalico-default-allow"
+	requireDecisions(t, policies["host-firewall-controller"], controllerAccount, "hostendpoints", map[string]write{
+		"as it makes it":                {nil, endpoint(ours, noted, allow), ""},
+		"no profile":                    {nil, endpoint(ours, noted), profile},
+		"another profile":               {endpoint(ours, noted, allow), endpoint(ours, noted, "deny"), profile},
+		"one profile more":              {endpoint(ours, noted, allow), endpoint(ours, noted, allow, "deny"), profile},
+		"the profile taken away":        {endpoint(ours, noted, allow), endpoint(ours, noted), profile},
+		"put right":                     {endpoint(nil, nil), endpoint(ours, noted, allow), ""},
+		"opened as it is":               {endpoint(ours, noted, "deny"), endpoint(ours, nil, "deny"), ""},
+		"taken away":                    {endpoint(ours, nil, allow), nil, ""},
+		"without its label":             {endpoint(nil, noted, allow), nil, ""},
+		"as Calico's API server has it": {endpoint(nil, map[string]string{metadataKey: `{"labels":{"host-firewall.io/release":"host-firewall"}}`}, allow), nil, ""},
+		"made by hand":                  {endpoint(nil, nil, allow), nil, made},
+	})
+}
+
+func TestControllersTokenWithoutAgentsNarrowsTheFailsafeAndChangesNothingElseOfFelix(t *testing.T) {
+	policies, _ := oursWith(t, "agent: {enabled: false}")
+	const failsafes, note, override = "failsafeInboundHostPorts", "host-firewall.io/failsafe", "config.projectcalico.org/FailsafeInboundHostPorts"
+	type fields = map[string]any
+	felix := func(annotations, spec fields) any {
+		meta := fields{"name": "node.n1"}
+		if annotations != nil {
+			meta["annotations"] = annotations
+		}
+		return fields{"metadata": meta, "spec": spec}
+	}
+	narrowed := fields{failsafes: []any{fields{"protocol": "TCP", "port": 22, "net": "203.0.113.0/24"}}, "nftablesMode": "Auto", "nftablesFlowTableOffload": "Disabled"}
+	noted, by := fields{note: `{"release":"host-firewall"}`}, fields{metadataKey: `{"annotations":{"` + override + `":"none"}}`}
+	with := func(of fields, field string, value any) fields {
+		more := maps.Clone(of)
+		more[field] = value
+		return more
+	}
+	logging := with(narrowed, "logSeverityScreen", "Debug")
+	const fieldsOnly, annotationsOnly, nothingElse = "changes nothing in a Felix configuration but the failsafe", "changes no annotation config.projectcalico.org", "deletes no Felix configuration but one that holds nothing else"
+	requireDecisions(t, policies["host-firewall-controller"], controllerAccount, "felixconfigurations", map[string]write{
+		"as it makes it, and Calico fills in":  {nil, felix(noted, narrowed), ""},
+		"with a field more":                    {nil, felix(noted, logging), fieldsOnly},
+		"that overrides":                       {nil, felix(with(noted, override, "none"), narrowed), annotationsOnly},
+		"that overrides as Calico keeps it":    {nil, felix(by, narrowed), annotationsOnly},
+		"narrowed beside what is there":        {felix(nil, fields{"logSeverityScreen": "Debug"}), felix(noted, logging), ""},
+		"put right as all nodes have it":       {felix(noted, narrowed), felix(noted, with(narrowed, "nftablesMode", "Enabled")), ""},
+		"taken back":                           {felix(noted, logging), felix(nil, fields{"logSeverityScreen": "Debug"}), ""},
+		"another field":                        {felix(noted, narrowed), felix(noted, with(narrowed, "chainInsertMode", "Append")), fieldsOnly},
+		"another value":                        {felix(noted, logging), felix(noted, with(narrowed, "logSeverityScreen", "None")), fieldsOnly},
+		"a field taken away":                   {felix(noted, logging), felix(noted, narrowed), fieldsOnly},
+		"all taken away":                       {felix(noted, logging), felix(noted, fields{}), fieldsOnly},
+		"it overrides":                         {felix(noted, narrowed), felix(with(noted, override, "none"), narrowed), annotationsOnly},
+		"it overrides no more":                 {felix(with(noted, override, "none"), narrowed), felix(noted, narrowed), annotationsOnly},
+		"written as Kubernetes keeps it":       {felix(by, narrowed), felix(fields{override: "none", note: "{}"}, narrowed), ""},
+		"the same with another value":          {felix(by, narrowed), felix(fields{override: "tcp:22", note: "{}"}, narrowed), annotationsOnly},
+		"its own deleted":                      {felix(noted, narrowed), nil, ""},
+		"its own, as Calico's clients keep it": {felix(fields{metadataKey: `{"annotations":{"` + note + `":"{}"}}`}, with(narrowed, "bpfLogLevel", "")), nil, ""},
+		"somebody else's deleted":              {felix(nil, narrowed), nil, nothingElse},
+		"one with more in it":                  {felix(noted, logging), nil, nothingElse},
+	})
 }
 
 func TestAdmissionPolicyOfTheControllerIsForItAlone(t *testing.T) {
