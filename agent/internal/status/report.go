@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -172,7 +173,7 @@ func (r *report) judgeRelease(s Seen, agents int) {
 }
 
 // judgeNode says how a node is, and what is wrong with it; empty: nothing. An agent without
-// a pod is none.
+// a pod is none. Where the controller stands in for agents, it has noted what it finds wrong.
 func (r *report) judgeNode(name string, agent Agent, endpoints []*v3.HostEndpoint) (n node, lack string) {
 	n = node{Name: name, Agent: agent.Pod, State: "no endpoint"}
 	if len(endpoints) > 0 {
@@ -187,6 +188,9 @@ func (r *report) judgeNode(name string, agent Agent, endpoints []*v3.HostEndpoin
 	}
 	if !agent.Ready && agent.Since.After(n.Since) {
 		n.Since = agent.Since
+	}
+	if !r.told.Agents {
+		agent.Ready = n.Reason == "" || n.armed() || n.State == "Off" && strings.HasPrefix(n.Reason, "mode is off")
 	}
 	wanted, off, hold := "Armed", r.told.Off(), ""
 	if hold, _ = r.said.Hold(name); hold != "" {
@@ -213,6 +217,8 @@ func (r *report) judgeNode(name string, agent Agent, endpoints []*v3.HostEndpoin
 		n.Reason, lack = hold, hold
 	case !agent.Ready && n.Set == r.Set && n.armed():
 		lack = "its agent is not ready yet"
+	case !agent.Ready && n.Reason != "" && !r.told.Agents:
+		lack = fmt.Sprintf("%s: %s", n.State, n.Reason)
 	case !agent.Ready && n.Reason != "":
 		lack = fmt.Sprintf("%s, its agent not ready: %s", n.State, n.Reason)
 	case !agent.Ready:

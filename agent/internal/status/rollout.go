@@ -16,11 +16,17 @@ import (
 // This file tells a rollout that goes on as it should from what somebody has to mend, and sees to it
 // that nothing is told twice.
 
-// lastStep is when the rollout went on last: an agent became ready, or began, or the controller did.
+// lastStep is when the rollout went on last: an agent became ready, or began, or the controller did,
+// or without agents a node came into another state.
 func (r *report) lastStep(s Seen) time.Time {
 	steps := []time.Time{s.Created, r.said.Controller}
 	for _, agent := range s.Agents {
 		steps = append(steps, agent.Since)
+	}
+	for _, n := range r.Nodes {
+		if !r.told.Agents {
+			steps = append(steps, n.Since)
+		}
 	}
 	return slices.MaxFunc(steps, time.Time.Compare)
 }

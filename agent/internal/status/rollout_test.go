@@ -52,7 +52,11 @@ var rollouts = map[string]struct {
 	"the controller stands in for agents": {func(f *fake) {
 		f.begins("r0", "Waiting", "stays armed with set r0, not with r1: node n2 goes first with set r1")
 		f.operator, f.Agents[1].Ready = true, true
-	}, "node n1: HostEndpoint n1 is armed with set r0, and set r1 is wanted"},
+	}, "node n1: Waiting: stays armed with set r0, not with r1: node n2 goes first"},
+	"the same while a node tries": {func(f *fake) {
+		f.begins("r1", "Trying", "tries set r1")
+		f.operator, f.Agents[1].Ready = true, true
+	}, "node n1: Trying: tries set r1"},
 	"an agent begins on a node that stays as it is": {func(f *fake) {
 		f.begins("r1", "Armed", "armed with policy set r1")
 	}, "node n1: its agent is not ready yet"},
@@ -79,6 +83,11 @@ func TestRolloutThatMakesNoStepIsNotAsItShouldBe(t *testing.T) {
 			f.Created = time.Time{}
 			for i := range f.Agents {
 				f.Agents[i].Since = now.Add(-6 * time.Minute)
+			}
+			for _, hep := range f.Endpoints {
+				said := endpoint.NoteOf(hep)
+				said.Since = now.Add(-6 * time.Minute)
+				note(hep, said)
 			}
 			printed, _, err := f.runWith(t, settings.Settings{Mode: "enforce"})
 			require.Error(t, err)
@@ -110,6 +119,40 @@ func TestRolloutThatSomebodyHasToMendIsNotAsItShouldBe(t *testing.T) {
 			assert.Contains(t, printed, "is not as it should be:\n  - ")
 		})
 	}
+}
+
+// The controller that stands in for agents is ready all the time: what is wrong stands in its notes.
+func TestNodesReasonIsToldWhereTheControllerStandsIn(t *testing.T) {
+	for reason, state := range map[string]string{
+		"went back from set r1 to set r0: the Node's condition Ready": "RolledBack",
+		"SSH's failsafe is not as it should be: forbidden":            "Armed",
+		"stays armed, but it is not as it was":                        "Armed",
+	} {
+		f := protected()
+		f.begins("r1", state, reason)
+		f.operator, f.Agents[1].Ready = true, true
+		if state == "RolledBack" {
+			f.Endpoints[0].Labels["host-firewall.io/set"] = "r0"
+		}
+		printed, _, err := f.runWith(t, settings.Settings{Mode: "enforce", Output: "wide"})
+		require.Error(t, err)
+		assert.Contains(t, printed, "is not as it should be:\n  - node n1: "+state+": "+reason+"\n")
+		assert.Regexp(t, `(?m)^n1 .*`+reason, printed)
+	}
+	f := protected()
+	f.begins("r0", "Waiting", "stays armed with set r0, not with r1: node n2 goes first with set r1")
+	f.operator, f.Agents[0].Since, f.Agents[1].Since = true, time.Time{}, time.Time{}
+	note(f.Endpoints[1], endpoint.Note{State: "Armed", Reason: "armed with policy set r1", Since: moment})
+	printed, _, err := f.runWith(t, settings.Settings{Mode: "enforce"})
+	require.Error(t, err)
+	assert.Contains(t, printed, "is on its way", "a node that has moved is a step")
+	f = switchedOff()
+	f.operator = true
+	_, _, err = f.run(t, true)
+	require.NoError(t, err)
+	note(f.Endpoints[0], endpoint.Note{State: "Off", Reason: "SSH's failsafe is not as it should be: forbidden"})
+	_, _, err = f.run(t, true)
+	require.Error(t, err)
 }
 
 // What is so for all nodes no node says again, nor does the controller that is not ready for it.
