@@ -44,7 +44,11 @@ func control(ctx context.Context, config *rest.Config, s settings.Settings, log 
 	}
 	wake := control.Wake
 	if !s.Agents {
-		keep := operator.New(wiring.Operator(s), cluster, log)
+		kept, err := wiring.Operator(s, config.Host)
+		if err != nil {
+			return err
+		}
+		keep := operator.New(kept, cluster, log)
 		l.keeps(keep)
 		wake = func() { control.Wake(); keep.Wake() }
 	}

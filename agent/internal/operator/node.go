@@ -3,6 +3,7 @@ package operator
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -85,27 +86,42 @@ func (n ofNode) CreateEvent(ctx context.Context, event *corev1.Event) error {
 	return n.API.CreateEvent(ctx, event)
 }
 
-// self is a node that nobody looks at from the inside.
+// self is a node that nobody looks at from the inside, but for the one that this process runs on.
 type self struct {
 	all  *Operator
 	name string
 }
 
-// behind is how far a cache may be.
-const behind = 100 * time.Millisecond
-
-// Round finds the Node Ready or not, as it is said after the round has begun: that is all that a
-// move can be judged by here. That its kubelet is still reached the controller tries by itself.
-func (s self) Round(ctx context.Context, _ []probe.Target) []trial.Result {
-	select {
-	case <-ctx.Done():
-	case <-time.After(behind):
-	}
-	result := trial.Result{Probe: "the Node's condition Ready"}
+// Round tries what says something of any node: that the controller's host still reaches the API server
+// and DNS, which may be on the node, and that the caches follow. On the own node it tries what an agent
+// would. That the kubelet of another one is reached the controller tries by itself.
+func (s self) Round(ctx context.Context, targets []probe.Target) []trial.Result {
+	results := s.all.fromHere(ctx)
+	ready := trial.Result{Probe: "the Node's condition Ready"}
 	if node := (ofNode{all: s.all, name: s.name}).Node(); node == nil || !isReady(node) {
-		result.Problem = "it is not"
+		ready.Problem = "it is not"
+		return []trial.Result{ready} // it does not move, and so nothing else counts
 	}
-	return []trial.Result{result}
+	follows := trial.Result{Probe: "what the API server tells the controller"}
+	follows.Problem, _ = s.all.api.Trouble()
+	if results = append(results, ready, follows); s.name == s.all.config.OwnNode {
+		results = append(results, s.all.config.Try(ctx, targets)...)
+	}
+	return results
+}
+
+// fromHere tries what is the same for all nodes. Who asks gets a round that began after that, and
+// those who wait share one: thousands of nodes may move at a time.
+func (o *Operator) fromHere(ctx context.Context) []trial.Result {
+	asked := time.Now()
+	o.round <- struct{}{}
+	defer func() { <-o.round }()
+	if o.began.Before(asked) {
+		// It is others' too, and ends by itself.
+		o.began = time.Now()
+		o.results = o.config.Try(context.WithoutCancel(ctx), o.config.Always)
+	}
+	return slices.Clone(o.results)
 }
 
 // Witness is not called: the clearance says that none can be seen.

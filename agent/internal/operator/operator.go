@@ -25,6 +25,8 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
 	"github.com/host-firewall/host-firewall/agent/internal/loop"
+	"github.com/host-firewall/host-firewall/agent/internal/probe"
+	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
 const (
@@ -57,6 +59,11 @@ type Config struct {
 	// MaxUnavailable is how many nodes may be on their way from one set to the other at a time, as a
 	// DaemonSet has it for its agents.
 	MaxUnavailable intstr.IntOrString
+	// OwnNode is the Node that this process runs on.
+	OwnNode string
+	// Always is what is tried from there for each node that moves, and Try tries.
+	Always []probe.Target
+	Try    func(ctx context.Context, targets []probe.Target) []trial.Result
 }
 
 // Operator is a keeper for each Node.
@@ -67,6 +74,10 @@ type Operator struct {
 	log    *slog.Logger
 	seen   atomic.Pointer[view]
 	slots  chan struct{} // each holds one for a request
+
+	round   chan struct{} // who has put one in tries what is the same for all, and has the next two
+	began   time.Time
+	results []trial.Result
 
 	mu      sync.Mutex
 	kept    map[string]*kept // by Node
@@ -87,7 +98,7 @@ type kept struct {
 func New(config Config, api API, log *slog.Logger) *Operator {
 	config.Keeper.Links = func() ([]endpoint.Link, error) { return nil, nil }
 	config.Keeper.Untracked = nil
-	return &Operator{Loop: loop.New(), config: config, api: api, log: log, slots: make(chan struct{}, atOnce), kept: map[string]*kept{}}
+	return &Operator{Loop: loop.New(), config: config, api: api, log: log, slots: make(chan struct{}, atOnce), round: make(chan struct{}, 1), kept: map[string]*kept{}}
 }
 
 // Run keeps all nodes until the context ends, and leaves them as they are.

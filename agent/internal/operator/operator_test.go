@@ -27,6 +27,7 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/endpoint"
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/keeper"
+	"github.com/host-firewall/host-firewall/agent/internal/probe"
 	"github.com/host-firewall/host-firewall/agent/internal/trial"
 )
 
@@ -41,13 +42,19 @@ type cluster struct {
 	felix   map[string]*failsafe.Configuration
 	said    *clearance.Clearance
 	version int
-	moved   []string // nodes in the order in which they were armed with set "b"
+	trouble string
+	broken  map[string]bool // targets that are not reached
+	tried   []string        // names of targets, in the order in which they were tried
+	moved   []string        // nodes in the order in which they were armed with set "b"
 }
 
-func (c *cluster) Problem() string              { return "" }
-func (c *cluster) Trouble() (string, time.Time) { return "", time.Time{} }
-func (c *cluster) FollowFelix()                 {}
-func (c *cluster) Node() *corev1.Node           { panic("of no node") }
+func (c *cluster) Problem() string { return "" }
+func (c *cluster) Trouble() (string, time.Time) {
+	defer c.lock()()
+	return c.trouble, time.Now()
+}
+func (c *cluster) FollowFelix()       {}
+func (c *cluster) Node() *corev1.Node { panic("of no node") }
 func (c *cluster) KnownEndpoints() ([]*v3.HostEndpoint, string) {
 	panic("of no node")
 }
@@ -126,6 +133,20 @@ func (c *cluster) DeleteFelix(_ context.Context, f *failsafe.Configuration) erro
 
 func (c *cluster) CreateEvent(context.Context, *corev1.Event) error { return nil }
 
+// try takes 20 ms for all targets.
+func (c *cluster) try(_ context.Context, targets []probe.Target) (results []trial.Result) {
+	time.Sleep(20 * time.Millisecond)
+	defer c.lock()()
+	for _, target := range targets {
+		result := trial.Result{Probe: target.Name}
+		if c.broken[target.Name] {
+			result.Problem = "timed out"
+		}
+		c.tried, results = append(c.tried, target.Name), append(results, result)
+	}
+	return results
+}
+
 func (c *cluster) lock() (unlock func()) { c.mu.Lock(); return c.mu.Unlock }
 
 func (c *cluster) change(alter func()) {
@@ -187,6 +208,9 @@ func worldOf(t *testing.T, before func(c *cluster), test func(t *testing.T, c *c
 			},
 			Nodes:          labels.SelectorFromSet(labels.Set{"kubernetes.io/os": "linux"}),
 			MaxUnavailable: intstr.FromInt32(1),
+			OwnNode:        "n1",
+			Always:         []probe.Target{{Name: "API server"}, {Name: "DNS"}},
+			Try:            c.try,
 		}, c, slog.New(slog.DiscardHandler))
 		c.wake = o.Wake
 		ctx, cancel := context.WithCancel(t.Context())
@@ -314,6 +338,39 @@ func TestNodeThatIsNotWellWithTheSetStopsTheOthersAndGoesBack(t *testing.T) {
 		assert.Contains(t, o.Lack(), "Node n1 is RolledBack")
 		assert.Contains(t, o.Lack(), "kubelet from the controller's host: timed out")
 	}, "n1", "n2")
+}
+
+// What the controller's host reached before the move has to be reached afterwards, and what it is told has to come.
+func TestNodeGoesBackThatCutsTheControllersHostOff(t *testing.T) {
+	for lost, cut := range map[string]func(c *cluster){
+		"API server: timed out":                                           func(c *cluster) { c.broken = map[string]bool{"API server": true} },
+		"kubelets of other nodes: timed out":                              func(c *cluster) { c.broken = map[string]bool{"kubelets of other nodes": true} },
+		"what the API server tells the controller: watch of Nodes broken": func(c *cluster) { c.trouble = "watch of Nodes broken" },
+		"the Node's condition Ready: it is not":                           func(c *cluster) { n := newNode("n1"); n.Status.Conditions = nil; c.nodes["n1"] = n },
+	} {
+		t.Run(lost, func(t *testing.T) {
+			world(t, func(t *testing.T, c *cluster, o *Operator) {
+				said := *cleared("b")
+				said.Peers = map[string]netip.AddrPort{"n2": netip.MustParseAddrPort("192.0.2.2:10250")}
+				c.change(func() { c.said = &said })
+				c.carry("n1")
+				after(8 * time.Second)
+				require.Equal(t, []string{"n1"}, c.armed("b"))
+				c.change(func() { cut(c) })
+				after(time.Minute)
+				assert.Equal(t, []string{"n1"}, c.armed("a"))
+				assert.Contains(t, o.Lack(), lost)
+			}, "n1")
+		})
+	}
+}
+
+func TestWhatIsTheSameForAllNodesIsTriedOnceForAll(t *testing.T) {
+	world(t, func(t *testing.T, c *cluster, _ *Operator) {
+		after(time.Minute)
+		require.Len(t, c.armed("b"), 9)
+		assert.Less(t, len(c.tried), 2*2*25, "two targets, a dozen rounds and those that were under way when somebody asked")
+	}, "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9")
 }
 
 func TestNodeThatIsNotReadyDoesNotMove(t *testing.T) {

@@ -2,12 +2,14 @@ package probe
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -54,6 +56,17 @@ func DNS(resolvConf string) Target {
 		}
 	}
 	return target
+}
+
+// Always are what a host has to reach whatever the cluster says: the API server at the URL, and DNS. The
+// error says that it is none.
+func Always(apiServer string) ([]Target, error) {
+	at, err := url.Parse(apiServer)
+	if err != nil {
+		return nil, fmt.Errorf("read address of the API server: %w", err)
+	}
+	port := cmp.Or(at.Port(), map[string]string{"http": "80"}[at.Scheme], "443")
+	return []Target{{Name: "API server", Any: []string{net.JoinHostPort(at.Hostname(), port)}}, DNS("/etc/resolv.conf")}, nil
 }
 
 // Targets are what a node has to reach whatever its set. The kubelets of other nodes are one:

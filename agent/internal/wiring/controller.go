@@ -9,12 +9,18 @@ import (
 	"github.com/host-firewall/host-firewall/agent/internal/failsafe"
 	"github.com/host-firewall/host-firewall/agent/internal/operator"
 	"github.com/host-firewall/host-firewall/agent/internal/peers"
+	"github.com/host-firewall/host-firewall/agent/internal/probe"
 	"github.com/host-firewall/host-firewall/agent/internal/settings"
 )
 
-// Operator is what the settings say to who keeps the endpoints where no agents run.
-func Operator(s settings.Settings) operator.Config {
-	return operator.Config{Keeper: Keeper(s), Nodes: s.Nodes, MaxUnavailable: s.MaxUnavailable}
+// Operator is what the settings say to who keeps the endpoints where no agents run, and reaches the API
+// server at the URL.
+func Operator(s settings.Settings, apiServer string) (operator.Config, error) {
+	targets, err := probe.Always(apiServer)
+	for i := range targets {
+		targets[i].Name += " from the controller's host"
+	}
+	return operator.Config{Keeper: Keeper(s), Nodes: s.Nodes, MaxUnavailable: s.MaxUnavailable, OwnNode: s.OwnNode, Always: targets, Try: probe.Round}, err
 }
 
 // Controller is what the settings say to the controller.

@@ -3,12 +3,8 @@
 package wiring
 
 import (
-	"cmp"
 	"context"
-	"fmt"
-	"net"
 	"net/netip"
-	"net/url"
 	"slices"
 
 	"github.com/host-firewall/host-firewall/agent/internal/calico"
@@ -60,16 +56,8 @@ type self struct {
 
 // Self is the node that the agent runs on, from which the API server is reached at the URL.
 func Self(s settings.Settings, apiServer string) (keeper.Node, error) {
-	at, err := url.Parse(apiServer)
-	if err != nil {
-		return nil, fmt.Errorf("read address of the API server: %w", err)
-	}
-	port := cmp.Or(at.Port(), map[string]string{"http": "80"}[at.Scheme], "443")
-	return self{
-		always:  []probe.Target{{Name: "API server", Any: []string{net.JoinHostPort(at.Hostname(), port)}}, probe.DNS("/etc/resolv.conf")},
-		watch:   s.WatchPeers,
-		watcher: &probe.Watcher{SSH: s.SSHPorts, Sees: probe.Sights},
-	}, nil
+	targets, err := probe.Always(apiServer)
+	return self{always: targets, watch: s.WatchPeers, watcher: &probe.Watcher{SSH: s.SSHPorts, Sees: probe.Sights}}, err
 }
 
 func (s self) Peers(ctx context.Context, matters bool, wake func()) string {
