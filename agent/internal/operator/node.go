@@ -25,10 +25,15 @@ type ofNode struct {
 
 func (n ofNode) sees() sees { return n.all.seen.Load().nodes[n.name] }
 
-// request waits until there is room for one more, and returns what makes room again.
-func (n ofNode) request() (done func()) {
-	n.all.slots <- struct{}{}
-	return func() { <-n.all.slots }
+// inTurn asks when there is room for one more request.
+func inTurn[T any](ctx context.Context, n ofNode, ask func() (T, error)) (answer T, err error) {
+	select {
+	case <-ctx.Done():
+		return answer, ctx.Err()
+	case n.all.slots <- struct{}{}:
+	}
+	defer func() { <-n.all.slots }()
+	return ask()
 }
 
 // Node returns it with the addresses that an agent has told.
@@ -60,30 +65,44 @@ func (n ofNode) Felix() (own, forAll *failsafe.Configuration, problem string) {
 	return s.own, s.forAll, s.unknown
 }
 
-func (n ofNode) ReadFelix(ctx context.Context, name string) (*failsafe.Configuration, error) {
-	defer n.request()()
-	return n.API.ReadFelix(ctx, name)
+func (n ofNode) ReadEndpoint(ctx context.Context, name string) (*v3.HostEndpoint, error) {
+	return inTurn(ctx, n, func() (*v3.HostEndpoint, error) { return n.API.ReadEndpoint(ctx, name) })
 }
 
 func (n ofNode) CreateEndpoint(ctx context.Context, hep *v3.HostEndpoint) (*v3.HostEndpoint, error) {
-	defer n.request()()
-	return n.API.CreateEndpoint(ctx, hep)
+	return inTurn(ctx, n, func() (*v3.HostEndpoint, error) { return n.API.CreateEndpoint(ctx, hep) })
 }
 
 func (n ofNode) PatchEndpoint(ctx context.Context, name string, patch []byte) (*v3.HostEndpoint, error) {
-	defer n.request()()
-	return n.API.PatchEndpoint(ctx, name, patch)
+	return inTurn(ctx, n, func() (*v3.HostEndpoint, error) { return n.API.PatchEndpoint(ctx, name, patch) })
 }
 
 func (n ofNode) DeleteEndpoint(ctx context.Context, hep *v3.HostEndpoint) error {
-	defer n.request()()
-	return n.API.DeleteEndpoint(ctx, hep)
+	_, err := inTurn(ctx, n, func() (none struct{}, err error) { return none, n.API.DeleteEndpoint(ctx, hep) })
+	return err
+}
+
+func (n ofNode) ReadFelix(ctx context.Context, name string) (*failsafe.Configuration, error) {
+	return inTurn(ctx, n, func() (*failsafe.Configuration, error) { return n.API.ReadFelix(ctx, name) })
+}
+
+func (n ofNode) CreateFelix(ctx context.Context, configuration *failsafe.Configuration) (*failsafe.Configuration, error) {
+	return inTurn(ctx, n, func() (*failsafe.Configuration, error) { return n.API.CreateFelix(ctx, configuration) })
+}
+
+func (n ofNode) PatchFelix(ctx context.Context, name string, patch []byte) (*failsafe.Configuration, error) {
+	return inTurn(ctx, n, func() (*failsafe.Configuration, error) { return n.API.PatchFelix(ctx, name, patch) })
+}
+
+func (n ofNode) DeleteFelix(ctx context.Context, configuration *failsafe.Configuration) error {
+	_, err := inTurn(ctx, n, func() (none struct{}, err error) { return none, n.API.DeleteFelix(ctx, configuration) })
+	return err
 }
 
 func (n ofNode) CreateEvent(ctx context.Context, event *corev1.Event) error {
-	defer n.request()()
 	event.ReportingController = "host-firewall.io/controller"
-	return n.API.CreateEvent(ctx, event)
+	_, err := inTurn(ctx, n, func() (none struct{}, err error) { return none, n.API.CreateEvent(ctx, event) })
+	return err
 }
 
 // self is a node that nobody looks at from the inside, but for the one that this process runs on.

@@ -68,6 +68,9 @@ type Config struct {
 
 // Operator is a keeper for each Node.
 type Operator struct {
+	// Loop is alive as long as the caches are looked at. The passes of keepers don't count: where the API
+	// server is slow they wait for each other, to be killed would make nothing faster, and each
+	// request ends by itself.
 	*loop.Loop
 	config Config
 	api    API
@@ -143,19 +146,6 @@ func (o *Operator) start(ctx context.Context, name string, k *kept) {
 	ctx, k.end = context.WithCancel(ctx)
 	k.Keeper = keeper.New(config, ofNode{o.api, o, name}, o.log.With("node", name))
 	o.running.Go(func() { k.Run(ctx) })
-}
-
-// Alive returns an error when the operator or one of its keepers is stuck.
-func (o *Operator) Alive() error {
-	err := o.Loop.Alive()
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for name, k := range o.kept {
-		if problem := k.Alive(); problem != nil {
-			err = cmp.Or(err, fmt.Errorf("node %s: %w", name, problem))
-		}
-	}
-	return err
 }
 
 // Lack says which nodes are not as the settings ask for, and of one of them why; empty: all are.

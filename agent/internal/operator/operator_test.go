@@ -42,6 +42,9 @@ type cluster struct {
 	felix   map[string]*failsafe.Configuration
 	said    *clearance.Clearance
 	version int
+	slow    time.Duration // what each request takes
+	asking  int           // requests that are under way
+	most    int           // of them at a time
 	trouble string
 	broken  map[string]bool // targets that are not reached
 	tried   []string        // names of targets, in the order in which they were tried
@@ -84,16 +87,19 @@ func (c *cluster) Failsafes() ([]*failsafe.Configuration, string) {
 }
 
 func (c *cluster) ReadEndpoint(_ context.Context, name string) (*v3.HostEndpoint, error) {
+	defer c.asked()()
 	defer c.lock()()
 	return c.heps[name], nil
 }
 
 func (c *cluster) ReadFelix(_ context.Context, name string) (*failsafe.Configuration, error) {
+	defer c.asked()()
 	defer c.lock()()
 	return c.felix[name], nil
 }
 
 func (c *cluster) CreateEndpoint(_ context.Context, hep *v3.HostEndpoint) (*v3.HostEndpoint, error) {
+	defer c.asked()()
 	defer c.lock()()
 	hep = hep.DeepCopy()
 	hep.UID = types.UID(hep.Name + "-uid")
@@ -101,6 +107,7 @@ func (c *cluster) CreateEndpoint(_ context.Context, hep *v3.HostEndpoint) (*v3.H
 }
 
 func (c *cluster) PatchEndpoint(_ context.Context, name string, patch []byte) (*v3.HostEndpoint, error) {
+	defer c.asked()()
 	defer c.lock()()
 	hep := &v3.HostEndpoint{}
 	merge(c.t, c.heps[name], patch, hep)
@@ -111,27 +118,48 @@ func (c *cluster) PatchEndpoint(_ context.Context, name string, patch []byte) (*
 }
 
 func (c *cluster) DeleteEndpoint(_ context.Context, hep *v3.HostEndpoint) error {
+	defer c.asked()()
 	c.change(func() { delete(c.heps, hep.Name) })
 	return nil
 }
 
 func (c *cluster) CreateFelix(_ context.Context, f *failsafe.Configuration) (*failsafe.Configuration, error) {
+	defer c.asked()()
 	c.change(func() { c.felix[f.Name] = f })
 	return f, nil
 }
 
 func (c *cluster) PatchFelix(_ context.Context, name string, patch []byte) (f *failsafe.Configuration, _ error) {
+	defer c.asked()()
 	f = &failsafe.Configuration{}
 	c.change(func() { merge(c.t, c.felix[name], patch, f); c.felix[name] = f })
 	return f, nil
 }
 
 func (c *cluster) DeleteFelix(_ context.Context, f *failsafe.Configuration) error {
+	defer c.asked()()
 	c.change(func() { delete(c.felix, f.Name) })
 	return nil
 }
 
-func (c *cluster) CreateEvent(context.Context, *corev1.Event) error { return nil }
+func (c *cluster) CreateEvent(context.Context, *corev1.Event) error {
+	defer c.asked()()
+	return nil
+}
+
+// asked is a request, which takes its time.
+func (c *cluster) asked() (done func()) {
+	c.mu.Lock()
+	c.asking++
+	c.most = max(c.most, c.asking)
+	slow := c.slow
+	c.mu.Unlock()
+	time.Sleep(slow)
+	return func() {
+		defer c.lock()()
+		c.asking--
+	}
+}
 
 // try takes 20 ms for all targets.
 func (c *cluster) try(_ context.Context, targets []probe.Target) (results []trial.Result) {
@@ -371,6 +399,23 @@ func TestWhatIsTheSameForAllNodesIsTriedOnceForAll(t *testing.T) {
 		require.Len(t, c.armed("b"), 9)
 		assert.Less(t, len(c.tried), 2*2*25, "two targets, a dozen rounds and those that were under way when somebody asked")
 	}, "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9")
+}
+
+func TestSlowAPIServerGetsFewRequestsAtATimeAndKillsNobody(t *testing.T) {
+	var names []string
+	for i := range 4 * atOnce {
+		names = append(names, "n"+strconv.Itoa(i+1))
+	}
+	worldOf(t, func(c *cluster) { c.slow = time.Minute }, func(t *testing.T, c *cluster, o *Operator) {
+		for range 30 {
+			after(time.Minute)
+			assert.NoError(t, o.Alive())
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		assert.Equal(t, atOnce, c.most)
+		assert.Len(t, c.felix, len(names))
+	}, names...)
 }
 
 func TestNodeThatIsNotReadyDoesNotMove(t *testing.T) {
