@@ -40,15 +40,8 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 			desired.Labels[endpoint.SetLabel] = endpoint.Moving(d.set, from)
 		}
 		invalid = append(invalid, bad...)
-		// What other policies select changes with the set, and not while the node is held back:
-		// labels of other settings go when those of these settings take over, and come back with the set.
-		held, _ := f.said.Hold(c.Node)
-		if d.set != c.Set && d.state != Off && current != nil && (d.set != "" || held != "") {
-			labels := endpoint.Given(current)
-			if d.trial != nil && d.trial.Phase == trial.RolledBack {
-				labels = endpoint.NoteOf(current).Before
-			}
-			endpoint.Give(desired, labels)
+		if current != nil {
+			c.label(desired, current, f, d)
 		}
 		note := endpoint.Note{State: string(d.state), Reason: d.reason, Since: f.now, Wanted: c.Set, Enforced: f.proof.Says}
 		endpoint.SetNote(desired, current, note)
@@ -81,6 +74,20 @@ func (c Config) plan(f facts, m memory, d decision) (writes []write, surplus []*
 		}
 	}
 	return writes, surplus, invalid
+}
+
+// label lets an endpoint that is there keep the labels of other settings. What other policies
+// select changes with the set, and not while the node is held back: those labels go when
+// the ones of these settings take over, and come back with the set.
+func (c Config) label(desired, current *v3.HostEndpoint, f facts, d decision) {
+	held, _ := f.said.Hold(c.Node)
+	switch {
+	case d.set == c.Set || d.state == Off || d.set == "" && held == "":
+	case d.trial != nil && d.trial.Phase == trial.RolledBack:
+		endpoint.Give(desired, endpoint.NoteOf(current).Before)
+	default:
+		endpoint.Give(desired, endpoint.Given(current))
+	}
 }
 
 // leaves returns the set that an endpoint carries for a moment beside the one it is to carry;
