@@ -179,6 +179,7 @@ type view struct {
 type sees struct {
 	object, node *corev1.Node // as it is in the cache, and with what agents have told
 	endpoint     *v3.HostEndpoint
+	place        place // what that says
 	said         *clearance.Clearance
 	own, forAll  *failsafe.Configuration
 	unknown      string // why these two are not known
@@ -214,6 +215,9 @@ func (o *Operator) look() *view {
 			}
 			k = &kept{told: o.toldOf(node, s.endpoint)}
 			o.kept[node.Name] = k
+		}
+		if s.place = was.place; s.endpoint != was.endpoint {
+			s.place = o.placeOf(s.endpoint)
 		}
 		switch s.node = node; {
 		case was.object == node:

@@ -402,10 +402,7 @@ func TestWhatIsTheSameForAllNodesIsTriedOnceForAll(t *testing.T) {
 }
 
 func TestSlowAPIServerGetsFewRequestsAtATimeAndKillsNobody(t *testing.T) {
-	var names []string
-	for i := range 4 * atOnce {
-		names = append(names, "n"+strconv.Itoa(i+1))
-	}
+	names := manyNodes(4 * atOnce)
 	worldOf(t, func(c *cluster) { c.slow = time.Minute }, func(t *testing.T, c *cluster, o *Operator) {
 		for range 30 {
 			after(time.Minute)
@@ -431,6 +428,18 @@ func TestNodeThatIsNotReadyDoesNotMove(t *testing.T) {
 	}, "n1", "n2")
 }
 
+func TestNodeThatIsHeldBackKeepsNobodyWaiting(t *testing.T) {
+	world(t, func(t *testing.T, c *cluster, o *Operator) {
+		c.change(func() { c.said.Held = map[string][]string{"n1 is odd": {"n1"}} })
+		for _, name := range []string{"n1", "n2", "n3"} {
+			c.carry(name)
+		}
+		after(time.Minute)
+		assert.Equal(t, []string{"n2", "n3"}, c.moved)
+		assert.Contains(t, o.Lack(), "not as the values ask for: n1. Node n1 is Waiting: stays armed with set a, not with b: n1 is odd")
+	}, "n1", "n2", "n3")
+}
+
 // What an agent has found on its node stays when agents go: other nodes let it in by that.
 func TestAddressesThatAnAgentHasFoundStay(t *testing.T) {
 	agents := func(c *cluster) {
@@ -443,6 +452,28 @@ func TestAddressesThatAnAgentHasFoundStay(t *testing.T) {
 		assert.Equal(t, []string{"192.0.2.1", "198.51.100.1"}, c.heps["n1"].Spec.ExpectedIPs)
 		assert.Equal(t, []string{"192.0.2.2"}, c.heps["n2"].Spec.ExpectedIPs, "that of a Node of that name which is gone")
 	}, "n1", "n2")
+}
+
+// A pass over thousands of nodes reads only what has changed.
+func TestPassReadsNoEndpointTwice(t *testing.T) {
+	worldOf(t, func(c *cluster) {
+		for name := range c.nodes {
+			c.carry(name)
+		}
+	}, func(t *testing.T, _ *cluster, o *Operator) {
+		after(time.Second)
+		require.Len(t, o.seen.Load().nodes, 200)
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		assert.Less(t, testing.AllocsPerRun(10, func() { o.look() }), 200.0)
+	}, manyNodes(200)...)
+}
+
+func manyNodes(n int) (names []string) {
+	for i := range n {
+		names = append(names, "n"+strconv.Itoa(i+1))
+	}
+	return names
 }
 
 func TestAsManyMoveAtATimeAsMayBeUnavailable(t *testing.T) {

@@ -1,9 +1,9 @@
 package operator
 
 import (
-	"maps"
 	"slices"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -20,30 +20,45 @@ func (o *Operator) wave(v *view) (ahead string, wait map[string]bool) {
 	if !v.said.ClearsAll(set) {
 		return "", nil // it is one node's turn, or nobody's
 	}
-	var busy, next []string
-	for _, name := range slices.Sorted(maps.Keys(v.nodes)) {
-		s := v.nodes[name]
-		if s.endpoint == nil {
-			continue
-		}
-		hold, _ := v.said.Hold(name)
-		last := trial.Parse(endpoint.AnnotationsOf(s.endpoint)[trial.Annotation])
-		switch carried := endpoint.SetOf(s.endpoint); {
-		case last.Set == set && last.Phase != trial.Armed, carried == set && endpoint.LeavesOf(s.endpoint) != "":
+	var busy, behind []string
+	for name, s := range v.nodes {
+		switch {
+		case s.place.busy:
 			busy = append(busy, name)
-		case carried != "" && carried != set && isReady(s.node) && hold == "":
-			next = append(next, name)
+		case s.place.behind:
+			behind = append(behind, name)
 		}
 	}
+	slices.Sort(busy)
+	slices.Sort(behind)
 	free := max(0, o.most(len(v.nodes))-len(busy))
-	if len(next) <= free {
+	wait = map[string]bool{}
+	for _, name := range behind {
+		if free == 0 {
+			wait[name] = true
+		} else if hold, _ := v.said.Hold(name); hold == "" && isReady(v.nodes[name].node) {
+			free--
+			busy = append(busy, name)
+		}
+	}
+	if len(wait) == 0 {
 		return "", nil
 	}
-	wait = map[string]bool{}
-	for _, name := range next[free:] {
-		wait[name] = true
+	return busy[0], wait
+}
+
+// place is where a node is on its way to the wanted set: busy with it, or behind, at another one.
+type place struct{ busy, behind bool }
+
+// placeOf reads it from an endpoint, which may be nil.
+func (o *Operator) placeOf(hep *v3.HostEndpoint) place {
+	if hep == nil {
+		return place{}
 	}
-	return slices.Concat(busy, next)[0], wait
+	set, carried := o.config.Keeper.Set, endpoint.SetOf(hep)
+	last := trial.Parse(endpoint.AnnotationsOf(hep)[trial.Annotation])
+	busy := last.Set == set && last.Phase != trial.Armed || carried == set && endpoint.LeavesOf(hep) != ""
+	return place{busy, !busy && carried != "" && carried != set}
 }
 
 // most is how many of so many nodes may move at a time, one at least. What can't be read
