@@ -77,13 +77,14 @@ func (c Config) confirms(now clearance.Clearance) bool {
 
 // setDeadline says until when a person has to confirm the wanted set as soon as one node may
 // be armed with it. Nodes that carry it although no clearance knows of any set had it before
-// somebody deleted the ConfigMap: they don't go back because of that.
+// somebody deleted the ConfigMap: they don't go back because of that. Whether somebody had confirmed
+// it is lost, so it is not accepted for that either.
 func (c Config) setDeadline(f facts, now *clearance.Clearance, carried bool) {
-	if now.Reason != "" || !now.Cleared.IsZero() {
+	lost := now.Before.Revision == "" && carried && c.confirms(*now)
+	if now.Reason != "" || !now.Cleared.IsZero() || lost {
 		return
 	}
-	now.Cleared = f.now
-	if lost := now.Before.Revision == "" && carried; c.confirms(*now) && !lost {
+	if now.Cleared = f.now; c.confirms(*now) {
 		now.Deadline = f.now.Add(c.Confirm)
 	}
 }

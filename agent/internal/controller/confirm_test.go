@@ -265,6 +265,23 @@ func TestSetThatAllNodesWereWellWithIsNotToBeConfirmed(t *testing.T) {
 	}
 }
 
+func TestSetThatNobodyHasConfirmedIsNotAcceptedBecauseTheClearanceWasDeleted(t *testing.T) {
+	w := confirming(t)
+	w.tries("n1", w.status(trial.Armed, 1))
+	w.tries("n2", w.status(trial.Armed, 1))
+	require.NotZero(t, w.after(time.Minute).Deadline)
+	w.configMap = nil
+	w.after(time.Minute)
+	said := w.after(time.Minute)
+	assert.Zero(t, said.Deadline, "nodes don't go back because of that")
+	assert.NotContains(t, said.Accepted, "A")
+	w.restart("A")
+	assert.NotContains(t, w.after(time.Hour).Accepted, "A")
+	assert.Empty(t, w.said().Reason)
+	w.annotate(clearance.ConfirmAnnotation, "A")
+	assert.Contains(t, w.after(time.Minute).Accepted, "A", "it may still be confirmed")
+}
+
 func TestOnlySoManySetsAreRememberedAsAccepted(t *testing.T) {
 	w := newWorld(t, "n1")
 	w.Verify, w.Confirm = true, 10*time.Minute
