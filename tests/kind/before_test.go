@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/host-firewall/host-firewall/tests/cluster"
 	"github.com/host-firewall/host-firewall/tests/cluster/host"
@@ -60,6 +61,13 @@ func TestUpgradeFromTheReleaseBeforeAndBackCutsAndOpensNobody(t *testing.T) {
 	stop := protected(t)
 	_, err = r.Upgrade(t.Context(), changed(rolling(), map[string]any{"rollout": map[string]any{"verify": false}}))
 	require.NoError(t, err)
+	if commit == beforeSets {
+		for _, resource := range []string{"globalnetworkpolicies", "clusterinformations"} {
+			watch, err := asAgent(t, nil)(resource).Watch(t.Context(), metav1.ListOptions{})
+			require.NoError(t, err, "agents of then watch %s until the last has gone", resource)
+			watch.Stop()
+		}
+	}
 	requireArmed(t)
 	requireProtected(t, "after the upgrade")
 	require.NoError(t, r.Rollback(1))

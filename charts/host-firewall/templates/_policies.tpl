@@ -236,3 +236,18 @@ user's own select endpoints: nodes try those, too, and go back from them.
 {{- $_ := set . "policySet" (dict "policies" $policies "revision" $revision "digests" (join "," $digests)) -}}
 {{- end -}}
 {{- end -}}
+
+{{/*
+Not empty while there are policies that the release had before there were sets, as they were or as the set `before`.
+*/}}
+{{- define "host-firewall.fromBeforeSets" -}}
+{{- if .Release.IsUpgrade -}}
+{{- range (lookup (include "host-firewall.apiGroup" .) "GlobalNetworkPolicy" "" "").items -}}
+{{- if and (dig "labels" "host-firewall.io/release" "" .metadata) (eq (dig "labels" "host-firewall.io/set" "before" .metadata) "before")
+  (eq (dig "annotations" "meta.helm.sh/release-name" "" .metadata) $.Release.Name)
+  (eq (dig "annotations" "meta.helm.sh/release-namespace" "" .metadata) $.Release.Namespace) -}}
+true
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
