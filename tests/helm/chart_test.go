@@ -240,7 +240,8 @@ func TestNotesSayWhatIsOpenAndHowToGetBackIn(t *testing.T) {
 			[]string{"One node goes first, alone.\nA node that has moved tries for ten seconds", "WENT BACK?", "  kubectl -n host-firewall annotate --overwrite configmap host-firewall host-firewall.io/retry=\"$(date)\"\n"},
 			[]string{"confirm"},
 		},
-		"a move that is not": {`rollout: {verify: false}`, []string{"One node goes first, alone.\n"}, []string{"ten seconds", "WENT BACK?"}},
+		"a move that is not":               {`rollout: {verify: false}`, []string{"One node goes first, alone.\n"}, []string{"ten seconds", "WENT BACK?"}},
+		"a move that the controller tries": {`agent: {enabled: false}`, []string{"by new connections, its kubelet, and whether the controller's own host still reaches\nthe API server and DNS", "WENT BACK?"}, []string{"Ready"}},
 		"a person who has to confirm": {
 			`{mode: audit, rollout: {verify: false, confirm: 15m}}`,
 			[]string{
