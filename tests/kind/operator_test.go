@@ -30,9 +30,14 @@ func TestControllerKeepsAllNodesWhereNoAgentsRun(t *testing.T) {
 	r := prepare(t)
 	open := reached(t, place.Select(scene.Protected))
 	armed, stop := closesInTime(t)
-	_, err := r.Install(t.Context(), operated(values()))
+	_, err := r.Install(t.Context(), operated(with(map[string]any{"rollout": map[string]any{"verify": true}})))
 	require.NoError(t, err)
 	armed()
+	for _, node := range nodeNames() {
+		hep, err := endpointOf(t.Context(), t, node)
+		require.NoError(t, err)
+		require.Contains(t, hep.Annotations["host-firewall.io/trial"], `"baseline":["API server from the controller's host",`, "what %s was tried by", node)
+	}
 	requireArmed(t)
 	stop()
 	requireTestPasses(t, r)
