@@ -8,5 +8,9 @@ var (
 	FelixReadyAt = felixReady
 )
 
-// LookEvery makes a watcher look that often.
-func (w *Watcher) LookEvery(d time.Duration) { w.every = d }
+// LookEvery makes a watcher look that often. One that has ended may still read what was there before.
+func (w *Watcher) LookEvery(d time.Duration) {
+	if w.every != d {
+		w.every = d
+	}
+}
