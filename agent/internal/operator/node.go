@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -39,8 +40,13 @@ func inTurn[T any](ctx context.Context, n ofNode, ask func() (T, error)) (answer
 // Node returns it with the addresses that an agent has told.
 func (n ofNode) Node() *corev1.Node { return n.sees().node }
 
+// Clearance returns what is said to the Node. One that has left may have a pass to the end.
 func (n ofNode) Clearance() (said *clearance.Clearance, problem string) {
-	return n.sees().said, n.all.seen.Load().unsaid
+	now := n.all.seen.Load()
+	if said = now.nodes[n.name].said; said == nil {
+		problem = cmp.Or(now.unsaid, "Node "+n.name+" is not kept any more")
+	}
+	return said, problem
 }
 
 func (n ofNode) KnownEndpoints() (heps []*v3.HostEndpoint, version string) {

@@ -440,6 +440,27 @@ func TestNodeThatIsHeldBackKeepsNobodyWaiting(t *testing.T) {
 	}, "n1", "n2", "n3")
 }
 
+// A Node may leave, or the clearance go, in the middle of a keeper's pass.
+func TestNodeThatLeavesDuringAPassIsToldSo(t *testing.T) {
+	world(t, func(t *testing.T, c *cluster, o *Operator) {
+		after(time.Minute)
+		of := func(name string) (*clearance.Clearance, string) { return ofNode{c, o, name}.Clearance() }
+		said, problem := of("n1")
+		assert.NotNil(t, said)
+		assert.Empty(t, problem)
+		said, problem = of("n9")
+		assert.Nil(t, said)
+		assert.Equal(t, "Node n9 is not kept any more", problem)
+		config := o.config.Keeper
+		config.Node, config.Self = "n9", self{o, "n9"}
+		ctx, end := context.WithTimeout(t.Context(), time.Second)
+		defer end()
+		late := keeper.New(config, ofNode{c, o, "n9"}, o.log)
+		late.Run(ctx)
+		assert.Equal(t, "Node n9 is not in the cluster", late.Status().Reason)
+	}, "n1")
+}
+
 // What an agent has found on its node stays when agents go: other nodes let it in by that.
 func TestAddressesThatAnAgentHasFoundStay(t *testing.T) {
 	agents := func(c *cluster) {
