@@ -129,7 +129,7 @@ func agentProcess(t *testing.T, node string) int {
 	return pid
 }
 
-// processOf is the id, on the machine, of what runs in one of the release's pods.
+// processOf is the id, on the machine, of what runs in one of the release's pods that is there to stay: one that ends is Running, too.
 func processOf(ctx context.Context, labels, fields string) (int, error) {
 	client, err := nodes.Client()
 	if err != nil {
@@ -140,7 +140,7 @@ func processOf(ctx context.Context, labels, fields string) (int, error) {
 		return 0, err
 	}
 	for _, p := range pods.Items {
-		if p.Status.Phase == corev1.PodRunning {
+		if p.Status.Phase == corev1.PodRunning && p.DeletionTimestamp == nil {
 			return host.ProcessOf(p.Status.ContainerStatuses[0].ContainerID)
 		}
 	}
