@@ -18,11 +18,11 @@ type Call struct {
 	Verb, Group, Resource string
 }
 
-// Calls lists what a user, a service account, has asked the API server for so far, each kind once.
-func (c *Cluster) Calls(user string) ([]Call, error) {
+// Calls lists what a user, a service account, has asked the API server for since then, each kind once.
+func (c *Cluster) Calls(user string, since time.Time) ([]Call, error) {
 	var calls []Call
 	err := c.audit(user, func(r Request) {
-		if r.Call.Resource != "" && !slices.Contains(calls, r.Call) {
+		if r.Call.Resource != "" && !r.At.Before(since) && !slices.Contains(calls, r.Call) {
 			calls = append(calls, r.Call)
 		}
 	})
