@@ -238,16 +238,31 @@ user's own select endpoints: nodes try those, too, and go back from them.
 {{- end -}}
 
 {{/*
+Asks the cluster once, at an upgrade, for the policies that Helm has written for this release, and leaves them in the root as .policiesThere. Gives nothing.
+*/}}
+{{- define "host-firewall.policiesThere" -}}
+{{- if not (hasKey . "policiesThere") -}}
+{{- $there := list -}}
+{{- if .Release.IsUpgrade -}}
+{{- range (lookup (include "host-firewall.apiGroup" .) "GlobalNetworkPolicy" "" "").items -}}
+{{- if and (eq (dig "annotations" "meta.helm.sh/release-name" "" .metadata) $.Release.Name)
+  (eq (dig "annotations" "meta.helm.sh/release-namespace" "" .metadata) $.Release.Namespace) -}}
+{{- $there = append $there . -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set . "policiesThere" $there -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
 Not empty while there are policies that the release had before there were sets, as they were or as the set `before`.
 */}}
 {{- define "host-firewall.fromBeforeSets" -}}
-{{- if .Release.IsUpgrade -}}
-{{- range (lookup (include "host-firewall.apiGroup" .) "GlobalNetworkPolicy" "" "").items -}}
-{{- if and (dig "labels" "host-firewall.io/release" "" .metadata) (eq (dig "labels" "host-firewall.io/set" "before" .metadata) "before")
-  (eq (dig "annotations" "meta.helm.sh/release-name" "" .metadata) $.Release.Name)
-  (eq (dig "annotations" "meta.helm.sh/release-namespace" "" .metadata) $.Release.Namespace) -}}
+{{- include "host-firewall.policiesThere" . -}}
+{{- range .policiesThere -}}
+{{- if and (dig "labels" "host-firewall.io/release" "" .metadata) (eq (dig "labels" "host-firewall.io/set" "before" .metadata) "before") -}}
 true
-{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
