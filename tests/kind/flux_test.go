@@ -90,15 +90,11 @@ func TestFluxKeepsTheReleaseAsItWantsItAndTakesABadUpgradeBack(t *testing.T) {
 	requireProtected(t, "installed")
 	f.requireDone(t, "in sync", values())
 
-	annotation := func(text string) {
-		_, err := kubectl(t.Context(), "", "annotate", "configmap", name, "--namespace", namespace, text)
-		require.NoError(t, err)
-	}
-	annotation("host-firewall.io/open=by a test")
+	openByHand(t)
 	requireOpen(t, "with the way out")
 	f.requireDone(t, "in sync", values())
 	requireOpen(t, "after Flux has looked")
-	annotation("host-firewall.io/open-")
+	closeByHand(t)
 	requireArmed(t)
 	requireProtected(t, "protected again")
 
